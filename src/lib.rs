@@ -1,0 +1,5 @@
+//! tiffin: a proxy that applications connect to instead of their database.
+
+pub mod config;
+pub mod sql;
+pub mod topology;

@@ -1,0 +1,197 @@
+//! What one SQL text does. Made by the classifier, read by session and route.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The class of a text. Of several statements in one text the strictest wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// May run on a replica.
+    Read,
+    /// Changes data or schema, takes locks that a standby refuses, or may do so.
+    Write,
+    /// Changes only the session (SET, RESET, DISCARD, PREPARE, DEALLOCATE, LISTEN …).
+    Session,
+    /// Transaction control only (BEGIN, COMMIT, ROLLBACK, SAVEPOINT, SET TRANSACTION …).
+    Transaction,
+    /// Could not be parsed or has a part that is not known: treated as a write.
+    Unknown,
+}
+
+/// Everything the proxy needs to know of one SQL text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statement {
+    pub effect: Effect,
+    /// Why it is not a read, or why it is one: a sentence for people (`explain`, the log).
+    pub reason: Arc<str>,
+    /// A short stable word for the counter of that reason (`select`, `dml`, `locking_clause`,
+    /// `function`, `parse_error`, `too_large` …).
+    pub reason_code: &'static str,
+    /// Names as written and folded, schema-qualified where the text qualifies them.
+    pub tables_read: Vec<Arc<str>>,
+    pub tables_written: Vec<Arc<str>>,
+    pub functions: Vec<Arc<str>>,
+    /// What the text does to the session, in the order of its statements.
+    pub session: Vec<SessionEffect>,
+    /// How many statements the text has (0 for an empty one). Transaction control is only held
+    /// back by the proxy when the text is exactly one statement.
+    pub count: usize,
+    /// Whether it may change what the catalog says (DDL): the catalog is loaded again after it.
+    pub is_ddl: bool,
+    pub hint: Option<Hint>,
+}
+
+/// Transaction modes as a BEGIN or SET TRANSACTION names them; `None` where it is silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TransactionModes {
+    pub read_only: Option<bool>,
+    pub isolation: Option<Isolation>,
+    pub deferrable: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+/// What a statement does to the session that runs it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SessionEffect {
+    Begin(TransactionModes),
+    /// COMMIT or END.
+    Commit {
+        chain: bool,
+    },
+    /// ROLLBACK or ABORT.
+    Rollback {
+        chain: bool,
+    },
+    Savepoint(Arc<str>),
+    RollbackTo(Arc<str>),
+    Release(Arc<str>),
+    /// SET TRANSACTION of the open transaction.
+    SetTransaction(TransactionModes),
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION.
+    SetCharacteristics(TransactionModes),
+    /// PREPARE TRANSACTION ends the transaction; COMMIT/ROLLBACK PREPARED are plain writes.
+    PrepareTransaction,
+    /// `SET [SESSION] name TO value` (also SET TIME ZONE, SET NAMES, SET ROLE, SET SESSION
+    /// AUTHORIZATION by their setting's names). `value` is the text as SQL that can stand after
+    /// `SET name TO `, `None` for DEFAULT.
+    Set {
+        name: Arc<str>,
+        value: Option<Arc<str>>,
+        local: bool,
+    },
+    Reset(Arc<str>),
+    ResetAll,
+    /// A `tiffin.*` setting; answered by the proxy, never sent to a server.
+    SetTiffin {
+        key: Arc<str>,
+        value: Option<Arc<str>>,
+    },
+    ShowTiffin {
+        key: Arc<str>,
+    },
+    Discard(Discard),
+    /// SQL-level PREPARE: the name, the class of its body and the text after AS.
+    Prepare {
+        name: Arc<str>,
+    },
+    Execute {
+        name: Arc<str>,
+    },
+    /// `None` is DEALLOCATE ALL.
+    Deallocate(Option<Arc<str>>),
+    /// The session must keep its server connection from now on.
+    Pin(Pin),
+    /// The cause of a pin ends as a whole (UNLISTEN *, pg_advisory_unlock_all, CLOSE ALL).
+    Unpin(Pin),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discard {
+    All,
+    Plans,
+    Sequences,
+    Temp,
+}
+
+/// Why a session must keep its present server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pin {
+    TemporaryTable,
+    AdvisoryLock,
+    Listen,
+    HoldCursor,
+    /// `nextval` was called: `currval`/`lastval` may follow.
+    Sequence,
+    /// SQL-level PREPARE.
+    PreparedStatement,
+    /// `set_config` or a SET whose effect the proxy cannot follow.
+    Setting,
+    /// LOAD, DO, CALL, a text that could not be parsed or any other state unknown to the proxy.
+    Unknown,
+}
+
+impl Pin {
+    /// The label in metrics and in `explain`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Pin::TemporaryTable => "temporary_table",
+            Pin::AdvisoryLock => "advisory_lock",
+            Pin::Listen => "listen",
+            Pin::HoldCursor => "hold_cursor",
+            Pin::Sequence => "sequence",
+            Pin::PreparedStatement => "prepared_statement",
+            Pin::Setting => "setting",
+            Pin::Unknown => "unknown",
+        }
+    }
+}
+
+/// A comment at the head of a text, or the session's setting, that narrows the choice of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hint {
+    pub target: Option<HintTarget>,
+    pub lag_max: Option<Duration>,
+    pub consistency: Option<Consistency>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HintTarget {
+    Primary,
+    Replica,
+    /// Reads only; a write with this hint still goes to the primary.
+    Node(Arc<str>),
+}
+
+/// Which replicas may serve a read. `DESIGN.md`, section 7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    Eventual,
+    Bounded,
+    Session,
+    Strong,
+}
+
+impl Consistency {
+    pub const ALL: [Consistency; 4] =
+        [Consistency::Eventual, Consistency::Bounded, Consistency::Session, Consistency::Strong];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Consistency::Eventual => "eventual",
+            Consistency::Bounded => "bounded",
+            Consistency::Session => "session",
+            Consistency::Strong => "strong",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Consistency> {
+        Consistency::ALL.into_iter().find(|level| level.as_str() == word)
+    }
+}

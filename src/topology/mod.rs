@@ -1,0 +1,13 @@
+//! The picture of a cluster that every routing decision is made on.
+//!
+//! A [`Snapshot`] is immutable. The monitor alone makes new ones and publishes them through a
+//! [`Topology`]; workers, sessions and the admin pages only read. Nothing here awaits, opens a
+//! socket or reads a clock: instants come in as values.
+//!
+//! Open [`snapshot`] first, then [`handle`].
+
+mod handle;
+mod snapshot;
+
+pub use handle::{Evidence, Topology};
+pub use snapshot::{Epoch, Health, Lag, Node, NodeId, Position, Role, Snapshot, Timeline};

@@ -1,0 +1,130 @@
+//! Values of a snapshot: nodes with role, health, position and lag.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Index of a node in its cluster's configuration. Stable until the configuration changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u16);
+
+/// Grows each time the primary changes; a connection opened under an older epoch never writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Epoch(pub u64);
+
+/// A branch of the write-ahead log; a promotion starts a new, higher one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Timeline(pub u32);
+
+/// What a node is, as probed. Never taken from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    Primary,
+    Replica,
+    /// Not probed yet, unreachable for too long, or not to be trusted (a returned old primary).
+    Unknown,
+}
+
+/// Whether a node answers its probes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// No probe has been answered or has failed often enough yet.
+    Unknown,
+    Healthy,
+    /// The reason is a sentence for people: the last probe's error, or why it was refused.
+    Unhealthy {
+        reason: Arc<str>,
+    },
+}
+
+/// How far a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// Write-ahead log: the timeline and the byte offset up to which the node wrote (primary) or
+    /// applied (replica).
+    Log { timeline: Timeline, offset: u64 },
+}
+
+/// Age of the newest primary position that the node has applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lag {
+    /// What cannot be determined is infinite.
+    Unknown,
+    Known {
+        /// Zero when the node has applied the newest sample of the primary.
+        age: Duration,
+        /// Distance to the newest sample of the primary in bytes, where positions are offsets.
+        bytes: Option<u64>,
+    },
+}
+
+/// One server of a cluster at one moment.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub id: NodeId,
+    pub name: Arc<str>,
+    /// Address as configured, for people (`10.0.0.1:5432`, `/run/db`).
+    pub address: Arc<str>,
+    pub zone: Option<Arc<str>>,
+    pub weight: u32,
+    pub role: Role,
+    pub health: Health,
+    /// Whether reads may be sent here as far as health and lag with hysteresis go.
+    pub in_read_set: bool,
+    /// Why the node is out of the read set, for people; empty when it is in.
+    pub out_because: Arc<str>,
+    pub position: Option<Position>,
+    pub lag: Lag,
+    /// When the newest primary sample that this node has applied was *started*. Everything that
+    /// was acknowledged before that instant is visible here. `None`: nothing is known.
+    pub applied_at: Option<Instant>,
+    /// Grows whenever the node restarted or its probe connection was opened anew: a restarted
+    /// replica may show older data than it did before.
+    pub incarnation: u64,
+    /// Smoothed time of a probe's round trip.
+    pub round_trip: Duration,
+}
+
+/// Immutable picture of a cluster.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Grows with every published snapshot.
+    pub version: u64,
+    pub epoch: Epoch,
+    pub primary: Option<NodeId>,
+    /// Why there is no primary (none found, split brain in words); empty when there is one.
+    pub no_primary_because: Arc<str>,
+    /// In the order of the configuration: `nodes[id.0]` has that id.
+    pub nodes: Vec<Node>,
+    /// When the last primary change was seen, and a sentence that tells it.
+    pub last_change: Option<(Instant, Arc<str>)>,
+}
+
+impl Snapshot {
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[usize::from(id.0)]
+    }
+
+    pub fn node_by_name(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| &*node.name == name)
+    }
+
+    /// Replicas that answer, whatever their lag.
+    pub fn healthy_replicas(&self) -> impl Iterator<Item = &Node> {
+        self.nodes
+            .iter()
+            .filter(|node| node.role == Role::Replica && node.health == Health::Healthy)
+    }
+}
+
+impl Lag {
+    /// Whether the lag is within both bounds. Unknown never is.
+    pub fn within(self, age_max: Duration, bytes_max: Option<u64>) -> bool {
+        match self {
+            Lag::Unknown => false,
+            Lag::Known { age, bytes } => {
+                age <= age_max
+                    && bytes_max.is_none_or(|limit| bytes.is_some_and(|bytes| bytes <= limit))
+            }
+        }
+    }
+}
