@@ -1,5 +1,6 @@
 //! tiffin: a proxy that applications connect to instead of their database.
 
+pub mod backend;
 pub mod config;
 pub mod sql;
 pub mod topology;

@@ -1,0 +1,3 @@
+//! Server connections: the byte stream, the handshake, and what is known of a connection's state.
+
+pub mod stream;
