@@ -1,0 +1,7 @@
+//! Connections to PostgreSQL servers.
+//!
+//! [`replies`] is the heart: the queue of replies that a connection still owes, and what becomes
+//! of each on its way to the client. [`connection`] is a connection with what is known of its
+//! state.
+
+pub mod replies;
