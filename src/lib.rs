@@ -2,5 +2,6 @@
 
 pub mod backend;
 pub mod config;
+pub mod metrics;
 pub mod sql;
 pub mod topology;
