@@ -2,6 +2,9 @@
 
 pub mod backend;
 pub mod config;
+pub mod metrics;
 pub mod protocol;
+pub mod route;
+pub mod session;
 pub mod sql;
 pub mod topology;
