@@ -283,7 +283,7 @@ impl Replies {
             }
             (b'C' | b's' | b'I', Some((Kind::Execute, _))) => self.executed(watch),
             (b'G', Some((kind, _))) => self.copy_begins(kind),
-            (b'C' | b'E', Some((Kind::Query, _))) => self.copy_in = false,
+            (b'C', Some((Kind::Query, _))) => self.copy_in = false,
             (_, Some((Kind::Query | Kind::Execute | Kind::Function | Kind::Describe, _))) => {}
             _ => return Err(FrameError::Tag(tag)),
         }
