@@ -2,5 +2,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod frontend;
+pub mod protocol;
 pub mod sql;
 pub mod topology;

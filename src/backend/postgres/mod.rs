@@ -1,0 +1,3 @@
+pub mod auth;
+pub mod auth_wire;
+pub mod connect;
