@@ -17,6 +17,13 @@ pub struct Wire<S> {
     buffer: BytesMut,
 }
 
+impl<S> Wire<S> {
+    /// The same bytes, the stream in another type.
+    pub fn map<T>(self, into: impl FnOnce(S) -> T) -> Wire<T> {
+        Wire { stream: into(self.stream), buffer: self.buffer }
+    }
+}
+
 /// A message without its head.
 #[derive(Debug)]
 pub struct Message {

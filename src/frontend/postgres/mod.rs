@@ -1,2 +1,3 @@
-
-
+pub mod auth;
+pub mod auth_context;
+pub mod startup;
