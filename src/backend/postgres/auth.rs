@@ -213,9 +213,7 @@ async fn scram_login<S: AsyncRead + AsyncWrite + Unpin>(
         ServerSecret::Password(password) => {
             password.keys(&challenged.salting).await.ok_or(ConnectError::ShuttingDown)?
         }
-        ServerSecret::ScramKeys(known) if known.salting == challenged.salting => {
-            known.keys.clone()
-        }
+        ServerSecret::ScramKeys(known) if known.salting == challenged.salting => known.keys.clone(),
         _ => return Err(ConnectError::OtherVerifier),
     };
     let awaiting = challenged.prove(&keys);

@@ -21,8 +21,7 @@ pub struct LookupError {
 }
 
 /// The answer of a lookup. `Ok(None)`: there is no such user.
-pub type Lookup<'a> =
-    Pin<Box<dyn Future<Output = Result<Option<Found>, LookupError>> + Send + 'a>>;
+pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Found>, LookupError>> + Send + 'a>>;
 
 /// Asks for a user's secret on behalf of a client that wants this database.
 pub trait SecretLookup: Send + Sync {

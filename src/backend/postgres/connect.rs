@@ -374,11 +374,7 @@ fn tuned(stream: TcpStream) -> Result<TcpStream, ConnectError> {
 }
 
 /// Puts TLS on the socket as the mode says. Unix sockets have none, as with libpq.
-async fn secure(
-    plain: Plain,
-    address: &Address,
-    tls: &Connecting,
-) -> Result<Stream, ConnectError> {
+async fn secure(plain: Plain, address: &Address, tls: &Connecting) -> Result<Stream, ConnectError> {
     let (Some(connector), Address::Tcp { host, .. }) = (&tls.connector, address) else {
         return Ok(plain.into());
     };
@@ -388,8 +384,8 @@ async fn secure(
         Answer::Unwilling(plain) if tls.mode == ServerTlsMode::Prefer => return Ok(plain.into()),
         Answer::Unwilling(_) => return Err(ConnectError::TlsRefused),
     };
-    let name = ServerName::try_from(host.clone())
-        .map_err(|_| ConnectError::TlsName(host.clone()))?;
+    let name =
+        ServerName::try_from(host.clone()).map_err(|_| ConnectError::TlsName(host.clone()))?;
     let stream = connector.connect(name, plain).await.map_err(ConnectError::Tls)?;
     if tls.direct && stream.get_ref().1.alpn_protocol() != Some(tls::ALPN) {
         return Err(ConnectError::NotPostgres("it does not know ALPN postgresql".to_owned()));
@@ -413,14 +409,12 @@ async fn ask_for_tls(plain: Plain) -> Result<Answer, ConnectError> {
     // Whoever writes more in the clear wants it to be taken for the encrypted part
     // (CVE-2021-23222).
     match answer {
-        b'S' | b'N' if !rest.is_empty() => {
-            Err(ConnectError::NotPostgres("it sends more bytes than the answer to SSLRequest".to_owned()))
-        }
+        b'S' | b'N' if !rest.is_empty() => Err(ConnectError::NotPostgres(
+            "it sends more bytes than the answer to SSLRequest".to_owned(),
+        )),
         b'S' => Ok(Answer::Willing(plain)),
         b'N' => Ok(Answer::Unwilling(plain)),
-        other => Err(ConnectError::NotPostgres(format!(
-            "it answers SSLRequest with byte {other}"
-        ))),
+        other => Err(ConnectError::NotPostgres(format!("it answers SSLRequest with byte {other}"))),
     }
 }
 

@@ -225,9 +225,9 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     let message = wire.message(limit).await?;
     match message.tag {
         b'p' => Ok(message),
-        tag => Err(Refusal::violation(&format!(
-            "expected password response, got message type {tag}"
-        ))
-        .into()),
+        tag => {
+            Err(Refusal::violation(&format!("expected password response, got message type {tag}"))
+                .into())
+        }
     }
 }

@@ -196,16 +196,7 @@ impl Admitted {
     fn with(self, wire: Wire<Stream>) -> Accepted {
         let (stream, leftover) = wire.into_parts();
         let Admitted { minor, user, database, parameters, replication, server_secret } = self;
-        Accepted {
-            stream,
-            minor,
-            user,
-            database,
-            parameters,
-            replication,
-            server_secret,
-            leftover,
-        }
+        Accepted { stream, minor, user, database, parameters, replication, server_secret, leftover }
     }
 }
 
@@ -394,7 +385,8 @@ fn replication(value: Option<&[u8]>) -> Result<Option<String>, Refusal> {
             "22023",
             format!("invalid value for parameter \"replication\": \"{value}\""),
         );
-        refusal.hint = Some("Valid values are: \"false\", 0, \"true\", 1, \"database\".".to_owned());
+        refusal.hint =
+            Some("Valid values are: \"false\", 0, \"true\", 1, \"database\".".to_owned());
         Err(refusal)
     }
 }

@@ -139,7 +139,10 @@ mod tests {
         ] {
             let mut out = BytesMut::new();
             message.encode(&mut out);
-            assert_eq!((out[0], out[1..5].to_vec()), (b'R', (out.len() as u32 - 1).to_be_bytes().to_vec()));
+            assert_eq!(
+                (out[0], out[1..5].to_vec()),
+                (b'R', (out.len() as u32 - 1).to_be_bytes().to_vec())
+            );
             assert_eq!(AuthMessage::parse(&out[5..]), Some(message));
         }
     }
@@ -161,9 +164,13 @@ mod tests {
 
     #[test]
     fn client_answers_are_read_strictly() {
-        for (body, password) in
-            [(&b"pw\0"[..], Some(&b"pw"[..])), (b"\0", Some(b"")), (b"", None), (b"pw", None), (b"a\0b\0", None)]
-        {
+        for (body, password) in [
+            (&b"pw\0"[..], Some(&b"pw"[..])),
+            (b"\0", Some(b"")),
+            (b"", None),
+            (b"pw", None),
+            (b"a\0b\0", None),
+        ] {
             assert_eq!(parse_password(body), password, "{body:?}");
         }
         for (body, read) in [

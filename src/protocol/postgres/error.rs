@@ -151,7 +151,7 @@ mod tests {
     fn an_error_is_written_as_postgres_writes_it() {
         let mut out = BytesMut::new();
         encode_error(&mut out, Severity::Fatal, "28P01", "no", Some("d"), Some("h"));
-        assert_eq!(&out[..], b"E\0\0\0\x26SFATAL\0VFATAL\0C28P01\0Mno\0Dd\0Hh\0\0".as_slice());
+        assert_eq!(&out[..], b"E\0\0\0\x24SFATAL\0VFATAL\0C28P01\0Mno\0Dd\0Hh\0\0".as_slice());
         assert_eq!(u32::from_be_bytes([out[1], out[2], out[3], out[4]]) as usize, out.len() - 1);
     }
 

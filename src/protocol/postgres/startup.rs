@@ -289,10 +289,7 @@ mod tests {
         let read = startup(&body(code(3, 0), rest));
         assert_eq!((&*read.user, &*read.database), (&b"v"[..], &b"v"[..]));
         let pairs: Vec<_> = read.parameters.iter().map(|(n, v)| (&n[..], &v[..])).collect();
-        assert_eq!(
-            pairs,
-            [(&b"a"[..], &b"\xe9"[..]), (b"a", b"two"), (b"options", b"-c x=1")]
-        );
+        assert_eq!(pairs, [(&b"a"[..], &b"\xe9"[..]), (b"a", b"two"), (b"options", b"-c x=1")]);
     }
 
     #[test]
