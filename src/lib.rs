@@ -2,7 +2,9 @@
 
 pub mod backend;
 pub mod config;
+pub mod frontend;
 pub mod metrics;
+pub mod pool;
 pub mod protocol;
 pub mod route;
 pub mod session;

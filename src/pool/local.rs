@@ -281,7 +281,11 @@ impl LocalPool {
     /// As an operator knows it.
     fn name(&self) -> String {
         let PoolKey { user, database, .. } = &self.shared.key;
-        format!("{}/{} (user {user}, database {database})", self.pools.cluster.name, self.node_name())
+        format!(
+            "{}/{} (user {user}, database {database})",
+            self.pools.cluster.name,
+            self.node_name()
+        )
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the workers share of a pool: the count against the limit, and the queue.
 
 use crate::backend::postgres::connection::{Connection, DetachedConnection};
-use crate::config::{self, Address};
 use crate::config::tls::ServerTlsConnector;
+use crate::config::{self, Address};
 use crate::metrics::PoolRegistry;
 use crate::topology::{NodeId, Topology};
 use std::collections::{HashMap, VecDeque};

@@ -181,11 +181,28 @@ impl Connection {
     /// Takes the socket out of this thread's runtime.
     pub fn detach(self: Box<Self>) -> io::Result<DetachedConnection> {
         let Connection {
-            stream, node, epoch, cancel, settings, reported, prepared, unnamed, expires_at, idle_since,
+            stream,
+            node,
+            epoch,
+            cancel,
+            settings,
+            reported,
+            prepared,
+            unnamed,
+            expires_at,
+            idle_since,
         } = *self;
         let stream = stream.detach()?;
         let state = State {
-            node, epoch, cancel, settings, reported, prepared, unnamed, expires_at, idle_since,
+            node,
+            epoch,
+            cancel,
+            settings,
+            reported,
+            prepared,
+            unnamed,
+            expires_at,
+            idle_since,
         };
         Ok(DetachedConnection { stream, state })
     }
@@ -215,11 +232,28 @@ impl DetachedConnection {
     /// Registers the socket with this thread's runtime.
     pub fn attach(self) -> io::Result<Box<Connection>> {
         let State {
-            node, epoch, cancel, settings, reported, prepared, unnamed, expires_at, idle_since,
+            node,
+            epoch,
+            cancel,
+            settings,
+            reported,
+            prepared,
+            unnamed,
+            expires_at,
+            idle_since,
         } = self.state;
         let stream = Stream::attach(self.stream)?;
         Ok(Box::new(Connection {
-            stream, node, epoch, cancel, settings, reported, prepared, unnamed, expires_at, idle_since,
+            stream,
+            node,
+            epoch,
+            cancel,
+            settings,
+            reported,
+            prepared,
+            unnamed,
+            expires_at,
+            idle_since,
         }))
     }
 }
