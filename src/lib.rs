@@ -2,5 +2,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod failover;
+pub mod monitor;
 pub mod sql;
 pub mod topology;
