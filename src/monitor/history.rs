@@ -79,13 +79,15 @@ pub enum Source {
 #[derive(Debug, Clone)]
 pub struct History {
     timeline: Timeline,
+    /// How far samples are apart when all is well.
+    interval: Duration,
     /// Both offsets and the instants never fall from one sample to the next.
     samples: VecDeque<Sample>,
 }
 
 impl History {
-    pub fn new(timeline: Timeline) -> History {
-        History { timeline, samples: VecDeque::new() }
+    pub fn new(timeline: Timeline, interval: Duration) -> History {
+        History { timeline, interval, samples: VecDeque::new() }
     }
 
     pub fn timeline(&self) -> Timeline {
@@ -133,14 +135,21 @@ impl History {
     /// Zero on an idle primary once the last record is applied, also for a replica whose receiver
     /// is gone: there is nothing that it misses, and with the primary's next flushed record its
     /// lag begins to grow.
+    ///
+    /// Otherwise it is the age of the newest sample that was applied, less what was applied
+    /// beyond that sample: the place between two samples is taken for the time between them, but
+    /// never for more than one interval, which bounds the error.
     pub fn lag(&self, timeline: Timeline, offset: u64, now: Instant, source: Source) -> Lag {
         let applied = self.newest_applied(timeline, |sample| sample.flush <= offset);
         let (Some((index, sample)), Some(newest)) = (applied, self.newest()) else {
             return Lag::Unknown;
         };
-        let has_all = index + 1 == self.samples.len() && source == Source::Current;
-        let age =
-            if has_all { Duration::ZERO } else { now.saturating_duration_since(sample.started_at) };
+        let age = now.saturating_duration_since(sample.started_at);
+        let age = match self.samples.get(index + 1) {
+            Some(next) => age.saturating_sub(beyond(sample, next, offset).min(self.interval)),
+            None if source == Source::Current => Duration::ZERO,
+            None => age,
+        };
         Lag::Known { age, bytes: Some(newest.flush.saturating_sub(offset)) }
     }
 
@@ -168,19 +177,31 @@ impl History {
     }
 }
 
+/// The share of the time between two samples that an offset between theirs stands for.
+fn beyond(sample: &Sample, next: &Sample, offset: u64) -> Duration {
+    let written = next.flush.saturating_sub(sample.flush);
+    let applied = offset.saturating_sub(sample.flush);
+    if written == 0 {
+        return Duration::ZERO;
+    }
+    let share = applied as f64 / written as f64;
+    next.started_at.saturating_duration_since(sample.started_at).mul_f64(share.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const ONE: Timeline = Timeline(1);
+    const INTERVAL: Duration = Duration::from_millis(100);
 
     fn ms(start: Instant, ms: u64) -> Instant {
         start + Duration::from_millis(ms)
     }
 
     fn history(start: Instant, samples: &[(u64, u64)]) -> History {
-        let mut history = History::new(ONE);
+        let mut history = History::new(ONE, INTERVAL);
         for &(at, offset) in samples {
             history.push(Sample { started_at: ms(start, at), insert: offset, flush: offset });
         }
@@ -202,9 +223,9 @@ mod tests {
         let table = [
             (999, 310, None),
             (1000, 310, Some(310)),
-            (1999, 310, Some(310)),
+            (1500, 310, Some(260)),
             (2000, 310, Some(210)),
-            (2999, 310, Some(210)),
+            (2250, 310, Some(185)),
             (3000, 310, Some(0)),
             (3000, 9000, Some(0)),
             (4000, 9000, Some(0)),
@@ -214,6 +235,14 @@ mod tests {
             let lag = history(start, samples).lag(ONE, offset, ms(start, now), Source::Current);
             assert_eq!(age_ms(lag), expected, "at {offset} after {now} ms");
         }
+    }
+
+    #[test]
+    fn a_gap_between_samples_is_credited_with_one_interval_at_most() {
+        let start = Instant::now();
+        let history = history(start, &[(0, 1000), (5000, 2000)]);
+        let lag = history.lag(ONE, 1999, ms(start, 5000), Source::Current);
+        assert_eq!(age_ms(lag), Some(4900));
     }
 
     #[test]
@@ -285,7 +314,7 @@ mod tests {
         ) {
             let start = Instant::now();
             let (mut at, mut insert) = (0, 1000);
-            let mut history = History::new(ONE);
+            let mut history = History::new(ONE, INTERVAL);
             let mut taken = Vec::new();
             for (time, written, unflushed) in steps {
                 at += time;
@@ -300,25 +329,26 @@ mod tests {
             let applied =
                 taken.iter().filter(|sample| sample.insert <= offset).map(|s| s.started_at).max();
             prop_assert_eq!(history.applied_at(ONE, offset), applied);
-            let newest = taken[taken.len() - 1];
-            let expected = if newest.flush <= offset {
-                Some(Duration::ZERO)
-            } else {
-                let sent = taken.iter().filter(|sample| sample.flush <= offset);
-                sent.map(|sample| now - sample.started_at).min()
-            };
-            let lag = match history.lag(ONE, offset, now, Source::Current) {
-                Lag::Unknown => None,
-                Lag::Known { age, .. } => Some(age),
-            };
-            prop_assert_eq!(lag, expected);
+            let (sent, missing): (Vec<&Sample>, Vec<&Sample>) =
+                taken.iter().partition(|sample| sample.flush <= offset);
+            match history.lag(ONE, offset, now, Source::Current) {
+                Lag::Unknown => prop_assert!(sent.is_empty()),
+                Lag::Known { age, .. } if missing.is_empty() => {
+                    prop_assert_eq!(age, Duration::ZERO);
+                }
+                Lag::Known { age, .. } => {
+                    let most = now - sent[sent.len() - 1].started_at;
+                    let least = (now - missing[0].started_at).max(most.saturating_sub(INTERVAL));
+                    prop_assert!(least <= age && age <= most, "{least:?} {age:?} {most:?}");
+                }
+            }
         }
 
         /// However many samples: bounded, in order, and never fresher than the truth.
         #[test]
         fn thinning_is_bounded_and_only_pessimistic(extra in 1u64..20_000, probe in 0u64..24_000) {
             let start = Instant::now();
-            let mut history = History::new(ONE);
+            let mut history = History::new(ONE, INTERVAL);
             let count = SAMPLES_MAX as u64 + extra;
             for step in 0..count {
                 let offset = 1000 + step;

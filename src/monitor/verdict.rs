@@ -14,7 +14,7 @@
 
 use super::election::{self, Claim, Election, Known, LastPrimary};
 use super::history::{History, Sample, Source};
-use super::probe::{Outcome, ProbeError, Report, State};
+use super::probe::{Outcome, ProbeError, Reach, Report, State};
 use super::readset::{Bounds, Membership};
 use crate::config::Cluster;
 use crate::topology::{Epoch, Health, Lag, Node, NodeId, Position, Role, Snapshot, Timeline};
@@ -37,6 +37,7 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Judge {
     failures_max: u32,
+    interval: Duration,
     /// A primary that has not answered for this long may have written on unseen.
     unseen_after: Duration,
     nodes: Vec<Judged>,
@@ -69,6 +70,8 @@ struct Judged {
     /// Whether its position still holds: not after the connection was lost, for a restarted
     /// replica may show older data than before.
     position_holds: bool,
+    /// When the last answer came, and the lag at that moment.
+    answered: Option<(Instant, Lag)>,
     incarnation: u64,
     round_trip: Duration,
     membership: Membership,
@@ -90,12 +93,14 @@ impl Judge {
             error: None,
             report: None,
             position_holds: false,
+            answered: None,
             incarnation: 0,
             round_trip: Duration::ZERO,
             membership: Membership::new(bounds),
         });
         Judge {
             failures_max: cluster.monitor.failures.max(1),
+            interval: cluster.monitor.interval,
             unseen_after: cluster.monitor.interval * 2 + cluster.monitor.timeout,
             nodes: nodes.collect(),
             known: Known { system: memory.system, timeline: memory.timeline, primary: None },
@@ -139,6 +144,7 @@ impl Judge {
                 self.sample(&outcome);
             }
         }
+        self.measure(&outcome);
     }
 
     /// The picture at this moment, with the next version.
@@ -203,7 +209,8 @@ impl Judge {
             return;
         }
         self.epoch = Epoch(self.epoch.0 + 1);
-        self.history = Some(History::new(timeline));
+        self.nodes.iter_mut().for_each(|node| node.answered = None);
+        self.history = Some(History::new(timeline, self.interval));
         self.known.primary = Some(LastPrimary { node, timeline, flush: 0 });
         let name = &self.nodes[usize::from(node.0)].name;
         let sentence = match last {
@@ -227,6 +234,17 @@ impl Judge {
         }
         if let Some(last) = &mut self.known.primary {
             last.flush = flush;
+        }
+    }
+
+    /// The lag is that of the moment of the answer, against the samples until then: between two
+    /// rounds it neither grows nor shrinks. The primary is asked first in each round.
+    fn measure(&mut self, outcome: &Outcome) {
+        let index = usize::from(outcome.node.0);
+        if outcome.result.is_ok() {
+            let at = outcome.finished_at;
+            let lag = self.lag(&self.nodes[index], at, self.source(at));
+            self.nodes[index].answered = Some((at, lag));
         }
     }
 
@@ -303,7 +321,7 @@ impl Judge {
                 let lag = Lag::Known { age: Duration::ZERO, bytes: Some(0) };
                 (lag, newest.map(|sample| sample.started_at))
             }
-            _ => self.distance(judged, now, source),
+            _ => (self.current_lag(judged, now, source), self.applied_at(judged)),
         };
         let out_because = match role {
             Role::Primary => Arc::from(""),
@@ -330,19 +348,35 @@ impl Judge {
         refused.map(|(_, reason)| reason.clone())
     }
 
-    /// A replica's lag, and when the newest sample that it shows was started.
-    fn distance(&self, judged: &Judged, now: Instant, source: Source) -> (Lag, Option<Instant>) {
-        let (Some(history), Some(report)) = (&self.history, &judged.report) else {
-            return (Lag::Unknown, None);
-        };
-        let (Some(reach), Some(timeline)) = (report.reach(), report.timeline) else {
-            return (Lag::Unknown, None);
-        };
-        if !judged.position_holds {
-            return (Lag::Unknown, None);
+    /// The lag as measured, while the next answer is not overdue and the primary answers.
+    fn current_lag(&self, judged: &Judged, now: Instant, source: Source) -> Lag {
+        match judged.answered {
+            Some((at, lag))
+                if judged.failures == 0
+                    && source == Source::Current
+                    && now.saturating_duration_since(at) <= self.interval * 2 =>
+            {
+                lag
+            }
+            _ => self.lag(judged, now, source),
         }
-        let lag = history.lag(timeline, reach.caught_up_to, now, source);
-        (lag, history.applied_at(timeline, reach.replayed))
+    }
+
+    fn lag(&self, judged: &Judged, now: Instant, source: Source) -> Lag {
+        let Some((history, timeline, reach)) = self.distance(judged) else { return Lag::Unknown };
+        history.lag(timeline, reach.caught_up_to, now, source)
+    }
+
+    /// When the newest sample was started of which the replica shows everything.
+    fn applied_at(&self, judged: &Judged) -> Option<Instant> {
+        let (history, timeline, reach) = self.distance(judged)?;
+        history.applied_at(timeline, reach.replayed)
+    }
+
+    fn distance(&self, judged: &Judged) -> Option<(&History, Timeline, Reach)> {
+        let history = self.history.as_ref()?;
+        let report = judged.report.as_ref().filter(|_| judged.position_holds)?;
+        Some((history, report.timeline?, report.reach()?))
     }
 
     /// Empty if the replica is in the read set, else why it is not.
