@@ -14,9 +14,9 @@ use crate::topology::{Lag, Timeline};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Samples kept. At one per 100 ms under constant writing that is seven minutes; after it the
+/// Places kept. At one per 100 ms under constant writing that is seven minutes; after it the
 /// older half is thinned, which doubles the covered time and only makes old lag look older.
-const SAMPLES_MAX: usize = 4096;
+const PLACES_MAX: usize = 4096;
 
 /// Bytes of a page's header in the write-ahead log (`SizeOfXLogShortPHD`, xlog_internal.h).
 const PAGE_HEADER_BYTES: u64 = 24;
@@ -81,13 +81,22 @@ pub struct History {
     timeline: Timeline,
     /// How far samples are apart when all is well.
     interval: Duration,
-    /// Both offsets and the instants never fall from one sample to the next.
-    samples: VecDeque<Sample>,
+    /// Both offsets and the instants never fall from one place to the next.
+    places: VecDeque<Place>,
+}
+
+/// Where the primary was, seen by one sample or by several in a row.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// When the first of them was started.
+    since: Instant,
+    /// The last of them.
+    sample: Sample,
 }
 
 impl History {
     pub fn new(timeline: Timeline, interval: Duration) -> History {
-        History { timeline, interval, samples: VecDeque::new() }
+        History { timeline, interval, places: VecDeque::new() }
     }
 
     pub fn timeline(&self) -> Timeline {
@@ -95,7 +104,7 @@ impl History {
     }
 
     pub fn newest(&self) -> Option<&Sample> {
-        self.samples.back()
+        self.places.back().map(|place| &place.sample)
     }
 
     /// Adds a sample that was started after all others.
@@ -109,16 +118,18 @@ impl History {
                 || newest.flush > sample.flush
                 || newest.started_at > sample.started_at
         }) {
-            self.samples.pop_back();
+            self.places.pop_back();
         }
-        match self.samples.back_mut() {
+        match self.places.back_mut() {
             // An idle primary adds nothing: the same place, seen later.
-            Some(last) if last.insert == sample.insert && last.flush == sample.flush => {
+            Some(Place { sample: last, .. })
+                if last.insert == sample.insert && last.flush == sample.flush =>
+            {
                 last.started_at = sample.started_at;
             }
-            _ => self.samples.push_back(sample),
+            _ => self.places.push_back(Place { since: sample.started_at, sample }),
         }
-        if self.samples.len() > SAMPLES_MAX {
+        if self.places.len() > PLACES_MAX {
             self.thin();
         }
     }
@@ -145,7 +156,7 @@ impl History {
             return Lag::Unknown;
         };
         let age = now.saturating_duration_since(sample.started_at);
-        let age = match self.samples.get(index + 1) {
+        let age = match self.places.get(index + 1) {
             Some(next) => age.saturating_sub(beyond(sample, next, offset).min(self.interval)),
             None if source == Source::Current => Duration::ZERO,
             None => age,
@@ -157,20 +168,20 @@ impl History {
     fn newest_applied(
         &self,
         timeline: Timeline,
-        applied: impl FnMut(&Sample) -> bool,
+        applied: impl Fn(&Sample) -> bool,
     ) -> Option<(usize, &Sample)> {
         if timeline != self.timeline {
             return None;
         }
-        let index = self.samples.partition_point(applied).checked_sub(1)?;
-        self.samples.get(index).map(|sample| (index, sample))
+        let index = self.places.partition_point(|place| applied(&place.sample)).checked_sub(1)?;
+        self.places.get(index).map(|place| (index, &place.sample))
     }
 
-    /// Drops every second sample of the older half.
+    /// Drops every second place of the older half.
     fn thin(&mut self) {
-        let half = self.samples.len() / 2;
+        let half = self.places.len() / 2;
         let mut index = 0;
-        self.samples.retain(|_| {
+        self.places.retain(|_| {
             index += 1;
             index > half || index % 2 == 0
         });
@@ -178,14 +189,14 @@ impl History {
 }
 
 /// The share of the time between two samples that an offset between theirs stands for.
-fn beyond(sample: &Sample, next: &Sample, offset: u64) -> Duration {
-    let written = next.flush.saturating_sub(sample.flush);
+fn beyond(sample: &Sample, next: &Place, offset: u64) -> Duration {
+    let written = next.sample.flush.saturating_sub(sample.flush);
     let applied = offset.saturating_sub(sample.flush);
     if written == 0 {
         return Duration::ZERO;
     }
     let share = applied as f64 / written as f64;
-    next.started_at.saturating_duration_since(sample.started_at).mul_f64(share.clamp(0.0, 1.0))
+    next.since.saturating_duration_since(sample.started_at).mul_f64(share.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -349,14 +360,14 @@ mod tests {
         fn thinning_is_bounded_and_only_pessimistic(extra in 1u64..20_000, probe in 0u64..24_000) {
             let start = Instant::now();
             let mut history = History::new(ONE, INTERVAL);
-            let count = SAMPLES_MAX as u64 + extra;
+            let count = PLACES_MAX as u64 + extra;
             for step in 0..count {
                 let offset = 1000 + step;
                 history.push(Sample {
                     started_at: ms(start, step), insert: offset, flush: offset,
                 });
             }
-            prop_assert!(history.samples.len() <= SAMPLES_MAX);
+            prop_assert!(history.places.len() <= PLACES_MAX);
             let offset = 1000 + probe.min(count - 1);
             let truth = ms(start, probe.min(count - 1));
             prop_assert!(history.applied_at(ONE, offset).is_none_or(|applied| applied <= truth));

@@ -154,12 +154,15 @@ async fn apply_delay_is_measured(watched: &Watched, servers: &Servers) {
 }
 
 async fn paused_replay_and_a_cut_receiver_are_seen(watched: &Watched, servers: &Servers) {
+    let source = servers.all[0].url("postgres");
+    let reconnect =
+        format!("ALTER SYSTEM SET primary_conninfo = '{source}'; SELECT pg_reload_conf()");
     let table = [
         ("SELECT pg_wal_replay_pause()", "replay is paused", "SELECT pg_wal_replay_resume()"),
         (
             "ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()",
             "it receives from nobody",
-            "ALTER SYSTEM RESET primary_conninfo; SELECT pg_reload_conf()",
+            reconnect.as_str(),
         ),
     ];
     for (cause, remark, cure) in table {
