@@ -2,8 +2,10 @@
 
 pub mod backend;
 pub mod config;
+pub mod failover;
 pub mod frontend;
 pub mod metrics;
+pub mod monitor;
 pub mod pool;
 pub mod protocol;
 pub mod route;
