@@ -2,3 +2,4 @@ pub mod auth;
 pub mod auth_query;
 pub mod auth_wire;
 pub mod connect;
+pub mod connect_control;
