@@ -1,0 +1,5 @@
+pub mod auth;
+pub mod auth_query;
+pub mod auth_wire;
+pub mod connect;
+pub mod connect_control;
