@@ -1,7 +1,8 @@
 //! The monitor against real servers.
 
 use super::fixture::Servers;
-use super::{Memory, Monitor, MonitorHandle, ServiceTls, first_snapshot};
+use super::{Memory, Monitor, MonitorHandle, first_snapshot};
+use crate::config::tls::ServerTlsConnector;
 use crate::topology::{Health, Lag, Node, Role, Snapshot, Topology};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ struct Watched {
 fn watch(servers: &Servers, order: &[usize]) -> Watched {
     let cluster = Arc::new(servers.cluster(order));
     let (topology, evidence) = Topology::new(first_snapshot(&cluster));
-    let tls = ServiceTls::Off;
+    let tls = Arc::new(ServerTlsConnector::disabled());
     let handle = Monitor::spawn(cluster, topology.clone(), evidence, &tls, Memory::default());
     Watched { topology, handle }
 }
