@@ -12,6 +12,7 @@ pub mod connection;
 pub mod election;
 pub mod history;
 pub mod journal;
+mod judged;
 pub mod lags;
 mod postgres;
 pub mod probe;
