@@ -8,6 +8,7 @@
 //! [`probe`], what follows from it in [`verdict`] (pure; open it first), [`election`],
 //! [`readset`] and [`history`]. Nothing here promotes a node or touches a client.
 
+pub mod catalog;
 pub mod catalogs;
 pub mod connection;
 pub mod election;
