@@ -8,5 +8,6 @@ pub mod auth;
 pub mod auth_query;
 pub mod auth_wire;
 pub mod connect;
+pub mod connect_control;
 pub mod connection;
 pub mod replies;

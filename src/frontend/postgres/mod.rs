@@ -16,6 +16,7 @@ pub mod scratch;
 pub mod serve;
 pub mod stall;
 pub mod startup;
+pub mod startup_refusal;
 pub mod statements;
 pub mod welcome;
 
