@@ -195,4 +195,18 @@ mod tests {
             assert_eq!(PINS[pin_index(pin.as_str())], pin.as_str());
         }
     }
+
+    #[test]
+    fn the_page_tells_each_word() {
+        let page = include_str!("../../docs/metrics.md");
+        let words = (UnsafeReason::ALL.iter().map(|reason| reason.as_str()))
+            .chain(ErrorOrigin::ALL.iter().map(|origin| origin.as_str()))
+            .chain(AuthFailure::ALL.iter().map(|reason| reason.as_str()))
+            .chain(GateOutcome::ALL.iter().map(|outcome| outcome.as_str()))
+            .chain(ServerClosed::ALL.iter().map(|reason| reason.as_str()))
+            .chain(PINS);
+        for word in words {
+            assert!(page.contains(&format!("`{word}`")), "docs/metrics.md lacks `{word}`");
+        }
+    }
 }

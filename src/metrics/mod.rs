@@ -14,15 +14,21 @@
 //! Open [`table`] first for the names, then [`worker`] for what the query path calls. Nothing
 //! here listens, and nothing is global.
 
+pub mod control;
 pub mod histogram;
 pub mod labels;
 pub mod pools;
 pub mod reason;
+pub mod render;
+pub mod table;
+pub mod text;
 pub mod worker;
 
 mod tally;
 
+pub use control::ControlMetrics;
 pub use labels::{AuthFailure, ErrorOrigin, GateOutcome, ServerClosed, UnsafeReason};
 pub use pools::{PoolLabels, PoolRegistry, PoolStats};
 pub use reason::{RouteReason, Target};
+pub use table::{Kind, Metric, Name, TABLE};
 pub use worker::{Layout, NodeIndex, StatsRegistry, WorkerStats};
