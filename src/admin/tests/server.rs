@@ -224,3 +224,23 @@ async fn an_address_in_use_is_named() {
     let error = http::listen(server.address).await.expect_err("the address is taken");
     assert!(error.to_string().contains(&server.address.to_string()), "{error}");
 }
+
+/// The page in `docs/` is what people rely on: it must name every page and every field.
+#[tokio::test]
+async fn the_documentation_tells_every_page_and_field() {
+    let server = start().await;
+    let text = include_str!("../../../docs/http.md");
+    let index = request(&server, "GET", "/").await.json();
+    for page in index["pages"].as_array().expect("a list of pages") {
+        let row = format!("| `{}` |", page.as_str().expect("a path"));
+        assert!(text.contains(&row), "docs/http.md lacks {row}");
+    }
+    let topology = request(&server, "GET", "/api/v1/topology").await.json();
+    let pools = request(&server, "GET", "/api/v1/pools").await.json();
+    let cluster = &topology["clusters"][0];
+    for object in [cluster, &cluster["nodes"][0], &cluster["last_change"], &pools["pools"][0]] {
+        for field in object.as_object().expect("an object").keys() {
+            assert!(text.contains(&format!("\"{field}\":")), "docs/http.md lacks {field}");
+        }
+    }
+}
