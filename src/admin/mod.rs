@@ -2,10 +2,11 @@
 //! over HTTP. Nothing here changes anything, and nothing here is on the way of a query.
 //!
 //! Open [`http`] first: the list of pages. [`view`] turns values into JSON, [`page`] into the
-//! metrics page; both are pure. [`connection`] bounds what an HTTP client can cost. Everything
+//! metrics page; both are pure. [`failovers`] counts changes of the primary. [`connection`] bounds what an HTTP client can cost. Everything
 //! that the pages show comes in by [`AdminState`]; there is no global.
 
 pub mod connection;
+pub mod failovers;
 pub mod http;
 pub mod page;
 pub mod view;

@@ -30,6 +30,7 @@ label_values! {
         UnknownSyntax = "unknown_syntax",
         UnknownFunction = "unknown_function",
         UnknownRelation = "unknown_relation",
+        UnknownType = "unknown_type",
         /// The catalog is not loaded.
         CatalogUnknown = "catalog_unknown",
         /// EXECUTE of a statement that the session did not prepare through the proxy.
