@@ -2,6 +2,7 @@
 
 mod exposition;
 mod metrics_page;
+mod monitoring;
 mod pages;
 mod server;
 
