@@ -215,6 +215,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn each_request_has_a_deadline_of_its_own() {
+        let (mut server, mut client) = pair();
+        let mut buffer = [0; 16];
+        for _ in 0..3 {
+            client.write_all(b"request").await.expect("the pipe takes it");
+            assert_eq!(server.read(&mut buffer).await.expect("the request"), 7);
+            server.write_all(b"reply").await.expect("the pipe takes it");
+            // A scraper comes back after longer than a request may take.
+            tokio::time::sleep(2 * REQUEST_TIMEOUT).await;
+        }
+        client.write_all(b"half a ").await.expect("the pipe takes it");
+        assert_eq!(server.read(&mut buffer).await.expect("half a request"), 7);
+        let begun = Instant::now();
+        let error = server.read(&mut buffer).await.expect_err("nothing more comes");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed().as_secs(), REQUEST_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_read_its_reply_is_cut() {
         let (mut server, _client) = pair();
         let reply = vec![0; 1024 * 1024];

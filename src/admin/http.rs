@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-/// How long replies that have begun may go on once the server was told to end.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long requests and replies that have begun may go on once the server was told to end. A page
+/// takes milliseconds.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The pages, for `/` and for whoever asks for one that does not exist.
 const PATHS: [&str; 7] = [
@@ -52,8 +53,8 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
     TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
 }
 
-/// Serves the pages until `shutdown` resolves, then lets replies that have begun go on for at most
-/// two seconds. Runs the recorder's upkeep meanwhile. Cancel safe: yes, with replies cut.
+/// Serves the pages until `shutdown` resolves, then lets what has begun go on for at most a
+/// second. Runs the recorder's upkeep meanwhile. Cancel safe: yes, with replies cut.
 pub async fn serve(
     listener: TcpListener,
     state: Arc<AdminState>,

@@ -1,6 +1,6 @@
 //! The server on a real socket, with a client that writes bytes.
 
-use super::super::connection::{CONNECTIONS_MAX, REQUEST_BYTES_MAX};
+use super::super::connection::{CONNECTIONS_MAX, REQUEST_BYTES_MAX, REQUEST_TIMEOUT};
 use super::super::http;
 use super::{Fixture, exposition, fixture, snapshot, without_primary};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -212,9 +212,16 @@ async fn the_server_ends_when_told_although_clients_stay() {
     let mut first = [0; 1];
     idle.read_exact(&mut first).await.expect("the reply begins");
     let _silent = TcpStream::connect(server.address).await.expect("a connection");
+    let mut stalled = TcpStream::connect(server.address).await.expect("a connection");
+    stalled.write_all(b"GET /health HT").await.expect("half a request");
+    // Served after the half request was received: accepted in order, on one thread.
+    assert_eq!(request(&server, "GET", "/health").await.status, 200);
+    let told = Instant::now();
     server.stop.send(()).expect("the server runs");
     let ended = timeout(PATIENCE, server.task).await.expect("in time");
     ended.expect("no panic").expect("no error");
+    // Not only because the stalled request has run into its own deadline.
+    assert!(told.elapsed() < REQUEST_TIMEOUT, "{:?}", told.elapsed());
     assert!(TcpStream::connect(server.address).await.is_err(), "the port is free again");
 }
 
