@@ -2,13 +2,15 @@
 //! over HTTP. Nothing here changes anything, and nothing here is on the way of a query.
 //!
 //! Open [`http`] first: the list of pages. [`view`] turns values into JSON, [`page`] into the
-//! metrics page; both are pure. [`failovers`] counts changes of the primary. [`connection`] bounds what an HTTP client can cost. Everything
+//! metrics page; both are pure. [`sources`] turns what
+//! the monitor keeps into JSON, [`failovers`] counts changes of the primary. [`connection`] bounds what an HTTP client can cost. Everything
 //! that the pages show comes in by [`AdminState`]; there is no global.
 
 pub mod connection;
 pub mod failovers;
 pub mod http;
 pub mod page;
+pub mod sources;
 pub mod view;
 
 #[cfg(test)]
@@ -32,9 +34,9 @@ pub struct ClusterView {
     /// Whether the proxy is ready only while this cluster has a primary. `false` for a cluster
     /// that is useful with replicas alone.
     pub needs_primary: bool,
-    /// The log of primary changes, newest last: `/api/v1/failovers`.
+    /// The journal of changes, oldest first: `/api/v1/failovers`; see [`sources::failovers`].
     pub failovers: JsonSource,
-    /// Lag of each node over time: `/api/v1/lag`.
+    /// Lag of each node over time: `/api/v1/lag`; see [`sources::lag_history`].
     pub lag_history: JsonSource,
 }
 

@@ -110,11 +110,11 @@ pub fn role_word(role: Role) -> &'static str {
 }
 
 /// An offset as PostgreSQL prints a `pg_lsn`: both halves in hexadecimal.
-fn log_position(offset: u64) -> String {
+pub(super) fn log_position(offset: u64) -> String {
     format!("{:X}/{:X}", offset >> 32, offset & 0xFFFF_FFFF)
 }
 
-fn milliseconds(duration: Duration) -> f64 {
+pub(super) fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 

@@ -180,24 +180,6 @@ mod tests {
     }
 
     #[test]
-    fn every_pin_of_a_session_has_a_counter_of_its_own() {
-        use crate::sql::Pin;
-        let pins = [
-            Pin::TemporaryTable,
-            Pin::AdvisoryLock,
-            Pin::Listen,
-            Pin::HoldCursor,
-            Pin::Sequence,
-            Pin::PreparedStatement,
-            Pin::Setting,
-            Pin::Unknown,
-        ];
-        for pin in pins {
-            assert_eq!(PINS[pin_index(pin.as_str())], pin.as_str());
-        }
-    }
-
-    #[test]
     fn the_page_tells_each_word() {
         let page = include_str!("../../docs/metrics.md");
         let words = (UnsafeReason::ALL.iter().map(|reason| reason.as_str()))

@@ -3,7 +3,8 @@
 use super::super::page;
 use super::exposition::{self, Families};
 use super::{Fixture, count_everything, fixture, snapshot};
-use crate::metrics::TABLE;
+use crate::metrics::{TABLE, labels};
+use crate::sql::Pin;
 use crate::topology::Lag;
 
 fn families(fixture: &Fixture) -> Families {
@@ -97,6 +98,24 @@ fn the_page_follows_the_snapshot_and_the_configuration() {
 
     fixture.state.clusters.store(std::sync::Arc::new(Vec::new()));
     assert!(!families(&fixture).contains_key("tiffin_snapshot_version"));
+}
+
+/// The table of metrics must not know the session's pins, so that they agree is seen here.
+#[test]
+fn every_pin_of_a_session_has_a_counter_of_its_own() {
+    let pins = [
+        Pin::TemporaryTable,
+        Pin::AdvisoryLock,
+        Pin::Listen,
+        Pin::HoldCursor,
+        Pin::Sequence,
+        Pin::PreparedStatement,
+        Pin::Setting,
+        Pin::Unknown,
+    ];
+    for pin in pins {
+        assert_eq!(labels::PINS[labels::pin_index(pin.as_str())], pin.as_str());
+    }
 }
 
 /// The text itself, so that a change of names, order or format is seen for what it is: dashboards

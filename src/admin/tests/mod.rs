@@ -66,7 +66,7 @@ fn cluster_view(name: &str, topology: &Arc<Topology>) -> ClusterView {
     }
 }
 
-fn snapshot(now: Instant) -> Snapshot {
+pub(super) fn snapshot(now: Instant) -> Snapshot {
     let ago = |milliseconds| now.checked_sub(Duration::from_millis(milliseconds));
     let log = |timeline, offset| Some(Position::Log { timeline: Timeline(timeline), offset });
     let primary = node(0, "pg-a", Role::Primary);
