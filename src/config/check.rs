@@ -10,8 +10,6 @@ use super::{
     Auth, AuthMethod, ClientTls, ClientTlsMode, Config, Limits, Listen, ListenAddress, Log,
     Shutdown, cluster, units, users,
 };
-use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -59,13 +57,7 @@ impl Config {
             let problem = Problem { line, column, key: String::new(), message: error.message };
             Problems { file: file.to_owned(), list: vec![problem], left_out: 0 }
         })?;
-        let walk = Walk {
-            base,
-            env,
-            noted: RefCell::new(Vec::new()),
-            inline_secrets: Cell::new(0),
-            asked: RefCell::new(HashSet::new()),
-        };
+        let walk = Walk::new(base, env);
         let config = config(&Section::root(&walk, &tree));
         let noted = walk.noted.take();
         let (warnings, errors): (Vec<Noted>, Vec<Noted>) =
@@ -99,7 +91,7 @@ fn report(file: &str, text: &str, mut noted: Vec<Noted>) -> Problems {
     Problems { file: file.to_owned(), list: noted.into_iter().map(problem).collect(), left_out }
 }
 
-fn config(root: &Section<'_>) -> Config {
+pub(super) fn config(root: &Section<'_>) -> Config {
     let auth = auth(&root.section("auth"));
     let client_tls = client_tls(&root.section("tls"));
     let users = users::users(root, &auth, &client_tls);

@@ -8,16 +8,22 @@
 mod check;
 mod cluster;
 mod file;
+mod keys;
 mod problem;
+mod reference;
 mod schema;
 mod secret;
 mod section;
+#[cfg(test)]
+mod tests;
 mod units;
 mod users;
+mod values;
 mod words;
 
 pub use check::Loaded;
 pub use problem::{Problem, Problems};
+pub use reference::{example, reference};
 pub use words::Word;
 
 use crate::sql::Consistency;
