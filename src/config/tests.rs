@@ -108,7 +108,7 @@ fn the_example_is_valid_and_spells_the_defaults_out() {
 /// A row of the table that no code reads would be a key without effect.
 #[test]
 fn every_key_is_read() {
-    let tree = file::read(&example()).ok().expect("valid");
+    let tree = file::read(&example()).unwrap_or_else(|error| panic!("{error:?}"));
     let walk = section::Walk::new(Path::new(""), &env);
     check::config(&section::Section::root(&walk, &tree));
     let asked = walk.asked.take();
