@@ -3,5 +3,7 @@
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod failover;
+pub mod monitor;
 pub mod sql;
 pub mod topology;
