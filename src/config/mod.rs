@@ -26,6 +26,8 @@ pub use problem::{Problem, Problems};
 pub use reference::{example, reference};
 pub use words::Word;
 
+pub mod tls;
+
 use crate::sql::Consistency;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
