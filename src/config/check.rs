@@ -6,6 +6,7 @@
 use super::file;
 use super::problem::{PROBLEMS_MAX, Problem, Problems};
 use super::section::{Noted, Section, Walk};
+use super::tls::{self, TlsError};
 use super::{
     Auth, AuthMethod, ClientTls, ClientTlsMode, Config, Limits, Listen, ListenAddress, Log,
     Shutdown, cluster, units, users,
@@ -199,6 +200,7 @@ fn client_tls(section: &Section<'_>) -> ClientTls {
     } else if !section.has("certificate") && !section.has("key") {
         section.contradiction("mode", format!("is `{word}`, which needs `certificate` and `key`"));
     }
+    tls_files(section, || tls::ClientTlsAcceptor::new(&tls).err());
     let verifies = matches!(mode, ClientTlsMode::VerifyCa | ClientTlsMode::VerifyFull);
     if verifies && !section.has("client_ca") {
         section.contradiction("mode", format!("is `{word}`, which needs `client_ca`"));
@@ -206,6 +208,22 @@ fn client_tls(section: &Section<'_>) -> ClientTls {
         section.warn("client_ca", format!("has no effect while `mode` is `{word}`; only `verify-ca` and `verify-full` ask for client certificates"));
     }
     tls
+}
+
+/// Certificates and keys that can be read must also be some, and fit each other. `open` reads
+/// them; it is not asked if something is wrong with the section already.
+pub(super) fn tls_files(section: &Section<'_>, open: impl Fn() -> Option<TlsError>) {
+    if section.is_faulty() {
+        return;
+    }
+    let Some(error) = open() else { return };
+    let path = match &error {
+        TlsError::File { path, .. } | TlsError::NoCertificate { path } => Some(path.clone()),
+        TlsError::Missing { .. } | TlsError::Unusable(_) => None,
+    };
+    let names = ["certificate", "key", "client_ca", "ca"];
+    let is_it = |name: &&str| section.names_file(name, path.as_deref());
+    section.note(names.into_iter().find(is_it).unwrap_or("certificate"), error.to_string());
 }
 
 /// A certificate and its key only make sense together.

@@ -1,9 +1,10 @@
 //! Clusters: nodes, service user, and the settings of pool, monitor, routing and gate.
 
-use super::check::pair;
+use super::check::{pair, tls_files};
 use super::file::{Node, Place, Value};
 use super::secret::secret;
 use super::section::Section;
+use super::tls::ServerTlsConnector;
 use super::{
     Address, Balance, Cluster, Gate, Monitor, NodeConfig, Pool, Routing, ServerTls, ServerTlsMode,
     Service, Word, units,
@@ -283,6 +284,7 @@ fn server_tls(section: &Section<'_>, nodes: &[NodeConfig]) -> ServerTls {
             ),
         );
     }
+    tls_files(section, || ServerTlsConnector::new(&tls).err());
     let unix = nodes.iter().find(|node| matches!(node.address, Address::Unix { .. }));
     if let Some(node) = unix.filter(|_| !optional) {
         section.contradiction(

@@ -157,6 +157,17 @@ impl<'w> Section<'w> {
         self.entry(name).is_some()
     }
 
+    /// Whether anything is wrong with a key of this section.
+    pub(super) fn is_faulty(&self) -> bool {
+        self.broken || self.walk.is_noted_below(&self.path)
+    }
+
+    /// Whether the key `name` is given and names this file.
+    pub(super) fn names_file(&self, name: &str, path: Option<&Path>) -> bool {
+        let text = self.entry(name).map(|entry| &entry.node.value);
+        matches!(text, Some(Value::Text(text)) if path == Some(&self.walk.base.join(text)))
+    }
+
     /// Notes a problem of the key `name`, at its line if it is in the file.
     pub(super) fn note(&self, name: &str, message: String) {
         if !self.broken {
@@ -297,6 +308,13 @@ impl<'e> Walk<'e> {
             inline_secrets: Cell::new(0),
             asked: RefCell::new(HashSet::new()),
         }
+    }
+
+    fn is_noted_below(&self, section: &str) -> bool {
+        let below = |key: &str| {
+            key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.noted.borrow().iter().any(|noted| below(&noted.key) && !noted.warning)
     }
 
     fn is_noted(&self, key: &str) -> bool {

@@ -457,15 +457,9 @@ fn secrets_are_never_printed() {
     let loaded = parse(&with_all).expect("valid");
     assert!(!format!("{loaded:?}").contains("hunter2"));
     // The texts that messages quote must not be those of secrets, whatever is wrong with them.
-    for value in [
-        "[hunter2]",
-        "{hunter2: 1}",
-        "!hunter2 x",
-        "!!int hunter2",
-        "\"hunter2",
-        "*hunter2",
-        
-    ] {
+    for value in
+        ["[hunter2]", "{hunter2: 1}", "!hunter2 x", "!!int hunter2", "\"hunter2", "*hunter2"]
+    {
         for key in ["password", "password_file", "scram_verifier", "md5_hash", "server_password"] {
             let text = MINIMAL.replace("password_env: APP_PASSWORD", &format!("{key}: {value}"));
             let problems = parse(&text).expect_err(&text);
@@ -512,6 +506,41 @@ fn secrets_come_from_files_beside_the_config() {
             panic!("a password")
         };
         assert_eq!(secrecy::ExposeSecret::expose_secret(secret), "hunter2");
+    }
+}
+
+/// The files exist, but a proxy that started with them could not speak TLS.
+#[test]
+fn certificates_must_be_some_and_fit() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    };
+    let make = || rcgen::generate_simple_self_signed(vec!["db".to_owned()]).expect("made");
+    let (one, other) = (make(), make());
+    write("one.crt", &one.cert.pem());
+    write("one.key", &one.signing_key.serialize_pem());
+    write("other.key", &other.signing_key.serialize_pem());
+    write("junk", "hunter2");
+    let cases = [
+        ("{mode: require, certificate: one.crt, key: one.key}", ""),
+        (
+            "{mode: require, certificate: one.crt, key: other.key}",
+            "12:22: tls.certificate: the certificate and the key cannot be used",
+        ),
+        ("{mode: require, certificate: junk, key: one.key}", "12:22: tls.certificate: "),
+        ("{mode: require, certificate: one.crt, key: junk}", "12:44: tls.key: "),
+        (
+            "{mode: verify-ca, client_ca: junk, certificate: one.crt, key: one.key}",
+            "12:24: tls.client_ca: ",
+        ),
+    ];
+    for (tls, expected) in cases {
+        let text = format!("{MINIMAL}tls: {tls}\n");
+        let result = Config::parse("t.yaml", &text, folder.path(), &env);
+        let told = result.err().map_or(String::new(), |problems| problems.to_string());
+        assert!(told.contains(expected) && told.is_empty() == expected.is_empty(), "{tls}: {told}");
+        assert!(!told.contains("hunter2") && told.lines().count() <= 1, "{told}");
     }
 }
 
