@@ -4,9 +4,13 @@
 //! a [`Exit`]; what it has to say is a sentence.
 
 mod check;
+mod facts;
+mod findings;
+mod watch;
 
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use crate::config::{Config, Loaded};
+use clap::{Parser, Subcommand};
+use std::path::Path;
 
 /// How the program ends, as shells see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +54,35 @@ enum Command {
     Check(check::CheckArgs),
 }
 
-/// The configuration file, as every command takes it.
-#[derive(Debug, Args)]
-struct ConfigArg {
-    /// The configuration file (see config.example.yaml for every key)
-    #[arg(short, long, value_name = "FILE", env = "TIFFIN_CONFIG")]
-    config: PathBuf,
+/// Reads the configuration and prints its warnings; `None` after its problems were printed.
+fn load(path: &Path) -> Option<Config> {
+    match Config::load_with_warnings(path) {
+        Ok(Loaded { config, warnings }) => {
+            if !warnings.is_empty() {
+                eprintln!("{}", warnings.lines("warning: "));
+            }
+            Some(config)
+        }
+        Err(problems) => {
+            let many = if problems.count() == 1 { "one mistake" } else { "mistakes" };
+            eprintln!("{problems}\ntiffin: the configuration has {many}.");
+            None
+        }
+    }
+}
+
+/// Rows under a line of titles, in columns of equal width.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        out.push_str(&format!("  {}\n", line.trim_end()));
+    }
+    out
 }
 
 /// Runs the command that the arguments name.

@@ -39,6 +39,22 @@ impl Problems {
         self.list.len() + self.left_out
     }
 
+    /// As printed, with a word such as `warning: ` between the place and the key.
+    pub fn lines(&self, label: &str) -> String {
+        let file = &self.file;
+        let line = |problem: &Problem| {
+            let Problem { line, column, key, message } = problem;
+            let place = if *line > 0 { format!(":{line}:{column}") } else { String::new() };
+            let key = if key.is_empty() { String::new() } else { format!("{key}: ") };
+            format!("{file}{place}: {label}{key}{message}")
+        };
+        let mut lines: Vec<String> = self.list.iter().map(line).collect();
+        if self.left_out > 0 {
+            lines.push(format!("{file}: and {} more", self.left_out));
+        }
+        lines.join("\n")
+    }
+
     /// One problem of the file as a whole.
     pub(super) fn of_file(file: &str, message: String) -> Problems {
         let problem = Problem { line: 0, column: 0, key: String::new(), message };
@@ -48,23 +64,7 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.list.iter().enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{}", self.file)?;
-            if problem.line > 0 {
-                write!(f, ":{}:{}", problem.line, problem.column)?;
-            }
-            if !problem.key.is_empty() {
-                write!(f, ": {}", problem.key)?;
-            }
-            write!(f, ": {}", problem.message)?;
-        }
-        if self.left_out > 0 {
-            write!(f, "\n{}: and {} more", self.file, self.left_out)?;
-        }
-        Ok(())
+        f.write_str(&self.lines(""))
     }
 }
 
