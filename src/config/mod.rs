@@ -4,6 +4,8 @@
 //! [`Config`] that exists is valid; it is passed as an argument and nothing reads a global.
 
 pub mod tls;
+#[cfg(test)]
+pub(crate) mod tls_fixture;
 
 use crate::sql::Consistency;
 use secrecy::SecretString;

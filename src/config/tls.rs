@@ -405,3 +405,145 @@ fn read_roots(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>
     }
     Ok((roots, anchors))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tls_fixture::Certificates;
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+    use std::fs;
+
+    /// What each end says of a handshake in memory: the name that the server saw, and the errors.
+    async fn shake(
+        acceptor: &ClientTlsAcceptor,
+        connector: &ServerTlsConnector,
+        host: &str,
+    ) -> (Result<Option<String>, String>, Result<(), String>) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let accepting = acceptor.load();
+        let connecting = connector.load();
+        let server = async {
+            let tls = accepting.tls.as_ref().unwrap();
+            let stream = tls.acceptor.accept(near).await.map_err(|error| error.to_string())?;
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(ALPN));
+            let chain = stream.get_ref().1.peer_certificates();
+            Ok(chain.and_then(|chain| common_name(&chain[0])))
+        };
+        let client = async {
+            let name = ServerName::try_from(host.to_owned()).unwrap();
+            let connector = connecting.connector.as_ref().unwrap();
+            connector.connect(name, far).await.map(drop).map_err(|error| error.to_string())
+        };
+        tokio::join!(server, client)
+    }
+
+    #[tokio::test]
+    async fn servers_are_checked_as_far_as_the_mode_says() {
+        use ServerTlsMode::*;
+        let certificates = Certificates::new();
+        for (server, mode, ca, host, accepted) in [
+            ("elsewhere", Prefer, None, "localhost", true),
+            ("elsewhere", Require, None, "localhost", true),
+            ("elsewhere", VerifyCa, Some("ca"), "localhost", true),
+            ("elsewhere", VerifyCa, Some("other_ca"), "localhost", false),
+            ("elsewhere", VerifyFull, Some("ca"), "db.example", true),
+            // A common name counts only where there are no alternative names.
+            ("elsewhere", VerifyFull, Some("ca"), "localhost", false),
+            ("common_name", VerifyFull, Some("ca"), "localhost", true),
+            ("common_name", VerifyFull, Some("ca"), "db.example", false),
+            ("server", VerifyFull, Some("ca"), "127.0.0.1", true),
+            ("server", VerifyFull, Some("ca"), "127.0.0.2", false),
+            // What many servers have: one certificate that vouches for itself.
+            ("lonely", VerifyFull, Some("lonely"), "localhost", true),
+            ("lonely", VerifyFull, Some("lonely"), "db.example", false),
+            ("lonely", VerifyCa, Some("ca"), "localhost", false),
+        ] {
+            let case = format!("{server} {mode:?} {ca:?} {host}");
+            let towards = certificates.towards_client(ClientTlsMode::Require, server, None);
+            let acceptor = ClientTlsAcceptor::new(&towards).unwrap();
+            let connector = certificates.towards_server(mode, ca);
+            let connector = ServerTlsConnector::new(&connector).unwrap();
+            let (_, outcome) = shake(&acceptor, &connector, host).await;
+            assert_eq!(outcome.is_ok(), accepted, "{case}: {outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_show_certificates_of_the_right_authority_or_none() {
+        let certificates = Certificates::new();
+        let towards = certificates.towards_client(ClientTlsMode::VerifyCa, "server", Some("ca"));
+        let acceptor = ClientTlsAcceptor::new(&towards).unwrap();
+        for (client, seen) in
+            [(None, Ok(None)), (Some("alice"), Ok(Some("alice"))), (Some("stranger"), Err(()))]
+        {
+            let mut towards = certificates.towards_server(ServerTlsMode::Require, None);
+            towards.certificate = client.map(|name| certificates.path(&format!("{name}.crt")));
+            towards.key = client.map(|name| certificates.path(&format!("{name}.key")));
+            let connector = ServerTlsConnector::new(&towards).unwrap();
+            let (outcome, _) = shake(&acceptor, &connector, "localhost").await;
+            let outcome = outcome.as_ref().map(|name| name.as_deref()).map_err(|_| ());
+            assert_eq!(outcome, seen, "{client:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reload_takes_new_files_and_refuses_broken_ones() {
+        let certificates = Certificates::new();
+        let towards = certificates.towards_client(ClientTlsMode::Require, "server", None);
+        let acceptor = ClientTlsAcceptor::new(&towards).unwrap();
+        let connector = certificates.towards_server(ServerTlsMode::VerifyFull, Some("ca"));
+        let connector = ServerTlsConnector::new(&connector).unwrap();
+        assert!(shake(&acceptor, &connector, "localhost").await.1.is_ok());
+
+        let good = fs::read(certificates.path("server.crt")).unwrap();
+        let other = fs::read(certificates.path("elsewhere.crt")).unwrap();
+        for broken in [&b"nonsense"[..], &good[..good.len() / 2], &other] {
+            fs::write(certificates.path("server.crt"), broken).unwrap();
+            acceptor.reload(&towards).unwrap_err();
+            assert!(shake(&acceptor, &connector, "localhost").await.1.is_ok());
+        }
+        for kind in ["crt", "key"] {
+            let new = certificates.path(&format!("elsewhere.{kind}"));
+            fs::copy(new, certificates.path(&format!("server.{kind}"))).unwrap();
+        }
+        acceptor.reload(&towards).unwrap();
+        assert!(shake(&acceptor, &connector, "db.example").await.1.is_ok());
+        assert!(shake(&acceptor, &connector, "127.0.0.1").await.1.is_err());
+
+        let other = certificates.towards_server(ServerTlsMode::VerifyFull, Some("other_ca"));
+        connector.reload(&other).unwrap();
+        assert!(shake(&acceptor, &connector, "db.example").await.1.is_err());
+        let nowhere = certificates.towards_server(ServerTlsMode::VerifyFull, Some("nowhere"));
+        assert!(connector.reload(&nowhere).is_err());
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let certificates = Certificates::new();
+        let mut towards = certificates.towards_client(ClientTlsMode::VerifyFull, "server", None);
+        let error = |towards: &ClientTls| ClientTlsAcceptor::new(towards).unwrap_err().to_string();
+        assert!(error(&towards).contains("a CA for the certificates of clients"));
+        towards.key = None;
+        assert!(error(&towards).contains("a key"));
+        towards.certificate = Some("/nowhere".into());
+        assert!(error(&towards).contains("/nowhere"));
+        let towards = certificates.towards_server(ServerTlsMode::VerifyCa, None);
+        let error = ServerTlsConnector::new(&towards).unwrap_err().to_string();
+        assert!(error.contains("a CA for the certificates of servers"));
+    }
+
+    #[test]
+    fn the_end_point_is_hashed_as_the_certificate_is_signed() {
+        let params = || CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = |key: KeyPair| params().self_signed(&key).unwrap().der().to_vec();
+        let p256 = certificate(KeyPair::generate().unwrap());
+        let p384 = certificate(KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap());
+        let ed25519 = certificate(KeyPair::generate_for(&PKCS_ED25519).unwrap());
+        let sha256 = digest::digest(&digest::SHA256, &p256);
+        assert_eq!(end_point_hash(&p256).as_deref(), Some(sha256.as_ref()));
+        let sha384 = digest::digest(&digest::SHA384, &p384);
+        assert_eq!(end_point_hash(&p384).as_deref(), Some(sha384.as_ref()));
+        assert_eq!(end_point_hash(&ed25519), None);
+        assert_eq!(end_point_hash(b"nonsense"), None);
+    }
+}

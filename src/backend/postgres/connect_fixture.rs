@@ -1,13 +1,13 @@
-//! For the tests of a connection's start: certificates, and a real server for each way to log in.
+//! For the tests of a connection's start: a real server for each way to log in.
 
 use super::auth::ServerSecret;
 use super::connect::{Target, connect};
+use crate::config::Address;
 use crate::config::tls::ServerTlsConnector;
-use crate::config::{Address, ServerTls, ServerTlsMode};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use crate::config::tls_fixture::Certificates;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -16,66 +16,6 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
-
-/// A folder of PEM files: `<name>.crt` and `<name>.key`.
-pub(crate) struct Certificates {
-    folder: TempDir,
-}
-
-impl Certificates {
-    /// `ca` and `other_ca`; `server` for localhost and 127.0.0.1, `elsewhere` for another host,
-    /// `common_name` for localhost by its common name only; `alice`, a client; `stranger`, a
-    /// client of the other CA; `lonely`, a server that is its own CA.
-    pub(crate) fn new() -> Certificates {
-        let certificates = Certificates { folder: tempfile::tempdir().unwrap() };
-        let ca = certificates.authority("ca");
-        let other = certificates.authority("other_ca");
-        certificates.issue("server", &["localhost", "127.0.0.1"], "tiffin", &ca);
-        certificates.issue("elsewhere", &["db.example"], "localhost", &ca);
-        certificates.issue("common_name", &[], "localhost", &ca);
-        certificates.issue("alice", &[], "alice", &ca);
-        certificates.issue("stranger", &[], "alice", &other);
-        certificates.authority("lonely");
-        certificates
-    }
-
-    pub(crate) fn path(&self, file: &str) -> PathBuf {
-        self.folder.path().join(file)
-    }
-
-    pub(crate) fn towards_server(&self, mode: ServerTlsMode, ca: Option<&str>) -> ServerTls {
-        let ca = ca.map(|ca| self.path(&format!("{ca}.crt")));
-        ServerTls { mode, ca, certificate: None, key: None, direct: false }
-    }
-
-    fn authority(&self, name: &str) -> Issuer<'static, KeyPair> {
-        let mut params = named(&["localhost"], name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        self.write(name, &params.self_signed(&key).unwrap().pem(), &key);
-        Issuer::new(params, key)
-    }
-
-    pub(crate) fn issue(&self, name: &str, hosts: &[&str], common: &str, by: &Issuer<'_, KeyPair>) {
-        let key = KeyPair::generate().unwrap();
-        let pem = named(hosts, common).signed_by(&key, by).unwrap().pem();
-        self.write(name, &pem, &key);
-    }
-
-    fn write(&self, name: &str, certificate: &str, key: &KeyPair) {
-        fs::write(self.path(&format!("{name}.crt")), certificate).unwrap();
-        let path = self.path(&format!("{name}.key"));
-        fs::write(&path, key.serialize_pem()).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    }
-}
-
-fn named(hosts: &[&str], common: &str) -> CertificateParams {
-    let hosts: Vec<String> = hosts.iter().map(|host| host.to_string()).collect();
-    let mut params = CertificateParams::new(hosts).unwrap();
-    params.distinguished_name.push(DnType::CommonName, common);
-    params
-}
 
 /// Who may log in how. `pw` is every password.
 const HBA: &str = "

@@ -3,8 +3,9 @@
 use super::auth::{ScramKeys, ServerSecret};
 use super::auth_query::AuthQuery;
 use super::connect::{ConnectError, Established, Fault, Target, cancel, connect};
-use super::connect_fixture::{Certificates, PATIENCE, Server};
+use super::connect_fixture::{PATIENCE, Server};
 use crate::config::tls::ServerTlsConnector;
+use crate::config::tls_fixture::Certificates;
 use crate::config::{Address, Secret, ServerTlsMode, Service};
 use crate::protocol::postgres::md5;
 use crate::protocol::postgres::scram::{Verifier, derive};
