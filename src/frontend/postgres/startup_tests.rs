@@ -3,18 +3,24 @@
 use super::auth_context::AuthContext;
 use super::startup::{Accepted, Opening, PeerAddress, StartupError, accept};
 use crate::backend::postgres::auth::ServerSecret;
-use crate::backend::postgres::connect::{ConnectError, Established, Target, connect};
-use crate::backend::stream::Plain;
+use crate::backend::postgres::auth_query::{Found, Lookup, LookupError, SecretLookup};
+use crate::backend::postgres::connect::{ConnectError, Established, Target, cancel, connect};
+use crate::backend::postgres::connect_fixture::PATIENCE;
+use crate::backend::stream::{Plain, Stream};
 use crate::config::tls::ServerTlsConnector;
+use crate::config::tls_fixture::Certificates;
 use crate::config::*;
+use crate::protocol::postgres::error::ErrorFields;
 use crate::protocol::postgres::md5;
 use secrecy::SecretString;
-use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
-
-/// Long enough for a loaded machine; nothing waits for it when all goes well.
-const PATIENCE: Duration = Duration::from_secs(20);
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::process::Command;
+use tokio::time::timeout;
 
 fn config(method: AuthMethod, client_tls: ClientTls, users: Vec<User>) -> Config {
     Config {
@@ -135,4 +141,273 @@ async fn every_method_lets_the_right_password_in_and_no_other() {
             }
         }
     }
+}
+
+/// Asks nobody; knows what it was made with.
+struct Known(Vec<(&'static str, Option<Secret>)>);
+
+impl SecretLookup for Known {
+    fn lookup<'a>(&'a self, user: &'a str, database: &'a str) -> Lookup<'a> {
+        assert_eq!(database, "shop");
+        let found = self.0.iter().find(|(name, _)| *name == user);
+        let answer = match user {
+            "unlucky" => Err(LookupError { reason: "everything is down".into() }),
+            _ => Ok(found.map(|(_, secret)| Found { secret: secret.clone() })),
+        };
+        Box::pin(async move { answer })
+    }
+}
+
+#[tokio::test]
+async fn secrets_of_clients_open_servers_that_store_the_same() {
+    let verifier = postgres_protocol::password::scram_sha_256(b"right");
+    let secrets = vec![
+        ("scram", Some(Secret::ScramVerifier(verifier.into()))),
+        ("md5", Some(Secret::Md5(md5::stored("md5", b"right").into()))),
+        ("nothing", None),
+    ];
+    let lookup: Arc<dyn SecretLookup> = Arc::new(Known(secrets));
+    let config = config(AuthMethod::Md5, no_tls(), Vec::new());
+    let context = AuthContext::new(&config, Some(lookup)).unwrap();
+    let tls = ServerTlsConnector::disabled();
+    let password = ServerSecret::password("right".into());
+    for name in ["scram", "md5"] {
+        let learned = session(meet(&context, &tls, name, &password).await.0).server_secret;
+        let expected = match &learned {
+            ServerSecret::ScramKeys(_) => "scram",
+            ServerSecret::Md5Hash(_) => "md5",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(name, expected);
+        // The second one stands for a server with the same secrets.
+        let (opening, established) = meet(&context, &tls, name, &learned).await;
+        assert!(session(opening).server_secret.same_as(&learned));
+        established.unwrap();
+    }
+    for (name, sqlstate) in [("nothing", "28P01"), ("nobody", "28P01"), ("unlucky", "57P03")] {
+        let (opening, _) = meet(&context, &tls, name, &password).await;
+        let Err(StartupError::Refused(refusal)) = opening else { panic!("{name}") };
+        assert_eq!(refusal.sqlstate, sqlstate);
+        assert!(!refusal.message.contains("down"), "what is wrong inside is not told");
+    }
+}
+
+#[tokio::test]
+async fn the_servers_password_of_the_configuration_wins() {
+    let mut own = user("own", Some(password("right")));
+    own.server_password = Some("of the server".into());
+    let mut trusted = user("trusted", Some(password("known")));
+    trusted.method = Some(AuthMethod::Trust);
+    let mut empty = user("empty", None);
+    empty.method = Some(AuthMethod::Trust);
+    let config = config(AuthMethod::ScramSha256, no_tls(), vec![own, trusted, empty]);
+    let context = AuthContext::new(&config, None).unwrap();
+    let tls = ServerTlsConnector::disabled();
+    for (name, expected) in [
+        ("own", ServerSecret::password("of the server".into())),
+        ("trusted", ServerSecret::password("known".into())),
+        ("empty", ServerSecret::None),
+    ] {
+        let given = ServerSecret::password("right".into());
+        let accepted = session(meet(&context, &tls, name, &given).await.0);
+        assert!(accepted.server_secret.same_as(&expected), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_counts_for_the_next_client() {
+    let users = |text| vec![user("u", Some(password(text))), user("v", Some(password("same")))];
+    let first = config(AuthMethod::ScramSha256, no_tls(), users("old"));
+    let context = AuthContext::new(&first, None).unwrap();
+    let tls = ServerTlsConnector::disabled();
+    let (old, new) = ("old", "new").into();
+    let secret = |text: &str| ServerSecret::password(SecretString::from(text));
+    assert!(meet(&context, &tls, "u", &secret(old)).await.1.is_ok());
+    let kept = context.settings().find("v", "shop").await.unwrap().unwrap();
+    let second = config(AuthMethod::ScramSha256, no_tls(), users("new"));
+    context.reload(&second, None).unwrap();
+    assert!(meet(&context, &tls, "u", &secret(old)).await.1.is_err());
+    assert!(meet(&context, &tls, "u", &secret(new)).await.1.is_ok());
+    let still = context.settings().find("v", "shop").await.unwrap().unwrap();
+    assert!(Arc::ptr_eq(&kept, &still), "what was derived from the password is kept");
+    let mut broken = config(AuthMethod::Trust, no_tls(), users("old"));
+    broken.client_tls.mode = ClientTlsMode::Require;
+    context.reload(&broken, None).unwrap_err();
+    assert!(meet(&context, &tls, "u", &secret(new)).await.1.is_ok());
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_answered_late() {
+    const DELAY: Duration = Duration::from_millis(200);
+    let mut config =
+        config(AuthMethod::ScramSha256, no_tls(), vec![user("u", Some(password("x")))]);
+    config.limits.auth_delay = DELAY;
+    let context = AuthContext::new(&config, None).unwrap();
+    let tls = ServerTlsConnector::disabled();
+    for name in ["u", "nobody"] {
+        let started = Instant::now();
+        let wrong = ServerSecret::password("y".into());
+        let (_, outcome) = meet(&context, &tls, name, &wrong).await;
+        assert!(matches!(outcome, Err(ConnectError::Server(_))));
+        assert!(started.elapsed() >= DELAY, "{name}");
+    }
+}
+
+/// Runs psql against `accept` until it ends; its statement is answered as if it had worked.
+async fn psql(context: &AuthContext, options: &str) -> (Option<Box<Accepted>>, Output) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = async {
+        let mut last = None;
+        loop {
+            // Without TLS "prefer" comes a second time.
+            let (tcp, peer) = listener.accept().await.unwrap();
+            let opening = accept(Plain::Tcp(tcp), PeerAddress::Tcp(peer), context).await;
+            let Ok(Opening::Session(mut accepted)) = opening else { continue };
+            accepted.stream.write_all(REST_OF_START).await.unwrap();
+            accepted.stream.flush().await.unwrap();
+            let mut query = [0; 1024];
+            let length = accepted.stream.read(&mut query).await.unwrap();
+            assert_eq!(&query[..length], b"Q\0\0\0\x0dLISTEN x\0");
+            let answer = b"C\0\0\0\x0bLISTEN\0Z\0\0\0\x05I";
+            accepted.stream.write_all(answer).await.unwrap();
+            accepted.stream.flush().await.unwrap();
+            last = Some(accepted);
+            // Held until psql ends: this future is dropped then.
+            if last.is_some() {
+                break last;
+            }
+        }
+    };
+    let run = Command::new("psql")
+        .args(["-Xw", "-c", "LISTEN x", "-d"])
+        .arg(format!("host=127.0.0.1 port={port} dbname=shop {options}"))
+        .env("PGPASSWORD", "right")
+        .env("HOME", "/nowhere")
+        .kill_on_drop(true)
+        .output();
+    tokio::pin!(serve);
+    tokio::pin!(run);
+    let mut accepted = None;
+    loop {
+        tokio::select! {
+            last = &mut serve, if accepted.is_none() => accepted = last,
+            output = &mut run => return (accepted, output.unwrap()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn psql_is_let_in_as_the_mode_says() {
+    use ClientTlsMode::*;
+    let certificates = Certificates::new();
+    let pem = |file: &str| certificates.path(file).display().to_string();
+    let root = |ca: &str| format!("sslrootcert={}", pem(&format!("{ca}.crt")));
+    let own = |name: &str| {
+        let (certificate, key) = (pem(&format!("{name}.crt")), pem(&format!("{name}.key")));
+        format!("sslcert={certificate} sslkey={key} sslmode=require")
+    };
+    let full = |ca: &str| format!("sslmode=verify-full {}", root(ca));
+    let (good_root, bad_root) = (full("ca"), full("other_ca"));
+    let (alice, stranger) = (own("alice"), own("stranger"));
+    let bound = format!("{good_root} channel_binding=require");
+    const PLAIN: Result<bool, &str> = Ok(false);
+    const TLS: Result<bool, &str> = Ok(true);
+    for (mode, name, options, expected) in [
+        (Disable, "alice", "sslmode=disable", PLAIN),
+        (Disable, "alice", "sslmode=prefer", PLAIN),
+        (Disable, "alice", "sslmode=require", Err("server does not support SSL")),
+        (
+            Disable,
+            "alice",
+            "sslmode=disable channel_binding=require",
+            Err("channel binding required"),
+        ),
+        (Allow, "alice", "sslmode=disable", PLAIN),
+        (Allow, "alice", "sslmode=allow", PLAIN),
+        (Allow, "alice", "sslmode=prefer", TLS),
+        (Allow, "alice", "sslmode=require channel_binding=require", TLS),
+        (Allow, "alice", "sslmode=require channel_binding=disable", TLS),
+        (Allow, "bob", "sslmode=require channel_binding=prefer", TLS),
+        (Allow, "carol", "sslmode=require", TLS),
+        (Allow, "carol", "sslmode=disable", PLAIN),
+        (
+            Allow,
+            "dave",
+            "sslmode=require",
+            Err("certificate authentication failed for user \"dave\""),
+        ),
+        (
+            Allow,
+            "nobody",
+            "sslmode=require",
+            Err("password authentication failed for user \"nobody\""),
+        ),
+        (
+            Allow,
+            "alice",
+            "sslmode=require password=wrong",
+            Err("password authentication failed for user \"alice\""),
+        ),
+        (Require, "alice", "sslmode=disable", Err("no encryption")),
+        (Require, "alice", "sslmode=allow", TLS),
+        (Require, "alice", "sslmode=prefer", TLS),
+        (Require, "alice", &good_root, TLS),
+        (Require, "alice", &bound, TLS),
+        (Require, "alice", &bad_root, Err("certificate verify failed")),
+        (VerifyCa, "bob", "sslmode=require", Err("connection requires a valid client certificate")),
+        (VerifyCa, "bob", &alice, TLS),
+        (VerifyCa, "bob", &stranger, Err("unknown ca")),
+        (VerifyFull, "alice", &alice, TLS),
+        (VerifyFull, "bob", &alice, Err("certificate authentication failed for user \"bob\"")),
+        (VerifyFull, "alice", "sslmode=disable", Err("no encryption")),
+    ] {
+        let verifier = postgres_protocol::password::scram_sha_256(b"right");
+        let mut users = vec![
+            user("alice", Some(password("right"))),
+            user("bob", Some(Secret::ScramVerifier(verifier.into()))),
+            user("carol", Some(Secret::Md5(md5::stored("carol", b"right").into()))),
+            user("dave", None),
+        ];
+        users[2].method = Some(AuthMethod::Md5);
+        users[3].method = Some(AuthMethod::Cert);
+        let towards = certificates.towards_client(mode, "server", Some("ca"));
+        let config = config(AuthMethod::ScramSha256, towards, users);
+        let context = AuthContext::new(&config, None).unwrap();
+        let (accepted, output) = psql(&context, &format!("user={name} {options}")).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let case = format!("{mode:?} {name} {options}: {said}");
+        match expected {
+            Ok(tls) => {
+                assert!(output.status.success(), "{case}");
+                assert_eq!(accepted.unwrap().stream.is_tls(), tls, "{case}");
+            }
+            Err(sentence) => {
+                assert!(!output.status.success(), "{case}");
+                assert!(said.contains(sentence), "{case}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_alone_lets_its_user_in() {
+    let certificates = Certificates::new();
+    let towards = certificates.towards_client(ClientTlsMode::Allow, "server", Some("ca"));
+    let users = vec![user("alice", None), user("bob", None)];
+    let context = AuthContext::new(&config(AuthMethod::Cert, towards, users), None).unwrap();
+    let mut own = certificates.towards_server(ServerTlsMode::VerifyFull, Some("ca"));
+    own.certificate = Some(certificates.path("alice.crt"));
+    own.key = Some(certificates.path("alice.key"));
+    for direct in [false, true] {
+        own.direct = direct;
+        let tls = ServerTlsConnector::new(&own).unwrap();
+        let (opening, established) = meet(&context, &tls, "alice", &ServerSecret::None).await;
+        assert!(session(opening).stream.is_tls() && established.unwrap().stream.is_tls());
+        let (_, established) = meet(&context, &tls, "bob", &ServerSecret::None).await;
+        assert!(matches!(established, Err(ConnectError::Server(_))));
+    }
+    let off = ServerTlsConnector::disabled();
+    let (_, established) = meet(&context, &off, "alice", &ServerSecret::None).await;
+    assert!(matches!(established, Err(ConnectError::Server(_))));
 }
