@@ -6,6 +6,7 @@
 pub mod tls;
 #[cfg(test)]
 pub(crate) mod tls_fixture;
+mod tls_verify;
 
 use crate::sql::Consistency;
 use secrecy::SecretString;

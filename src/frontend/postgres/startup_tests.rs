@@ -224,7 +224,7 @@ async fn a_reload_counts_for_the_next_client() {
     let first = config(AuthMethod::ScramSha256, no_tls(), users("old"));
     let context = AuthContext::new(&first, None).unwrap();
     let tls = ServerTlsConnector::disabled();
-    let (old, new) = ("old", "new").into();
+    let (old, new) = ("old", "new");
     let secret = |text: &str| ServerSecret::password(SecretString::from(text));
     assert!(meet(&context, &tls, "u", &secret(old)).await.1.is_ok());
     let kept = context.settings().find("v", "shop").await.unwrap().unwrap();
