@@ -11,6 +11,7 @@ pub mod monitor;
 pub mod pool;
 pub mod protocol;
 pub mod route;
+pub mod server;
 pub mod session;
 pub mod sql;
 pub mod topology;

@@ -6,6 +6,7 @@
 mod check;
 mod facts;
 mod findings;
+mod run;
 mod watch;
 
 use crate::config::{Config, Loaded};
@@ -52,6 +53,9 @@ enum Command {
     /// Check a configuration, and every node that it names
     #[command(long_about = check::ABOUT, after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
+    /// Run the proxy
+    #[command(long_about = run::ABOUT, after_help = run::EXAMPLES)]
+    Run(run::RunArgs),
 }
 
 /// Reads the configuration and prints its warnings; `None` after its problems were printed.
@@ -89,5 +93,6 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     match arguments.command {
         Command::Check(args) => check::run(&args),
+        Command::Run(args) => run::run(&args),
     }
 }

@@ -3,7 +3,7 @@
 use crate::backend::postgres::connection::Reported;
 use crate::config;
 use crate::failover::Gate;
-use crate::monitor::catalog::Catalogs;
+use crate::monitor::catalog::PostgresCatalogs;
 use crate::pool::{LocalPools, Pools};
 use crate::session::Settings;
 use crate::topology::Topology;
@@ -15,14 +15,13 @@ use std::sync::Arc;
 const WELCOMES_MAX: usize = 1024;
 
 /// What all workers share of a cluster.
-#[derive(Debug)]
 pub struct ClusterHandle {
     /// Position in the configuration, for counters.
     pub index: usize,
     pub config: Arc<config::Cluster>,
     pub topology: Arc<Topology>,
     pub gate: Arc<Gate>,
-    pub catalogs: Arc<Catalogs>,
+    pub catalogs: Arc<PostgresCatalogs>,
     pub pools: Arc<Pools>,
 }
 
@@ -35,7 +34,6 @@ pub struct WelcomeKey {
 }
 
 /// One worker's part of a cluster.
-#[derive(Debug)]
 pub struct LocalCluster {
     pub handle: Arc<ClusterHandle>,
     pub pools: LocalPools,

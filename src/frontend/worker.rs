@@ -35,11 +35,10 @@ const SESSION_BITS: u32 = 24;
 pub const WORKERS_MAX: usize = 1 << (31 - SESSION_BITS);
 
 /// One worker thread's context.
-#[derive(Debug)]
 pub struct Worker {
     pub index: usize,
-    pub stats: WorkerStats,
-    pub limits: Cell<Arc<Limits>>,
+    stats: RefCell<Rc<WorkerStats>>,
+    pub limits: RefCell<Arc<Limits>>,
     pub classifier: RefCell<Classifier>,
     pub clusters: RefCell<Vec<Rc<LocalCluster>>>,
     pub draining: Cell<bool>,
@@ -89,11 +88,16 @@ impl Entry {
 }
 
 impl Worker {
-    pub fn new(index: usize, stats: WorkerStats, limits: Arc<Limits>, classifier: Classifier) -> Worker {
+    pub fn new(
+        index: usize,
+        stats: WorkerStats,
+        limits: Arc<Limits>,
+        classifier: Classifier,
+    ) -> Worker {
         Worker {
             index,
-            stats,
-            limits: Cell::new(limits),
+            stats: RefCell::new(Rc::new(stats)),
+            limits: RefCell::new(limits),
             classifier: RefCell::new(classifier),
             clusters: RefCell::default(),
             draining: Cell::new(false),
@@ -106,10 +110,31 @@ impl Worker {
         }
     }
 
+    pub fn stats(&self) -> Rc<WorkerStats> {
+        self.stats.borrow().clone()
+    }
+
+    /// Counters for another configuration.
+    pub fn replace_stats(&self, stats: WorkerStats) {
+        *self.stats.borrow_mut() = Rc::new(stats);
+    }
+
+    /// The cluster that serves a database, and the database's name on its servers.
+    pub fn cluster_of(&self, database: &str) -> Option<(Rc<LocalCluster>, Arc<str>)> {
+        let clusters = self.clusters.borrow();
+        clusters.iter().find_map(|cluster| {
+            let databases = &cluster.handle.config.databases;
+            let name = match databases.get(database) {
+                Some(name) => name.as_str(),
+                None if databases.is_empty() => database,
+                None => return None,
+            };
+            Some((cluster.clone(), name.into()))
+        })
+    }
+
     pub fn limits(&self) -> Arc<Limits> {
-        let limits = self.limits.take();
-        self.limits.set(limits.clone());
-        limits
+        self.limits.borrow().clone()
     }
 
     /// A number that no other worker gives: of prepared statements, of draws.

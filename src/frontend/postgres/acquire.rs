@@ -168,7 +168,7 @@ impl Conversation {
     ) -> Result<Result<(), Refused>, Fault> {
         let handle = self.cluster.handle.clone();
         let since = Instant::now();
-        self.worker.stats.gate_entered(handle.index);
+        self.worker.stats().gate_entered(handle.index);
         let waited = self.watching(handle.gate.wait_for_primary(&handle.topology, deadline)).await;
         let (outcome, result) = match waited {
             Ok(Waited::Done(Ok(()))) => (GateOutcome::Opened, Ok(Ok(()))),
@@ -182,7 +182,7 @@ impl Conversation {
             Ok(Waited::Cancelled) => (GateOutcome::Abandoned, Ok(Err(cancelled()))),
             Err(fault) => (GateOutcome::Abandoned, Err(fault)),
         };
-        self.worker.stats.gate_left(handle.index, since.elapsed(), outcome);
+        self.worker.stats().gate_left(handle.index, since.elapsed(), outcome);
         result
     }
 
@@ -262,9 +262,10 @@ impl Conversation {
     fn bind(&mut self, node: NodeId, reason: RouteReason, pooled: Pooled) {
         let handle = &self.cluster.handle;
         let index = NodeIndex(node.0);
-        self.worker.stats.routed(handle.index, index, reason);
-        if matches!(reason, RouteReason::ReadYourWrites | RouteReason::Monotonic | RouteReason::Lag) {
-            self.worker.stats.stale_read_avoided(handle.index);
+        self.worker.stats().routed(handle.index, index, reason);
+        if matches!(reason, RouteReason::ReadYourWrites | RouteReason::Monotonic | RouteReason::Lag)
+        {
+            self.worker.stats().stale_read_avoided(handle.index);
         }
         self.cluster.count_busy(usize::from(node.0), true);
         self.entry.bind(Some(pooled.connection.cancel.clone()));

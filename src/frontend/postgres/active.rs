@@ -6,8 +6,8 @@ use super::statements::Statements;
 use crate::backend::postgres::connection::{Connection, Reported};
 use crate::backend::postgres::replies::{Kind, OnError, Ready, Replies, Watch, Way};
 use crate::metrics::{ErrorOrigin, NodeIndex, WorkerStats};
-use crate::pool::shared::Pooled;
 use crate::pool::LocalPool;
+use crate::pool::shared::Pooled;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::reply::{ErrorFields, Status};
 use crate::session::{Session, Transaction};
@@ -260,7 +260,9 @@ impl Observer<'_> {
                 self.connection.prepared.clear();
                 self.session.apply(effect);
             }
-            SessionEffect::Reset(_) | SessionEffect::ResetAll | SessionEffect::Set { value: None, .. } => {
+            SessionEffect::Reset(_)
+            | SessionEffect::ResetAll
+            | SessionEffect::Set { value: None, .. } => {
                 // The server went back to its own start-up values, not to the client's.
                 self.connection.settings = None;
                 self.session.apply(effect);

@@ -24,7 +24,7 @@ use crate::backend::stream::Stream;
 use crate::frontend::cluster::LocalCluster;
 use crate::frontend::worker::{Entry, Worker};
 use crate::metrics::{NodeIndex, RouteReason, ServerClosed};
-use crate::monitor::catalog::CatalogHandle;
+use crate::monitor::catalog::CatalogSlot;
 use crate::pool::LocalPool;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::frame::FrameError;
@@ -66,7 +66,7 @@ pub struct Conversation {
     pub(super) cluster: Rc<LocalCluster>,
     pub(super) identity: Rc<Identity>,
     pub(super) entry: Rc<Entry>,
-    pub(super) catalog: CatalogHandle,
+    pub(super) catalog: Arc<CatalogSlot>,
     pub(super) client: Stream,
     /// What the client has sent; its first `taken` bytes are planned or sent.
     pub(super) inbox: Buffer,
@@ -109,6 +109,9 @@ impl Conversation {
             if self.skipping {
                 self.skip(bytes).await?;
                 continue;
+            }
+            if self.cluster.retired.get() && self.session.is_free() {
+                self.move_to_successor()?;
             }
             let mut batch = self.take_batch();
             self.plan(bytes, &mut batch);
@@ -178,6 +181,20 @@ impl Conversation {
         }
     }
 
+    /// The configuration was loaded again: the session goes on with the cluster of now.
+    fn move_to_successor(&mut self) -> Result<(), Fault> {
+        let name = &self.cluster.handle.config.name;
+        let clusters = self.worker.clusters.borrow();
+        let Some(successor) = clusters.iter().find(|cluster| cluster.handle.config.name == *name)
+        else {
+            return Err(Fault::ShuttingDown);
+        };
+        self.cluster = successor.clone();
+        self.catalog = self.cluster.handle.catalogs.get(&self.identity.database);
+        self.pools.clear();
+        Ok(())
+    }
+
     /// Waits for the client, holding no memory for it while it is silent.
     async fn next(&mut self) -> Result<Next, Fault> {
         poll_fn(|cx| self.poll_next(cx)).await
@@ -224,7 +241,7 @@ impl Conversation {
             self.inbox = self.worker.take_buffer();
         }
         let count = ready!(poll_read_into(&mut self.client, &mut self.inbox, cx))?;
-        self.worker.stats.bytes_in(count);
+        self.worker.stats().bytes_in(count);
         Poll::Ready(Ok(count))
     }
 
@@ -271,7 +288,7 @@ impl Conversation {
 
     /// The client learns that a batch was not run.
     async fn refuse(&mut self, batch: &Batch, refused: &Refused) -> Result<(), Fault> {
-        self.worker.stats.error(crate::metrics::ErrorOrigin::Proxy, refused.sqlstate.as_bytes());
+        self.worker.stats().error(crate::metrics::ErrorOrigin::Proxy, refused.sqlstate.as_bytes());
         self.inbox.consume(self.taken);
         self.taken = 0;
         if matches!(self.session.transaction, Transaction::Held(_)) {
@@ -308,7 +325,7 @@ impl Conversation {
             Ok(done) => done?,
             Err(_) => return Err(Fault::ClientDoesNotRead(limit)),
         }
-        self.worker.stats.bytes_out(bytes.len());
+        self.worker.stats().bytes_out(bytes.len());
         Ok(())
     }
 
@@ -323,7 +340,9 @@ impl Conversation {
         let mut out = Vec::new();
         fault.put(&mut out);
         if !out.is_empty() {
-            self.worker.stats.error(crate::metrics::ErrorOrigin::Proxy, fault.sqlstate().as_bytes());
+            self.worker
+                .stats()
+                .error(crate::metrics::ErrorOrigin::Proxy, fault.sqlstate().as_bytes());
             tracing::info!(user = %self.identity.user, database = %self.identity.database, "{fault}");
             let _ = self.tell(&out).await;
         }
@@ -335,14 +354,14 @@ impl Conversation {
     /// client.
     fn can_repeat(&self, fault: &Fault) -> bool {
         let Fault::ServerLost { .. } = fault else { return false };
-        self.active.as_ref().is_some_and(|active| {
-            active.progress.repeatable || active.progress.intercepted
-        })
+        self.active
+            .as_ref()
+            .is_some_and(|active| active.progress.repeatable || active.progress.intercepted)
     }
 
     fn count_retry(&self) {
         if let Some(server) = self.active.as_ref().and_then(|active| active.server.as_ref()) {
-            self.worker.stats.retried(self.cluster.handle.index, NodeIndex(server.node.0));
+            self.worker.stats().retried(self.cluster.handle.index, NodeIndex(server.node.0));
         }
     }
 
@@ -381,7 +400,7 @@ impl Conversation {
             self.cluster.count_busy(usize::from(server.node.0), false);
             server.pool.stats.active_closed();
             let node = NodeIndex(server.node.0);
-            self.worker.stats.server_closed(self.cluster.handle.index, node, why);
+            self.worker.stats().server_closed(self.cluster.handle.index, node, why);
         }
         active.progress = Progress::default();
         self.scratch.keep_active(active, &self.worker);

@@ -72,9 +72,7 @@ impl Fault {
     pub fn put(&self, out: &mut Vec<u8>) {
         let message = match self {
             Fault::ClientLeft | Fault::ServerLost { told: true, .. } => return,
-            Fault::ShuttingDown => {
-                "terminating connection due to administrator command".to_owned()
-            }
+            Fault::ShuttingDown => "terminating connection due to administrator command".to_owned(),
             Fault::ClientProtocol(error) => error.to_string(),
             Fault::Login { message, .. } => message.clone(),
             other => other.to_string(),

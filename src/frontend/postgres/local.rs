@@ -20,7 +20,10 @@ use std::sync::Arc;
 enum Answer {
     Tag(&'static str),
     /// One row of one column.
-    Row { column: String, value: String },
+    Row {
+        column: String,
+        value: String,
+    },
     Refused(Refused),
 }
 
@@ -43,9 +46,10 @@ impl Conversation {
 
     /// A batch that runs and prepares nothing: a lone Sync, a Close.
     async fn answer_nothing(&mut self, batch: &Batch) -> Result<bool, Fault> {
-        let nothing = batch.ops.iter().all(|op| {
-            matches!(op.what, What::Sync | What::CloseStatement(Meant::Named(_)))
-        });
+        let nothing = batch
+            .ops
+            .iter()
+            .all(|op| matches!(op.what, What::Sync | What::CloseStatement(Meant::Named(_))));
         if !nothing {
             return Ok(false);
         }
@@ -162,7 +166,8 @@ impl Conversation {
                 overrides.lag_max = match word {
                     None | Some("default") => None,
                     Some(word) => Some(
-                        hint::duration(word).ok_or_else(|| invalid("a time such as 500ms or 5s"))?,
+                        hint::duration(word)
+                            .ok_or_else(|| invalid("a time such as 500ms or 5s"))?,
                     ),
                 };
             }

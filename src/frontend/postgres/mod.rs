@@ -12,6 +12,7 @@ pub mod encode;
 pub mod fault;
 pub mod local;
 pub mod plan;
+pub mod replication;
 pub mod scratch;
 pub mod serve;
 pub mod stall;

@@ -4,12 +4,14 @@
 //! session without a connection is routed by whole batches, so that a read is only sent to a
 //! replica when all that runs with it in one implicit transaction has been seen.
 
-use super::statements::{Classified, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name};
+use super::statements::{
+    Classified, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
+};
 use crate::frontend::worker::Worker;
+use crate::metrics::RouteReason;
 use crate::protocol::postgres::frame::{self, FrameError};
 use crate::protocol::postgres::request::{self, Object, Request};
 use crate::session::{Class, Settings};
-use crate::metrics::RouteReason;
 use crate::sql::{Catalog, Effect, Hint, Pin, SessionEffect, Statement};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -161,8 +163,8 @@ impl Planner<'_> {
         let mut at = 0;
         while let Ok(Some(head)) = frame::head(&bytes[at..]) {
             let end = at + head.bytes;
-            let planned = request::read(&bytes[at..end])
-                .and_then(|request| self.message(request, batch));
+            let planned =
+                request::read(&bytes[at..end]).and_then(|request| self.message(request, batch));
             match planned {
                 Ok(what) => batch.ops.push(Op { at: at..end, what }),
                 Err(error) => {
@@ -239,7 +241,7 @@ impl Planner<'_> {
             unnamed.sql.extend_from_slice(sql);
             unnamed.types.extend_from_slice(types);
         }
-        unnamed.classified = Some(Classified { statement, catalog: self.catalog.version() });
+        unnamed.classified = Some(Classified { statement, catalog: self.catalog.version });
         What::ParseUnnamed(id)
     }
 
@@ -255,15 +257,14 @@ impl Planner<'_> {
         if let Some(known) = self.statements.named.get(name) {
             return Ok(What::ParseAgain(known.clone()));
         }
-        let id = self.registry.id((sql, types), self.settings, self.database, || {
-            self.worker.next_id()
-        });
+        let id =
+            self.registry.id((sql, types), self.settings, self.database, || self.worker.next_id());
         let prepared = Rc::new(Prepared {
             id,
             server_name: server_name(id),
             sql: sql.into(),
             types: types.into(),
-            classified: RefCell::new(Classified { statement, catalog: self.catalog.version() }),
+            classified: RefCell::new(Classified { statement, catalog: self.catalog.version }),
         });
         if self.statements.named.len() < self.statements_max {
             self.statements.named.insert(name.into(), prepared.clone());
@@ -283,7 +284,7 @@ impl Planner<'_> {
 
     /// What a prepared statement does, by the catalog of now.
     fn statement_of(&mut self, meant: &Meant) -> Option<Arc<Statement>> {
-        let version = self.catalog.version();
+        let version = self.catalog.version;
         match meant {
             Meant::Named(prepared) => {
                 let known = prepared.classified.borrow().clone();

@@ -48,7 +48,8 @@ impl Scratch {
     pub fn keep_active(&self, mut active: Box<Active>, worker: &Worker) {
         active.server = None;
         active.replies.clear();
-        active.progress = Progress { executed: take(&mut active.progress.executed), ..Progress::default() };
+        active.progress =
+            Progress { executed: take(&mut active.progress.executed), ..Progress::default() };
         active.progress.executed.clear();
         active.server_unflushed = false;
         active.client_unflushed = false;
@@ -56,7 +57,9 @@ impl Scratch {
         let mut actives = self.actives.borrow_mut();
         for buffer in [&mut active.outbox, &mut active.read, &mut active.local] {
             buffer.clear();
-            if buffer.capacity() > crate::frontend::worker::BUFFER_BYTES || actives.len() >= KEPT_MAX {
+            if buffer.capacity() > crate::frontend::worker::BUFFER_BYTES
+                || actives.len() >= KEPT_MAX
+            {
                 worker.keep_buffer(take(buffer));
             }
         }

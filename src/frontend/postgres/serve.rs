@@ -114,7 +114,9 @@ impl Conversation {
         let stream = &mut server.pooled.connection.stream;
         match poll_read_into(stream, &mut active.read, cx) {
             Poll::Pending => return Ok(moved),
-            Poll::Ready(Ok(0)) => return Err(self.server_lost(&io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Ok(0)) => {
+                return Err(self.server_lost(&io::ErrorKind::UnexpectedEof.into()));
+            }
             Poll::Ready(Err(error)) => return Err(self.server_lost(&error)),
             Poll::Ready(Ok(_)) => {}
         }
@@ -128,6 +130,7 @@ impl Conversation {
         let Some(active) = &mut self.active else { return Ok(()) };
         let Active { server, replies, read, local, progress, .. } = &mut **active;
         let Some(server) = server else { return Ok(()) };
+        let stats = self.worker.stats();
         let (was_local, was_repeatable) = (local.len(), progress.repeatable);
         let mut observer = Observer {
             session: &mut self.session,
@@ -135,7 +138,7 @@ impl Conversation {
             known: &mut self.known,
             connection: &mut server.pooled.connection,
             progress,
-            stats: &self.worker.stats,
+            stats: &stats,
             cluster: self.cluster.handle.index,
             incarnation: server.incarnation,
             on_replica: !server.is_primary,
@@ -165,9 +168,10 @@ impl Conversation {
                 false if forwardable > 0 => &active.read.filled()[..forwardable],
                 false => return Ok(moved),
             };
-            let written = poll_write_from(&mut self.client, bytes, &mut active.client_unflushed, cx)?;
+            let written =
+                poll_write_from(&mut self.client, bytes, &mut active.client_unflushed, cx)?;
             let Poll::Ready(count) = written else { return Ok(moved) };
-            self.worker.stats.bytes_out(count);
+            self.worker.stats().bytes_out(count);
             if from_local {
                 active.local.consume(count);
             } else {
@@ -314,7 +318,7 @@ impl Conversation {
         };
         let snapshot = self.cluster.handle.topology.load();
         if server.is_primary && snapshot.epoch != server.pooled.connection.epoch {
-            self.worker.stats.fenced_write_avoided(self.cluster.handle.index);
+            self.worker.stats().fenced_write_avoided(self.cluster.handle.index);
             let node = snapshot.node(server.node).name.to_string();
             return Err(Fault::PrimaryChanged { node });
         }
@@ -358,7 +362,9 @@ impl Conversation {
                 let missing = head.bytes - hold;
                 statements.bind(bound.0, None);
                 let statements = &self.statements;
-                if let Some((mut encoder, _)) = encoder_for(active, statements, self.statements_max()) {
+                if let Some((mut encoder, _)) =
+                    encoder_for(active, statements, self.statements_max())
+                {
                     large_bind(&mut encoder, statements, bound, missing);
                 }
                 active.progress.writing = true;
@@ -367,7 +373,9 @@ impl Conversation {
             }
             b'Q' => {
                 let statement = unseen(too_large());
-                active.replies.push(Expected { statement, ..Expected::new(Kind::Query, Way::Forward) });
+                active
+                    .replies
+                    .push(Expected { statement, ..Expected::new(Kind::Query, Way::Forward) });
                 self.session.pins.insert(Pin::Unknown);
             }
             b'P' => {
@@ -414,7 +422,8 @@ impl Conversation {
                 let mut sql = match known {
                     Some(known) => known.difference(&wanted),
                     None => {
-                        let scratch = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;".to_owned();
+                        let scratch =
+                            "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;".to_owned();
                         scratch + &Settings::default().difference(&wanted)
                     }
                 };
@@ -449,7 +458,9 @@ impl Conversation {
         for (name, value) in connection.reported.iter() {
             // What the session has set itself follows with the settings.
             let name_text = String::from_utf8_lossy(name).to_ascii_lowercase();
-            if self.known.get(name) != Some(value) && self.session.settings.get(&name_text).is_none() {
+            if self.known.get(name) != Some(value)
+                && self.session.settings.get(&name_text).is_none()
+            {
                 put_parameter_status(&mut out, name, value);
                 changed.push((name.to_vec(), value.to_vec()));
             }
@@ -498,7 +509,7 @@ impl Conversation {
         let name = topology.load().node(node).name.to_string();
         let index = NodeIndex(node.0);
         let why = crate::metrics::ServerClosed::Broken;
-        self.worker.stats.server_closed(self.cluster.handle.index, index, why);
+        self.worker.stats().server_closed(self.cluster.handle.index, index, why);
         Fault::ServerLost {
             node: name,
             error: error.to_string(),

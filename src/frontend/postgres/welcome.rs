@@ -12,9 +12,7 @@ use crate::backend::postgres::connection::Reported;
 use crate::frontend::cluster::{LocalCluster, WelcomeKey};
 use crate::frontend::worker::Worker;
 use crate::protocol::buffer::Buffer;
-use crate::protocol::postgres::reply::{
-    Status, put_backend_key, put_parameter_status, put_ready,
-};
+use crate::protocol::postgres::reply::{Status, put_backend_key, put_parameter_status, put_ready};
 use crate::session::settings::literal;
 use crate::session::{Need, Session, Settings};
 use std::future::poll_fn;
