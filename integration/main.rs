@@ -1,1 +1,3 @@
-fn main() {}
+//! Tests on real servers, one binary. `servers` tests the harness itself.
+
+mod servers;

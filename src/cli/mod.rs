@@ -1,0 +1,3 @@
+//! The commands of the binary, one file each. Only here are errors of type `anyhow`.
+
+pub mod sandbox;
