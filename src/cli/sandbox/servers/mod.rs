@@ -15,12 +15,13 @@ pub mod folder;
 pub mod query;
 pub mod server;
 
+pub use query::Session;
 pub use server::{Mode, Server};
 
 use anyhow::{Context, Result, bail};
 use binaries::Binaries;
 use folder::{Folder, random_hex};
-use query::{Rows, quote};
+use query::quote;
 use server::Place;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// A replica that is not told to lag has applied everything well within this, also on a machine
 /// that builds something else at the same time.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Loopback; a login waits for SCRAM and, at the worst, for the proxy's gate.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings that make a server small and quick to start. Durability is not wanted: the folder is
 /// deleted at the end. `mmap` keeps shared memory segments inside the folder as well.
@@ -123,6 +127,7 @@ pub struct Cluster {
     pub service: Login,
     /// `app`: owner of the database `app`, where applications play.
     pub app: Login,
+    replicator: Login,
     /// Last, since the servers must be dropped first.
     folder: Arc<Folder>,
 }
@@ -167,7 +172,7 @@ impl Cluster {
         })?;
         let mut servers = vec![primary];
         servers.extend(replicas);
-        Ok(Cluster { servers, superuser, service, app, folder })
+        Ok(Cluster { servers, superuser, service, app, replicator, folder })
     }
 
     /// The server that was the primary at the start, whatever it is now.
@@ -212,16 +217,33 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes `replica` stream from `upstream`, which may be a server that was promoted.
+    /// Makes a replica stream from `upstream`, which may be a server that was promoted.
     pub fn follow(&self, replica: &Server, upstream: &Server) -> Result<()> {
-        let slot = &replica.name;
-        let exists =
-            format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = {}", quote(slot));
-        if upstream.query(&exists)?.is_empty() {
-            let sql = format!("SELECT pg_create_physical_replication_slot({}, true)", quote(slot));
-            upstream.query(&sql)?;
-        }
-        replica.follow(upstream.port)
+        make_slot(upstream, &replica.name)?;
+        replica.set("primary_conninfo", &quote(&self.conninfo(upstream)))
+    }
+
+    /// Starts a stopped server as a replica of `upstream`. It must not have written anything
+    /// that `upstream` has not: a former primary, stopped in order before the promotion.
+    pub fn rejoin(&self, server: &Server, upstream: &Server) -> Result<()> {
+        make_slot(upstream, &server.name)?;
+        server.start_as_replica(&self.conninfo(upstream))
+    }
+
+    fn conninfo(&self, upstream: &Server) -> String {
+        let Login { user, password } = &self.replicator;
+        let port = upstream.port;
+        format!("host=127.0.0.1 port={port} user={user} password={password}")
+    }
+
+    /// A connection to one server as this user, not through the proxy.
+    pub fn config(&self, server: &Server, login: &Login) -> tokio_postgres::Config {
+        client_config(server.port, login)
+    }
+
+    /// Ends everything that runs in the folder at once, as dropping does.
+    pub fn end(&self) {
+        self.folder.end();
     }
 
     /// Ends all servers in order with their data intact, for a folder that is kept.
@@ -235,7 +257,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.folder.end();
+        self.end();
         self.servers.iter().for_each(Server::reap);
     }
 }
@@ -255,6 +277,22 @@ pub fn wait_until(bound: Duration, mut condition: impl FnMut() -> bool) -> Resul
         }
         std::thread::sleep(LOOK_INTERVAL);
     }
+}
+
+/// How this user connects to 127.0.0.1; the database is the user's own.
+pub fn client_config(port: u16, login: &Login) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(port).user(&login.user).password(&login.password);
+    config.connect_timeout(CONNECT_TIMEOUT);
+    config
+}
+
+fn make_slot(upstream: &Server, name: &str) -> Result<()> {
+    let name = quote(name);
+    upstream.execute(&format!(
+        "SELECT pg_create_physical_replication_slot({name}, true)
+         WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {name})"
+    ))
 }
 
 fn role_sql(login: &Login) -> String {
@@ -333,9 +371,4 @@ fn make_replica(place: Place, primary: &Server, replicator: &Login) -> Result<Se
 
 fn join<T>(task: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     task.join().unwrap_or_else(|_| bail!("a thread that starts a server panicked"))
-}
-
-/// The first column of each row.
-pub fn first_column(rows: Rows) -> Vec<String> {
-    rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect()
 }

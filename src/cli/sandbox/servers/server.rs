@@ -309,11 +309,15 @@ impl Server {
         self.set("primary_conninfo", &quote(&conninfo))
     }
 
-    /// Replica: streams from the server on that port from now on.
-    pub(super) fn follow(&self, port: u16) -> Result<()> {
-        let conninfo = self.value("SHOW primary_conninfo")?;
-        // The last of several counts, as in every connection string of libpq.
-        self.set("primary_conninfo", &quote(&format!("{conninfo} port={port}")))
+    /// A stopped server: starts again as a replica that streams by this connection string.
+    pub(super) fn start_as_replica(&self, conninfo: &str) -> Result<()> {
+        let conf = fs::read_to_string(self.data_dir.join("postgresql.auto.conf"))?;
+        let conninfo = quote(conninfo);
+        let slot = quote(&self.name);
+        let lines = format!("primary_conninfo = {conninfo}\nprimary_slot_name = {slot}\n");
+        self.place.write("postgresql.auto.conf", &(conf + &lines))?;
+        self.place.write("standby.signal", "")?;
+        self.start()
     }
 
     /// Makes a replica the primary of a new timeline and waits until it takes writes.
@@ -349,7 +353,7 @@ pub(super) fn hba(lines: &[String]) -> String {
 
 /// A port that nobody listens on now. Another process may take it before the server does: the
 /// caller tries again then.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     let random = u64::from_str_radix(&super::random_hex(4)?, 16)?;
     let span = u64::from(PORTS.end - PORTS.start);
     let first = u16::try_from(random % span)?;
@@ -375,7 +379,7 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 /// Sends a signal by the shell's `kill`, which every machine has.
-fn send(signal: &str, pids: &[u32]) -> Result<()> {
+pub(in crate::cli::sandbox) fn send(signal: &str, pids: &[u32]) -> Result<()> {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     let script = format!("kill -{signal} {} 2>/dev/null; true", pids.join(" "));
     Command::new("sh").args(["-c", &script]).status().context("sh")?;
