@@ -1,15 +1,9 @@
 //! The harness: what it says about its servers must be true, and nothing may stay behind.
 
+use crate::support::options;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tiffin::cli::sandbox::servers::{Cluster, Mode, Options, wait_until};
-
-fn options() -> Options {
-    Options {
-        template_cache: Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR"))),
-        ..Options::default()
-    }
-}
 
 #[test]
 fn a_cluster_streams_lags_stops_and_vanishes() {

@@ -62,7 +62,6 @@ const SETTINGS: &[(&str, &str)] = &[
     ("password_encryption", "'scram-sha-256'"),
     ("autovacuum_naptime", "'10min'"),
     ("log_line_prefix", "'%m [%p] %q%u@%d %a '"),
-    ("cluster_name", "'tiffin'"),
     ("timezone", "'UTC'"),
 ];
 

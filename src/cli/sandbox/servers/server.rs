@@ -132,6 +132,8 @@ impl Server {
             .context("open the server's log")?;
         let mut command = self.place.binaries.command("postgres");
         command.arg("-D").arg(&self.data_dir).arg("-k").arg(&self.socket_dir);
+        // A replica's name among the synchronous standbys of its primary.
+        command.arg(format!("--cluster_name={}", self.name));
         command.args(["-p", &self.port.to_string()]).current_dir(&self.data_dir);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Ctrl-C on the terminal is for the one who holds the cluster.
