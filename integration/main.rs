@@ -4,9 +4,16 @@
 //! takes one to two seconds, so what belongs together is asked of one cluster. Figures that a
 //! test measures are printed on lines that begin with `measured:`.
 
+mod auth;
+mod bad_input;
+mod commands;
 mod consistency;
 mod failover;
 mod lag;
+mod operations;
+mod pooling;
+mod protocol;
 mod routing;
 mod servers;
 mod support;
+mod tls;
