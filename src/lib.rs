@@ -3,5 +3,13 @@
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod failover;
+pub mod frontend;
+pub mod metrics;
+pub mod monitor;
+pub mod pool;
+pub mod protocol;
+pub mod route;
+pub mod session;
 pub mod sql;
 pub mod topology;

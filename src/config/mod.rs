@@ -3,6 +3,8 @@
 //! `file.rs` mirrors the YAML, `check.rs` turns it into this with every problem at once. A
 //! [`Config`] that exists is valid; it is passed as an argument and nothing reads a global.
 
+pub mod tls;
+
 use crate::sql::Consistency;
 use secrecy::SecretString;
 use std::collections::BTreeMap;

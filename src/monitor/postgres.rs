@@ -1,0 +1,163 @@
+//! The probe's queries for PostgreSQL 13 to 18, and how their rows are read.
+//!
+//! Everything in one query, so that a probe is one round trip. It runs on a primary and on a
+//! standby alike: functions that either of them refuses stand behind CASE.
+
+use super::history::LogGeometry;
+use super::probe::{Identity, ProbeError, Receiver, Report, State};
+use crate::topology::Timeline;
+use deadpool_postgres::PoolError;
+use std::error::Error as _;
+use std::sync::Arc;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Error, Row, Statement};
+
+/// Once per connection. `pg_control_*` may be called by everybody unless that was revoked.
+const IDENTITY_SQL: &str = "\
+SELECT s.system_identifier,
+       (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
+       i.wal_block_size,
+       i.bytes_per_wal_segment,
+       pg_catalog.current_setting('server_version_num')::int
+FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_init() i";
+
+/// Every probe. Recovery is asked once per row, so that a promotion in the middle cannot mix two
+/// states. In detail:
+/// - `read_only`: a setting of the service user's own does not count.
+/// - `timeline`: a primary's from the name of its current WAL file. A replica's is the highest of
+///   the control file's, which lag behind until a restart point, and the receiver's.
+/// - `waits_for_log` is only looked up when something received is not applied; the received
+///   offset is read before it. It needs `pg_monitor`, and so do the receiver's columns.
+const PROBE_SQL: &str = "\
+SELECT r.recovering,
+       CASE WHEN pg_catalog.current_setting('default_transaction_read_only') = 'on'
+            THEN (SELECT source NOT IN ('user', 'database user', 'client', 'session')
+                  FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only')
+            ELSE false END AS read_only,
+       CASE WHEN r.recovering THEN NULL
+            ELSE pg_catalog.pg_current_wal_insert_lsn() END AS insert_lsn,
+       CASE WHEN r.recovering THEN NULL
+            ELSE pg_catalog.pg_current_wal_flush_lsn() END AS flush_lsn,
+       CASE WHEN r.recovering THEN NULL
+            ELSE substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)
+       END AS timeline_hex,
+       CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_receive_lsn() END AS received_lsn,
+       CASE WHEN r.recovering
+             AND pg_catalog.pg_last_wal_replay_lsn() < pg_catalog.pg_last_wal_receive_lsn()
+            THEN (SELECT a.wait_event = 'RecoveryWalStream'
+                  FROM pg_catalog.pg_stat_activity a WHERE a.backend_type = 'startup')
+       END AS waits_for_log,
+       CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn() END AS replayed_lsn,
+       CASE WHEN r.recovering THEN pg_catalog.pg_is_wal_replay_paused() END AS replay_paused,
+       CASE WHEN r.recovering THEN
+            greatest((SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() c),
+                     (SELECT c.min_recovery_end_timeline FROM pg_catalog.pg_control_recovery() c),
+                     w.received_tli)
+       END AS replica_timeline,
+       w.pid IS NOT NULL AS has_receiver,
+       w.status AS receiver_status,
+       w.sender_host, w.sender_port
+FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering OFFSET 0) r
+LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON r.recovering";
+
+/// The probe's query, prepared on one connection.
+pub(super) struct Query(Statement);
+
+impl Query {
+    pub(super) async fn prepare(client: &Client) -> Result<(Identity, Query), ProbeError> {
+        let row = client.query_one(IDENTITY_SQL, &[]).await.map_err(query_error)?;
+        let identity = identity(&row).map_err(query_error)?;
+        let statement = client.prepare(PROBE_SQL).await.map_err(query_error)?;
+        Ok((identity, Query(statement)))
+    }
+
+    pub(super) async fn run(
+        &self,
+        client: &Client,
+        identity: &Arc<Identity>,
+    ) -> Result<Report, ProbeError> {
+        let row = client.query_one(&self.0, &[]).await.map_err(query_error)?;
+        report(&row, identity).map_err(query_error)
+    }
+}
+
+fn identity(row: &Row) -> Result<Identity, Error> {
+    // The identifier is unsigned in the control file and shown as a bigint: same bits.
+    let system = row.try_get::<_, i64>(0)?.cast_unsigned();
+    let geometry = LogGeometry {
+        block_bytes: u64::try_from(row.try_get::<_, i32>(2)?).unwrap_or(0),
+        segment_bytes: u64::try_from(row.try_get::<_, i32>(3)?).unwrap_or(0),
+    };
+    let version = u32::try_from(row.try_get::<_, i32>(4)?).unwrap_or(0);
+    Ok(Identity { system, started_us: row.try_get(1)?, geometry, version })
+}
+
+fn report(row: &Row, identity: &Arc<Identity>) -> Result<Report, Error> {
+    let offset = |name: &str| -> Result<Option<u64>, Error> {
+        let lsn = row.try_get::<_, Option<PgLsn>>(name)?;
+        Ok(lsn.map(|lsn| identity.geometry.record_end(lsn.into())))
+    };
+    let recovering: bool = row.try_get("recovering")?;
+    let (timeline, state) = if recovering {
+        let timeline = row.try_get::<_, Option<i32>>("replica_timeline")?;
+        let state = State::Replica {
+            replayed: offset("replayed_lsn")?,
+            received: offset("received_lsn")?,
+            replay_paused: row.try_get::<_, Option<bool>>("replay_paused")?.unwrap_or(false),
+            waits_for_log: row.try_get("waits_for_log")?,
+            receiver: receiver(row)?,
+        };
+        (timeline.and_then(|number| u32::try_from(number).ok()), state)
+    } else {
+        let name = row.try_get::<_, Option<&str>>("timeline_hex")?;
+        let insert = offset("insert_lsn")?.unwrap_or(0);
+        let flush = offset("flush_lsn")?.unwrap_or(0);
+        let timeline = name.and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        (timeline, State::Primary { insert, flush })
+    };
+    Ok(Report {
+        identity: identity.clone(),
+        timeline: timeline.map(Timeline),
+        read_only: row.try_get::<_, Option<bool>>("read_only")?.unwrap_or(false),
+        state,
+    })
+}
+
+fn receiver(row: &Row) -> Result<Option<Receiver>, Error> {
+    if !row.try_get::<_, bool>("has_receiver")? {
+        return Ok(None);
+    }
+    let host = row.try_get::<_, Option<&str>>("sender_host")?;
+    let port = row.try_get::<_, Option<i32>>("sender_port")?;
+    let upstream = host.zip(port).map(|(host, port)| Arc::from(format!("{host}:{port}")));
+    let status = row.try_get::<_, Option<&str>>("receiver_status")?.map(Arc::from);
+    Ok(Some(Receiver { status, upstream }))
+}
+
+pub(super) fn pool_error(error: PoolError) -> ProbeError {
+    match error {
+        PoolError::Backend(error) => ProbeError::Connection(sentence(&error)),
+        other => ProbeError::Connection(Arc::from(other.to_string())),
+    }
+}
+
+fn query_error(error: Error) -> ProbeError {
+    // A server that shuts down or was told to end this connection says so with class 57.
+    let ended = error.as_db_error().is_none_or(|db| db.code().code().starts_with("57P"));
+    if ended {
+        ProbeError::Connection(sentence(&error))
+    } else {
+        ProbeError::Query(sentence(&error))
+    }
+}
+
+/// The error with its cause: `tokio-postgres` alone says "db error".
+pub(super) fn sentence(error: &Error) -> Arc<str> {
+    if let Some(db) = error.as_db_error() {
+        return Arc::from(format!("{} (SQLSTATE {})", db.message(), db.code().code()));
+    }
+    match error.source() {
+        Some(cause) => Arc::from(format!("{error}: {cause}")),
+        None => Arc::from(error.to_string()),
+    }
+}

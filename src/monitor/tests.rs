@@ -1,0 +1,234 @@
+//! The monitor against real servers.
+
+use super::fixture::Servers;
+use super::{Memory, Monitor, MonitorHandle, ServiceTls, first_snapshot};
+use crate::topology::{Health, Lag, Node, Role, Snapshot, Topology};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+struct Watched {
+    topology: Arc<Topology>,
+    handle: MonitorHandle,
+}
+
+fn watch(servers: &Servers, order: &[usize]) -> Watched {
+    let cluster = Arc::new(servers.cluster(order));
+    let (topology, evidence) = Topology::new(first_snapshot(&cluster));
+    let tls = ServiceTls::Off;
+    let handle = Monitor::spawn(cluster, topology.clone(), evidence, &tls, Memory::default());
+    Watched { topology, handle }
+}
+
+impl Watched {
+    async fn until(&self, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let mut changed = self.topology.subscribe();
+        let wait = async {
+            loop {
+                let snapshot = self.topology.load_full();
+                if holds(&snapshot) {
+                    return snapshot;
+                }
+                changed.changed().await.unwrap();
+            }
+        };
+        match tokio::time::timeout(WITHIN, wait).await {
+            Ok(snapshot) => snapshot,
+            Err(_) => panic!("{what}: {:#?}", self.topology.load_full()),
+        }
+    }
+
+    /// The node's lag in ms in each snapshot of a while; `None` is an unknown lag.
+    async fn lags(&self, name: &str, during: Duration) -> Vec<Option<u64>> {
+        let mut changed = self.topology.subscribe();
+        let (begun, mut seen) = (Instant::now(), Vec::new());
+        while begun.elapsed() < during {
+            changed.changed().await.unwrap();
+            seen.push(age_ms(node(&self.topology.load(), name)));
+        }
+        seen
+    }
+}
+
+fn node<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Node {
+    snapshot.node_by_name(name).unwrap()
+}
+
+fn age_ms(node: &Node) -> Option<u64> {
+    match node.lag {
+        Lag::Unknown => None,
+        Lag::Known { age, .. } => Some(age.as_millis() as u64),
+    }
+}
+
+/// Commits on the server about every 10 ms until dropped.
+async fn write_to(port: u16) -> tokio::task::JoinSet<()> {
+    let config = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+    let (client, connection) =
+        tokio_postgres::connect(&config, tokio_postgres::NoTls).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { drop(connection.await) });
+    tasks.spawn(async move {
+        while client.batch_execute("INSERT INTO t VALUES (1)").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    tasks
+}
+
+#[tokio::test]
+async fn follows_a_real_cluster() {
+    let mut servers = Servers::start(2);
+    let watched = watch(&servers, &[2, 0, 1]);
+    roles_are_probed(&watched).await;
+    an_idle_primary_means_no_lag(&watched).await;
+    a_write_is_known_as_applied_after_one_round(&watched, &servers).await;
+    apply_delay_is_measured(&watched, &servers).await;
+    paused_replay_and_a_cut_receiver_are_seen(&watched, &servers).await;
+    a_frozen_replica_delays_nobody(&watched, &servers).await;
+    a_promotion_is_followed(&watched, &mut servers).await;
+    let stopped = watched.handle.stop().await.unwrap();
+    assert_eq!(stopped.memory.timeline.map(|timeline| timeline.0), Some(2));
+}
+
+async fn roles_are_probed(watched: &Watched) {
+    let snapshot = watched
+        .until("all in place", |snapshot| {
+            snapshot.primary.is_some() && snapshot.nodes.iter().all(|node| node.in_read_set)
+        })
+        .await;
+    let roles: Vec<_> = snapshot.nodes.iter().map(|node| (&*node.name, node.role)).collect();
+    let expected = [("node2", Role::Replica), ("node0", Role::Primary), ("node1", Role::Replica)];
+    assert_eq!(roles, expected);
+    assert_eq!(snapshot.epoch.0, 1);
+    assert!(snapshot.no_primary_because.is_empty());
+    watched
+        .until("round trips", |snapshot| snapshot.nodes.iter().all(|n| !n.round_trip.is_zero()))
+        .await;
+}
+
+async fn an_idle_primary_means_no_lag(watched: &Watched) {
+    // Once everything that starting up wrote has arrived.
+    watched
+        .until("caught up", |snapshot| snapshot.nodes.iter().all(|n| age_ms(n) == Some(0)))
+        .await;
+    for name in ["node1", "node2"] {
+        let lags = watched.lags(name, Duration::from_secs(2)).await;
+        assert!(lags.len() > 20, "{} snapshots", lags.len());
+        assert!(lags.iter().all(|lag| *lag == Some(0)), "{name}: {lags:?}");
+    }
+}
+
+async fn a_write_is_known_as_applied_after_one_round(watched: &Watched, servers: &Servers) {
+    servers.all[0].sql("INSERT INTO t VALUES (0)");
+    let acknowledged = Instant::now();
+    watched.topology.report(crate::topology::Evidence::ProbeNow);
+    let snapshot = watched
+        .until("applied", |snapshot| {
+            snapshot.nodes.iter().all(|node| node.applied_at.is_some_and(|at| at > acknowledged))
+        })
+        .await;
+    assert!(acknowledged.elapsed() < Duration::from_millis(500), "{snapshot:#?}");
+}
+
+async fn apply_delay_is_measured(watched: &Watched, servers: &Servers) {
+    let _writes = write_to(servers.all[0].port).await;
+    servers.all[1].sql("ALTER SYSTEM SET recovery_min_apply_delay = '2s'; SELECT pg_reload_conf()");
+    watched
+        .until("two seconds late", |snapshot| {
+            let node = node(snapshot, "node1");
+            age_ms(node).is_some_and(|lag| lag > 1900) && !node.in_read_set
+        })
+        .await;
+    let lags = watched.lags("node1", Duration::from_secs(3)).await;
+    let wrong = lags.iter().filter(|lag| !lag.is_some_and(|lag| lag.abs_diff(2000) <= 150));
+    assert_eq!(wrong.count(), 0, "{lags:?}");
+    let lags = watched.lags("node2", Duration::from_secs(1)).await;
+    assert!(lags.iter().all(|lag| lag.is_some_and(|lag| lag <= 250)), "{lags:?}");
+    assert!(node(&watched.topology.load(), "node2").in_read_set);
+
+    servers.all[1].sql("ALTER SYSTEM RESET recovery_min_apply_delay; SELECT pg_reload_conf()");
+    let snapshot = watched.until("back", |snapshot| node(snapshot, "node1").in_read_set).await;
+    assert!(age_ms(node(&snapshot, "node1")).is_some_and(|lag| lag <= 700));
+}
+
+async fn paused_replay_and_a_cut_receiver_are_seen(watched: &Watched, servers: &Servers) {
+    let source = servers.all[0].url("postgres");
+    let reconnect =
+        format!("ALTER SYSTEM SET primary_conninfo = '{source}'; SELECT pg_reload_conf()");
+    let table = [
+        ("SELECT pg_wal_replay_pause()", "replay is paused", "SELECT pg_wal_replay_resume()"),
+        (
+            "ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()",
+            "it receives from nobody",
+            reconnect.as_str(),
+        ),
+    ];
+    for (cause, remark, cure) in table {
+        servers.all[2].sql(cause);
+        let out = |snapshot: &Snapshot| {
+            let node = node(snapshot, "node2");
+            !node.in_read_set && age_ms(node).is_some_and(|lag| lag > 1500)
+        };
+        let writes = write_to(servers.all[0].port).await;
+        let snapshot = watched.until(remark, out).await;
+        let reason = node(&snapshot, "node2").out_because.clone();
+        assert!(reason.contains(remark), "{reason}");
+        assert!(node(&snapshot, "node1").in_read_set);
+        drop(writes);
+        servers.all[2].sql(cure);
+        watched.until("back", |snapshot| node(snapshot, "node2").in_read_set).await;
+    }
+}
+
+async fn a_frozen_replica_delays_nobody(watched: &Watched, servers: &Servers) {
+    servers.all[2].signal("STOP");
+    // The postmaster alone is frozen: the open probe connection goes on, a new one hangs.
+    let pid = servers.all[1].sql("SELECT 1");
+    assert_eq!(pid, "1");
+    servers.all[0].sql("SELECT 1");
+    let before = watched.topology.load_full();
+    watched.until("goes on", |snapshot| snapshot.version > before.version + 20).await;
+    servers.all[2].signal("CONT");
+    watched.until("well", |snapshot| node(snapshot, "node2").health == Health::Healthy).await;
+}
+
+async fn a_promotion_is_followed(watched: &Watched, servers: &mut Servers) {
+    let before = watched.topology.load_full();
+    servers.all[1].sql("SELECT pg_promote()");
+    let promoted = Instant::now();
+    let snapshot = watched
+        .until("node1 is primary", |snapshot| {
+            snapshot.primary.is_some_and(|id| &*snapshot.node(id).name == "node1")
+        })
+        .await;
+    assert!(promoted.elapsed() < Duration::from_millis(300), "{:?}", promoted.elapsed());
+    assert_eq!(snapshot.epoch.0, before.epoch.0 + 1);
+    let old = node(&snapshot, "node0");
+    assert_eq!(old.role, Role::Unknown);
+    assert!(old.out_because.contains("timeline 2 is known"), "{}", old.out_because);
+    let other = watched
+        .until("node2 is left behind", |snapshot| !node(snapshot, "node2").in_read_set)
+        .await;
+    let reason = &node(&other, "node2").out_because;
+    assert!(reason.contains("timeline 1, the primary on 2"), "{reason}");
+
+    let source = servers.all[1].url("postgres");
+    servers.all[2]
+        .sql(&format!("ALTER SYSTEM SET primary_conninfo = '{source}'; SELECT pg_reload_conf()"));
+    watched.until("node2 follows", |snapshot| node(snapshot, "node2").in_read_set).await;
+
+    // The new primary dies; the old one still accepts writes and must not get any.
+    servers.all[1].crash();
+    let snapshot = watched.until("no primary", |snapshot| snapshot.primary.is_none()).await;
+    assert_eq!(node(&snapshot, "node0").role, Role::Unknown);
+    let never = watched.lags("node0", Duration::from_secs(1)).await;
+    assert!(!never.is_empty() && watched.topology.load().primary.is_none());
+    servers.all[1].start();
+    let snapshot = watched.until("node1 again", |snapshot| snapshot.primary.is_some()).await;
+    assert_eq!(snapshot.epoch.0, before.epoch.0 + 1, "the same node on the same timeline");
+
+    let failovers = crate::failover::log::failovers(&watched.handle.journal().entries());
+    assert_eq!(failovers.len(), 2, "{failovers:#?}");
+}
