@@ -10,6 +10,7 @@ mod commands;
 mod consistency;
 mod failover;
 mod lag;
+mod messages;
 mod operations;
 mod pooling;
 mod protocol;
