@@ -14,10 +14,11 @@ use crate::config::tls::{self, Connecting, ServerTlsConnector};
 use crate::config::{Address, ServerTlsMode};
 use crate::protocol::postgres::error::ErrorFields;
 use crate::protocol::postgres::scram::ServerMessageError;
-use crate::protocol::postgres::startup;
+use crate::protocol::postgres::startup::{self, Parameter};
 use bytes::BytesMut;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,9 +39,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes that the server does not acknowledge for this long end the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Name and value as bytes: the server's encoding decides what they mean.
-pub type Parameter = (Box<[u8]>, Box<[u8]>);
-
 /// Where to connect, and as whom.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
@@ -56,7 +54,6 @@ pub struct Target<'a> {
 }
 
 /// A connection at its first ReadyForQuery.
-#[derive(Debug)]
 pub struct Established {
     pub stream: Stream,
     /// 0 with an empty key: the server named none, nothing can be cancelled.
@@ -66,6 +63,16 @@ pub struct Established {
     pub parameters: Vec<Parameter>,
     /// Minor version of protocol 3: 0 or 2.
     pub minor: u16,
+}
+
+impl fmt::Debug for Established {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Established { process_id, minor, .. } = self;
+        f.debug_struct("Established")
+            .field("process_id", process_id)
+            .field("minor", minor)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whose fault a failed connection is: what the caller does about it depends on that.
@@ -161,10 +168,7 @@ fn fault_of(sqlstate: &str) -> Fault {
         // The client has proved who it is before: the proxy's knowledge and the server's differ.
         "28000" | "28P01" => Fault::Config,
         // Resources, shutting down or starting, system errors, a broken catalog, the protocol.
-        _ if ["53", "57", "58", "XX", "08", "F0", "25"]
-            .iter()
-            .any(|class| sqlstate.starts_with(class)) =>
-        {
+        _ if ["53", "57", "58", "XX", "08"].iter().any(|class| sqlstate.starts_with(class)) => {
             Fault::Node
         }
         // No such database (3D000), not allowed (42501), a bad parameter (22023, 42704).
