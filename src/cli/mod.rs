@@ -1,3 +1,6 @@
+//! The commands of the binary, one file each. Only here are errors of type `anyhow`.
+
+pub mod sandbox;
 //! The command line: one file per command.
 //!
 //! Only here and in `main.rs` are errors `anyhow` and is anything printed. A command ends with
