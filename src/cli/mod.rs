@@ -1,6 +1,3 @@
-//! The commands of the binary, one file each. Only here are errors of type `anyhow`.
-
-pub mod sandbox;
 //! The command line: one file per command.
 //!
 //! Only here and in `main.rs` are errors `anyhow` and is anything printed. A command ends with
@@ -10,11 +7,13 @@ mod check;
 mod facts;
 mod findings;
 mod run;
+pub mod sandbox;
 mod watch;
 
 use crate::config::{Config, Loaded};
 use clap::{Parser, Subcommand};
 use std::path::Path;
+use std::process::ExitCode;
 
 /// How the program ends, as shells see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +58,8 @@ enum Command {
     /// Run the proxy
     #[command(long_about = run::ABOUT, after_help = run::EXAMPLES)]
     Run(run::RunArgs),
+    /// Start a primary, replicas and the proxy on this machine, and show what the proxy does
+    Sandbox(sandbox::SandboxArgs),
 }
 
 /// Reads the configuration and prints its warnings; `None` after its problems were printed.
@@ -93,9 +94,11 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// Runs the command that the arguments name.
-pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
-    match arguments.command {
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let exit = match arguments.command {
+        Command::Sandbox(args) => return sandbox::run(args),
         Command::Check(args) => check::run(&args),
         Command::Run(args) => run::run(&args),
-    }
+    };
+    Ok(ExitCode::from(exit?.code()))
 }
