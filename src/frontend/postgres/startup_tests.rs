@@ -17,8 +17,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use secrecy::SecretString;
 use std::process::Output;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -147,8 +147,8 @@ async fn every_method_lets_the_right_password_in_and_no_other() {
     }
 }
 
-/// Asks nobody; knows what it was made with.
-struct Known(Vec<(&'static str, Option<Secret>)>);
+/// Asks nobody; knows what it was made with, and remembers who was doubted.
+struct Known(Vec<(&'static str, Option<Secret>)>, Mutex<Vec<String>>);
 
 impl SecretLookup for Known {
     fn lookup<'a>(&'a self, user: &'a str, database: &'a str) -> Lookup<'a> {
@@ -160,6 +160,10 @@ impl SecretLookup for Known {
         };
         Box::pin(async move { answer })
     }
+
+    fn doubt(&self, user: &str, _database: &str) {
+        self.1.lock().unwrap().push(user.to_owned());
+    }
 }
 
 #[tokio::test]
@@ -170,13 +174,14 @@ async fn secrets_of_clients_open_servers_that_store_the_same() {
         ("md5", Some(Secret::Md5(md5::stored("md5", b"right").into()))),
         ("nothing", None),
     ];
-    let lookup: Arc<dyn SecretLookup> = Arc::new(Known(secrets));
-    let config = config(AuthMethod::Md5, no_tls(), Vec::new());
-    let context = AuthContext::new(&config, Some(lookup)).unwrap();
+    let lookup = Arc::new(Known(secrets, Mutex::default()));
+    let users = vec![user("file", Some(password("x")))];
+    let config = config(AuthMethod::Md5, no_tls(), users);
+    let context = AuthContext::new(&config, Some(lookup.clone())).unwrap();
     let tls = ServerTlsConnector::disabled();
-    let password = ServerSecret::password("right".into());
+    let right = ServerSecret::password("right".into());
     for name in ["scram", "md5"] {
-        let learned = session(meet(&context, &tls, name, &password).await.0).server_secret;
+        let learned = session(meet(&context, &tls, name, &right).await.0).server_secret;
         let expected = match &learned {
             ServerSecret::ScramKeys(_) => "scram",
             ServerSecret::Md5Hash(_) => "md5",
@@ -188,12 +193,16 @@ async fn secrets_of_clients_open_servers_that_store_the_same() {
         assert!(session(opening).server_secret.same_as(&learned));
         established.unwrap();
     }
-    for (name, sqlstate) in [("nothing", "28P01"), ("nobody", "28P01"), ("unlucky", "57P03")] {
-        let (opening, _) = meet(&context, &tls, name, &password).await;
+    assert!(lookup.1.lock().unwrap().is_empty());
+    for (name, sqlstate) in
+        [("nothing", "28P01"), ("nobody", "28P01"), ("file", "28P01"), ("unlucky", "57P03")]
+    {
+        let (opening, _) = meet(&context, &tls, name, &right).await;
         let Err(StartupError::Refused(refusal)) = opening else { panic!("{name}") };
         assert_eq!(refusal.sqlstate, sqlstate);
         assert!(!refusal.message.contains("down"), "what is wrong inside is not told");
     }
+    assert_eq!(*lookup.1.lock().unwrap(), ["nothing", "nobody"]);
 }
 
 #[tokio::test]
@@ -713,4 +722,36 @@ async fn unix_sockets_need_no_tls() {
     let mut told = [0; 10];
     client.read_exact(&mut told).await.unwrap();
     assert_eq!(&told, b"NR\0\0\0\x08\0\0\0\0");
+}
+
+/// What a client sees of a user: the whole answer to its first SASL message, less the nonce.
+async fn challenge(context: &AuthContext, name: &str) -> String {
+    let hello = hello(format!("user\0{name}\0").as_bytes());
+    let first = b"p\0\0\0\x23SCRAM-SHA-256\0\0\0\0\x0dn,,n=,r=abcde";
+    let (told, _) = say(context, &[&hello[..], first].concat(), false).await;
+    let text = String::from_utf8(told[24 + 9..].to_vec()).unwrap();
+    let (nonce, rest) = text.split_once(',').unwrap();
+    assert_eq!(nonce.len(), "r=abcde".len() + 24);
+    rest.to_owned()
+}
+
+#[tokio::test]
+async fn users_that_do_not_exist_look_like_those_that_do() {
+    let verifier = Secret::ScramVerifier(postgres_protocol::password::scram_sha_256(b"x").into());
+    let users = vec![user("real", Some(password("x"))), user("stored", Some(verifier))];
+    let config = config(AuthMethod::ScramSha256, no_tls(), users);
+    let context = AuthContext::new(&config, None).unwrap();
+    let mut salts = Vec::new();
+    for name in ["real", "stored", "nobody", "noone"] {
+        let once = challenge(&context, name).await;
+        assert_eq!(once, challenge(&context, name).await, "{name}: the salt stays");
+        assert!(once.starts_with("s=") && once.ends_with(",i=4096"), "{once}");
+        salts.push(once);
+    }
+    context.reload(&config, None).unwrap();
+    assert_eq!(salts[0], challenge(&context, "real").await, "over a reload too");
+    assert_eq!(salts[2], challenge(&context, "nobody").await);
+    salts.sort();
+    salts.dedup();
+    assert_eq!(salts.len(), 4, "and is another one for each");
 }
