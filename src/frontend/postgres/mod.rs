@@ -7,6 +7,8 @@
 pub mod auth;
 pub mod auth_context;
 pub mod startup;
+#[cfg(test)]
+mod startup_raw_tests;
 pub mod startup_refusal;
 #[cfg(test)]
 mod startup_tests;
