@@ -1,22 +1,21 @@
-//! Connections of the service user: probes, catalog and everything else that is not relay.
+//! Connections of the service user that the monitor keeps: probes and the catalog.
 //!
-//! One function makes the pools, so that TLS, time limits and the settings of these connections
-//! are the same everywhere. Client traffic never runs here.
+//! One function makes the pools, so that time limits and settings of these connections are the
+//! same everywhere. Client traffic never runs here.
 
-use super::tls::ServiceTls;
-use crate::config::{Address, Cluster, NodeConfig};
+use crate::backend::postgres::connect_control::{ControlTls, control_config};
+use crate::config::tls::ServerTlsConnector;
+use crate::config::{Cluster, NodeConfig};
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod};
-use secrecy::ExposeSecret;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{SslMode, SslNegotiation};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 
-/// Connections of one service pool: the probe's, and one for who comes beside it.
+/// Connections of one service pool: the one in use, and one for who comes beside it.
 const POOL_SIZE_MAX: usize = 2;
 /// A peer that vanished without a word is noticed after this, also between probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -33,10 +32,13 @@ pub fn service_pool(
     cluster: &Cluster,
     node: &NodeConfig,
     database: &str,
-    tls: &ServiceTls,
+    tls: &Arc<ServerTlsConnector>,
     closed: Option<Arc<Notify>>,
 ) -> Pool {
-    let config = service_config(cluster, node, database, tls);
+    let timeout = cluster.pool.connect_timeout;
+    let mut config =
+        control_config(&node.address, &cluster.service, tls, APPLICATION_NAME, timeout);
+    config.dbname(database).options(SERVICE_OPTIONS).keepalives_idle(KEEPALIVE_IDLE);
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let connect = ServiceConnect { tls: tls.clone(), closed };
     let manager = Manager::from_connect(config, connect, manager_config);
@@ -45,42 +47,8 @@ pub fn service_pool(
     builder.build().expect("a pool without time limits needs no runtime")
 }
 
-fn service_config(
-    cluster: &Cluster,
-    node: &NodeConfig,
-    database: &str,
-    tls: &ServiceTls,
-) -> Config {
-    let mut config = Config::new();
-    match &node.address {
-        Address::Tcp { host, port } => config.host(host).port(*port),
-        Address::Unix { folder, port } => config.host_path(folder).port(*port),
-    };
-    config
-        .user(&cluster.service.user)
-        .dbname(database)
-        .application_name(APPLICATION_NAME)
-        .options(SERVICE_OPTIONS)
-        .connect_timeout(cluster.pool.connect_timeout)
-        .keepalives_idle(KEEPALIVE_IDLE);
-    if let Some(password) = &cluster.service.password {
-        config.password(password.expose_secret());
-    }
-    let local = matches!(node.address, Address::Unix { .. });
-    config.ssl_mode(match tls {
-        _ if local => SslMode::Disable,
-        ServiceTls::Off => SslMode::Disable,
-        ServiceTls::Prefer(_) => SslMode::Prefer,
-        ServiceTls::Require(_) => SslMode::Require,
-    });
-    if cluster.server_tls.direct && !local && !matches!(tls, ServiceTls::Off) {
-        config.ssl_negotiation(SslNegotiation::Direct);
-    }
-    config
-}
-
 struct ServiceConnect {
-    tls: ServiceTls,
+    tls: Arc<ServerTlsConnector>,
     closed: Option<Arc<Notify>>,
 }
 
@@ -90,16 +58,9 @@ impl Connect for ServiceConnect {
     fn connect(&self, config: &Config) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
         let config = config.clone();
         Box::pin(async move {
-            match self.tls.connector() {
-                None => {
-                    let (client, connection) = config.connect(NoTls).await?;
-                    Ok((client, drive(connection, self.closed.clone())))
-                }
-                Some(connector) => {
-                    let (client, connection) = config.connect(connector).await?;
-                    Ok((client, drive(connection, self.closed.clone())))
-                }
-            }
+            // The certificates that are in force now, not those of when the pool was made.
+            let (client, connection) = config.connect(ControlTls::new(&self.tls)).await?;
+            Ok((client, drive(connection, self.closed.clone())))
         })
     }
 }

@@ -138,6 +138,16 @@ impl Drop for Server {
     }
 }
 
+pub(super) fn node_config(name: &str) -> NodeConfig {
+    NodeConfig {
+        name: Arc::from(name),
+        address: Address::Tcp { host: name.into(), port: 5432 },
+        zone: None,
+        tags: vec![],
+        weight: 1,
+    }
+}
+
 /// Fast probes, and a bound of one second.
 pub(super) fn cluster_without_nodes() -> Cluster {
     Cluster {

@@ -14,9 +14,9 @@ use crate::topology::{Lag, Timeline};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Samples kept. At one per 100 ms under constant writing that is seven minutes; after it the
+/// Places kept. At one per 100 ms under constant writing that is seven minutes; after it the
 /// older half is thinned, which doubles the covered time and only makes old lag look older.
-const SAMPLES_MAX: usize = 4096;
+const PLACES_MAX: usize = 4096;
 
 /// Bytes of a page's header in the write-ahead log (`SizeOfXLogShortPHD`, xlog_internal.h).
 const PAGE_HEADER_BYTES: u64 = 24;
@@ -79,13 +79,24 @@ pub enum Source {
 #[derive(Debug, Clone)]
 pub struct History {
     timeline: Timeline,
-    /// Both offsets and the instants never fall from one sample to the next.
-    samples: VecDeque<Sample>,
+    /// How far samples are apart when all is well.
+    interval: Duration,
+    /// Both offsets and the instants never fall from one place to the next.
+    places: VecDeque<Place>,
+}
+
+/// Where the primary was, seen by one sample or by several in a row.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// When the first of them was started.
+    since: Instant,
+    /// The last of them.
+    sample: Sample,
 }
 
 impl History {
-    pub fn new(timeline: Timeline) -> History {
-        History { timeline, samples: VecDeque::new() }
+    pub fn new(timeline: Timeline, interval: Duration) -> History {
+        History { timeline, interval, places: VecDeque::new() }
     }
 
     pub fn timeline(&self) -> Timeline {
@@ -93,7 +104,7 @@ impl History {
     }
 
     pub fn newest(&self) -> Option<&Sample> {
-        self.samples.back()
+        self.places.back().map(|place| &place.sample)
     }
 
     /// Adds a sample that was started after all others.
@@ -107,16 +118,18 @@ impl History {
                 || newest.flush > sample.flush
                 || newest.started_at > sample.started_at
         }) {
-            self.samples.pop_back();
+            self.places.pop_back();
         }
-        match self.samples.back_mut() {
+        match self.places.back_mut() {
             // An idle primary adds nothing: the same place, seen later.
-            Some(last) if last.insert == sample.insert && last.flush == sample.flush => {
+            Some(Place { sample: last, .. })
+                if last.insert == sample.insert && last.flush == sample.flush =>
+            {
                 last.started_at = sample.started_at;
             }
-            _ => self.samples.push_back(sample),
+            _ => self.places.push_back(Place { since: sample.started_at, sample }),
         }
-        if self.samples.len() > SAMPLES_MAX {
+        if self.places.len() > PLACES_MAX {
             self.thin();
         }
     }
@@ -133,14 +146,21 @@ impl History {
     /// Zero on an idle primary once the last record is applied, also for a replica whose receiver
     /// is gone: there is nothing that it misses, and with the primary's next flushed record its
     /// lag begins to grow.
+    ///
+    /// Otherwise it is the age of the newest sample that was applied, less what was applied
+    /// beyond that sample: the place between two samples is taken for the time between them, but
+    /// never for more than one interval, which bounds the error.
     pub fn lag(&self, timeline: Timeline, offset: u64, now: Instant, source: Source) -> Lag {
         let applied = self.newest_applied(timeline, |sample| sample.flush <= offset);
         let (Some((index, sample)), Some(newest)) = (applied, self.newest()) else {
             return Lag::Unknown;
         };
-        let has_all = index + 1 == self.samples.len() && source == Source::Current;
-        let age =
-            if has_all { Duration::ZERO } else { now.saturating_duration_since(sample.started_at) };
+        let age = now.saturating_duration_since(sample.started_at);
+        let age = match self.places.get(index + 1) {
+            Some(next) => age.saturating_sub(beyond(sample, next, offset).min(self.interval)),
+            None if source == Source::Current => Duration::ZERO,
+            None => age,
+        };
         Lag::Known { age, bytes: Some(newest.flush.saturating_sub(offset)) }
     }
 
@@ -148,24 +168,35 @@ impl History {
     fn newest_applied(
         &self,
         timeline: Timeline,
-        applied: impl FnMut(&Sample) -> bool,
+        applied: impl Fn(&Sample) -> bool,
     ) -> Option<(usize, &Sample)> {
         if timeline != self.timeline {
             return None;
         }
-        let index = self.samples.partition_point(applied).checked_sub(1)?;
-        self.samples.get(index).map(|sample| (index, sample))
+        let index = self.places.partition_point(|place| applied(&place.sample)).checked_sub(1)?;
+        self.places.get(index).map(|place| (index, &place.sample))
     }
 
-    /// Drops every second sample of the older half.
+    /// Drops every second place of the older half.
     fn thin(&mut self) {
-        let half = self.samples.len() / 2;
+        let half = self.places.len() / 2;
         let mut index = 0;
-        self.samples.retain(|_| {
+        self.places.retain(|_| {
             index += 1;
             index > half || index % 2 == 0
         });
     }
+}
+
+/// The share of the time between two samples that an offset between theirs stands for.
+fn beyond(sample: &Sample, next: &Place, offset: u64) -> Duration {
+    let written = next.sample.flush.saturating_sub(sample.flush);
+    let applied = offset.saturating_sub(sample.flush);
+    if written == 0 {
+        return Duration::ZERO;
+    }
+    let share = applied as f64 / written as f64;
+    next.since.saturating_duration_since(sample.started_at).mul_f64(share.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -174,13 +205,14 @@ mod tests {
     use proptest::prelude::*;
 
     const ONE: Timeline = Timeline(1);
+    const INTERVAL: Duration = Duration::from_millis(100);
 
     fn ms(start: Instant, ms: u64) -> Instant {
         start + Duration::from_millis(ms)
     }
 
     fn history(start: Instant, samples: &[(u64, u64)]) -> History {
-        let mut history = History::new(ONE);
+        let mut history = History::new(ONE, INTERVAL);
         for &(at, offset) in samples {
             history.push(Sample { started_at: ms(start, at), insert: offset, flush: offset });
         }
@@ -202,9 +234,9 @@ mod tests {
         let table = [
             (999, 310, None),
             (1000, 310, Some(310)),
-            (1999, 310, Some(310)),
+            (1500, 310, Some(260)),
             (2000, 310, Some(210)),
-            (2999, 310, Some(210)),
+            (2250, 310, Some(185)),
             (3000, 310, Some(0)),
             (3000, 9000, Some(0)),
             (4000, 9000, Some(0)),
@@ -214,6 +246,14 @@ mod tests {
             let lag = history(start, samples).lag(ONE, offset, ms(start, now), Source::Current);
             assert_eq!(age_ms(lag), expected, "at {offset} after {now} ms");
         }
+    }
+
+    #[test]
+    fn a_gap_between_samples_is_credited_with_one_interval_at_most() {
+        let start = Instant::now();
+        let history = history(start, &[(0, 1000), (5000, 2000)]);
+        let lag = history.lag(ONE, 1999, ms(start, 5000), Source::Current);
+        assert_eq!(age_ms(lag), Some(4900));
     }
 
     #[test]
@@ -285,7 +325,7 @@ mod tests {
         ) {
             let start = Instant::now();
             let (mut at, mut insert) = (0, 1000);
-            let mut history = History::new(ONE);
+            let mut history = History::new(ONE, INTERVAL);
             let mut taken = Vec::new();
             for (time, written, unflushed) in steps {
                 at += time;
@@ -300,33 +340,34 @@ mod tests {
             let applied =
                 taken.iter().filter(|sample| sample.insert <= offset).map(|s| s.started_at).max();
             prop_assert_eq!(history.applied_at(ONE, offset), applied);
-            let newest = taken[taken.len() - 1];
-            let expected = if newest.flush <= offset {
-                Some(Duration::ZERO)
-            } else {
-                let sent = taken.iter().filter(|sample| sample.flush <= offset);
-                sent.map(|sample| now - sample.started_at).min()
-            };
-            let lag = match history.lag(ONE, offset, now, Source::Current) {
-                Lag::Unknown => None,
-                Lag::Known { age, .. } => Some(age),
-            };
-            prop_assert_eq!(lag, expected);
+            let (sent, missing): (Vec<&Sample>, Vec<&Sample>) =
+                taken.iter().partition(|sample| sample.flush <= offset);
+            match history.lag(ONE, offset, now, Source::Current) {
+                Lag::Unknown => prop_assert!(sent.is_empty()),
+                Lag::Known { age, .. } if missing.is_empty() => {
+                    prop_assert_eq!(age, Duration::ZERO);
+                }
+                Lag::Known { age, .. } => {
+                    let most = now - sent[sent.len() - 1].started_at;
+                    let least = (now - missing[0].started_at).max(most.saturating_sub(INTERVAL));
+                    prop_assert!(least <= age && age <= most, "{least:?} {age:?} {most:?}");
+                }
+            }
         }
 
         /// However many samples: bounded, in order, and never fresher than the truth.
         #[test]
         fn thinning_is_bounded_and_only_pessimistic(extra in 1u64..20_000, probe in 0u64..24_000) {
             let start = Instant::now();
-            let mut history = History::new(ONE);
-            let count = SAMPLES_MAX as u64 + extra;
+            let mut history = History::new(ONE, INTERVAL);
+            let count = PLACES_MAX as u64 + extra;
             for step in 0..count {
                 let offset = 1000 + step;
                 history.push(Sample {
                     started_at: ms(start, step), insert: offset, flush: offset,
                 });
             }
-            prop_assert!(history.samples.len() <= SAMPLES_MAX);
+            prop_assert!(history.places.len() <= PLACES_MAX);
             let offset = 1000 + probe.min(count - 1);
             let truth = ms(start, probe.min(count - 1));
             prop_assert!(history.applied_at(ONE, offset).is_none_or(|applied| applied <= truth));

@@ -8,15 +8,17 @@
 //! [`probe`], what follows from it in [`verdict`] (pure; open it first), [`election`],
 //! [`readset`] and [`history`]. Nothing here promotes a node or touches a client.
 
+pub mod catalog;
+pub mod catalogs;
 pub mod connection;
 pub mod election;
 pub mod history;
 pub mod journal;
+mod judged;
 pub mod lags;
 mod postgres;
 pub mod probe;
 pub mod readset;
-pub mod tls;
 pub mod verdict;
 
 #[cfg(test)]
@@ -26,10 +28,10 @@ mod tests;
 
 pub use journal::Journal;
 pub use lags::Lags;
-pub use tls::ServiceTls;
 pub use verdict::Memory;
 
 use crate::config::Cluster;
+use crate::config::tls::ServerTlsConnector;
 use crate::topology::{Epoch, Evidence, Health, Lag, Node, NodeId, Role, Snapshot, Topology};
 use probe::{Outcome, Prober};
 use std::sync::Arc;
@@ -111,7 +113,7 @@ impl Monitor {
         cluster: Arc<Cluster>,
         topology: Arc<Topology>,
         evidence: mpsc::Receiver<Evidence>,
-        tls: &ServiceTls,
+        tls: &Arc<ServerTlsConnector>,
         memory: Memory,
     ) -> MonitorHandle {
         let (stop, stopped) = watch::channel(());

@@ -1,7 +1,10 @@
 //! The monitor against real servers.
 
+use super::catalog::{CatalogSlot, PostgresCatalogs, PostgresLoader};
 use super::fixture::Servers;
-use super::{Memory, Monitor, MonitorHandle, ServiceTls, first_snapshot};
+use super::{Memory, Monitor, MonitorHandle, first_snapshot};
+use crate::config::tls::ServerTlsConnector;
+use crate::sql::{Catalog, Effect, classify};
 use crate::topology::{Health, Lag, Node, Role, Snapshot, Topology};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +19,7 @@ struct Watched {
 fn watch(servers: &Servers, order: &[usize]) -> Watched {
     let cluster = Arc::new(servers.cluster(order));
     let (topology, evidence) = Topology::new(first_snapshot(&cluster));
-    let tls = ServiceTls::Off;
+    let tls = Arc::new(ServerTlsConnector::disabled());
     let handle = Monitor::spawn(cluster, topology.clone(), evidence, &tls, Memory::default());
     Watched { topology, handle }
 }
@@ -62,13 +65,18 @@ fn age_ms(node: &Node) -> Option<u64> {
     }
 }
 
-/// Commits on the server about every 10 ms until dropped.
-async fn write_to(port: u16) -> tokio::task::JoinSet<()> {
+async fn connect(port: u16) -> (tokio_postgres::Client, tokio::task::JoinSet<()>) {
     let config = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
     let (client, connection) =
         tokio_postgres::connect(&config, tokio_postgres::NoTls).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move { drop(connection.await) });
+    (client, tasks)
+}
+
+/// Commits on the server about every 10 ms until dropped.
+async fn write_to(port: u16) -> tokio::task::JoinSet<()> {
+    let (client, mut tasks) = connect(port).await;
     tasks.spawn(async move {
         while client.batch_execute("INSERT INTO t VALUES (1)").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -84,6 +92,8 @@ async fn follows_a_real_cluster() {
     roles_are_probed(&watched).await;
     an_idle_primary_means_no_lag(&watched).await;
     a_write_is_known_as_applied_after_one_round(&watched, &servers).await;
+    unflushed_and_page_ends_are_no_lag(&watched, &servers).await;
+    catalogs_are_loaded(&watched, &servers).await;
     apply_delay_is_measured(&watched, &servers).await;
     paused_replay_and_a_cut_receiver_are_seen(&watched, &servers).await;
     a_frozen_replica_delays_nobody(&watched, &servers).await;
@@ -132,6 +142,100 @@ async fn a_write_is_known_as_applied_after_one_round(watched: &Watched, servers:
     assert!(acknowledged.elapsed() < Duration::from_millis(500), "{snapshot:#?}");
 }
 
+/// A record that ends with its page leaves the primary's insert position behind the next page's
+/// header; an open transaction's records stay in the primary's memory. Neither can be applied.
+async fn unflushed_and_page_ends_are_no_lag(watched: &Watched, servers: &Servers) {
+    let (client, _connection) = connect(servers.all[0].port).await;
+    client.batch_execute("BEGIN; INSERT INTO t SELECT generate_series(1, 5000)").await.unwrap();
+    watched.until("no lag", |snapshot| snapshot.nodes.iter().all(|n| age_ms(n) == Some(0))).await;
+    for name in ["node1", "node2"] {
+        let lags = watched.lags(name, Duration::from_millis(1500)).await;
+        assert!(lags.iter().all(|lag| *lag == Some(0)), "{name}: {lags:?}");
+    }
+    client.batch_execute("ROLLBACK").await.unwrap();
+
+    let sizes = end_a_record_with_its_page(&client).await;
+    let applied = |instant: Instant| {
+        move |snapshot: &Snapshot| {
+            snapshot.nodes.iter().all(|node| node.applied_at.is_some_and(|at| at > instant))
+        }
+    };
+    watched.until(&format!("page end after {sizes:?}"), applied(Instant::now())).await;
+    client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    watched.until("segment end", applied(Instant::now())).await;
+}
+
+/// Commits messages of such sizes that the last commit record ends with a page.
+async fn end_a_record_with_its_page(client: &tokio_postgres::Client) -> Vec<i64> {
+    const PAGE: i64 = 8192;
+    let mut sizes = Vec::new();
+    let (mut size, mut overhead) = (0, 200);
+    for _ in 0..200 {
+        let position = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn";
+        let at = |sql| async move {
+            let row = client.query_one(&format!("SELECT ({sql})::bigint"), &[]).await.unwrap();
+            row.get::<_, i64>(0)
+        };
+        let before = at(position).await;
+        if sizes.len() > 1 && before % PAGE == 24 {
+            return sizes;
+        }
+        if !sizes.is_empty() {
+            size = (PAGE - before % PAGE - overhead).max(0);
+        }
+        let message = format!("SELECT pg_logical_emit_message(true, '', repeat('x', {size}))");
+        client.batch_execute(&message).await.unwrap();
+        let written = at(position).await - before;
+        if written < PAGE {
+            overhead = written - size;
+        }
+        sizes.push(size);
+    }
+    panic!("no record ended with its page: {sizes:?}");
+}
+
+async fn catalogs_are_loaded(watched: &Watched, servers: &Servers) {
+    let cluster = Arc::new(servers.cluster(&[2, 0, 1]));
+    let tls = Arc::new(ServerTlsConnector::disabled());
+    let loader = PostgresLoader::new(cluster, watched.topology.clone(), tls);
+    let runtime = tokio::runtime::Handle::current();
+    let catalogs = PostgresCatalogs::new(loader, Duration::from_secs(60), runtime);
+    let effect =
+        |catalog: &Catalog, text: &str| classify(text.as_bytes(), true, catalog, 1 << 20).effect;
+    let slot = catalogs.get("postgres");
+    assert_ne!(effect(&slot.load(), "SELECT * FROM t"), Effect::Read, "nothing is known yet");
+    loaded(&slot).await;
+    assert_eq!(effect(&slot.load(), "SELECT * FROM t"), Effect::Read);
+
+    servers.all[0].sql(
+        "CREATE FUNCTION f(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1'; \
+         CREATE FUNCTION g(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'; \
+         CREATE VIEW v AS SELECT f(n) FROM t; \
+         CREATE DOMAIN small AS int CHECK (VALUE < 10)",
+    );
+    catalogs.ddl_ran("postgres");
+    assert_ne!(effect(&slot.load(), "SELECT * FROM t"), Effect::Read, "in doubt");
+    loaded(&slot).await;
+    let table = [
+        ("SELECT * FROM t", true),
+        ("SELECT g(n) FROM t", true),
+        ("SELECT f(n) FROM t", false),
+        ("SELECT * FROM v", false),
+    ];
+    for (text, read) in table {
+        assert_eq!(effect(&slot.load(), text) == Effect::Read, read, "{text}");
+    }
+    assert_eq!(catalogs.counts().failed.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+async fn loaded(slot: &CatalogSlot) {
+    let begun = Instant::now();
+    while !slot.load().is_loaded() {
+        assert!(begun.elapsed() < WITHIN, "the catalog is not loaded");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 async fn apply_delay_is_measured(watched: &Watched, servers: &Servers) {
     let _writes = write_to(servers.all[0].port).await;
     servers.all[1].sql("ALTER SYSTEM SET recovery_min_apply_delay = '2s'; SELECT pg_reload_conf()");
@@ -154,12 +258,15 @@ async fn apply_delay_is_measured(watched: &Watched, servers: &Servers) {
 }
 
 async fn paused_replay_and_a_cut_receiver_are_seen(watched: &Watched, servers: &Servers) {
+    let source = servers.all[0].url("postgres");
+    let reconnect =
+        format!("ALTER SYSTEM SET primary_conninfo = '{source}'; SELECT pg_reload_conf()");
     let table = [
         ("SELECT pg_wal_replay_pause()", "replay is paused", "SELECT pg_wal_replay_resume()"),
         (
             "ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()",
             "it receives from nobody",
-            "ALTER SYSTEM RESET primary_conninfo; SELECT pg_reload_conf()",
+            reconnect.as_str(),
         ),
     ];
     for (cause, remark, cure) in table {

@@ -14,15 +14,13 @@
 
 use super::election::{self, Claim, Election, Known, LastPrimary};
 use super::history::{History, Sample, Source};
-use super::probe::{Outcome, ProbeError, Report, State};
-use super::readset::{Bounds, Membership};
+use super::judged::{Judged, Picture};
+use super::probe::{Outcome, Reach, Report, State};
+use super::readset::Bounds;
 use crate::config::Cluster;
-use crate::topology::{Epoch, Health, Lag, Node, NodeId, Position, Role, Snapshot, Timeline};
+use crate::topology::{Epoch, Health, Lag, Node, NodeId, Role, Snapshot, Timeline};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Share of a new round trip in the smoothed one: as TCP's SRTT (RFC 6298), 1/8.
-const ROUND_TRIP_SHARE: u32 = 8;
 
 /// What outlives a judge, so that a reloaded configuration forgets no fence.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,6 +35,7 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Judge {
     failures_max: u32,
+    interval: Duration,
     /// A primary that has not answered for this long may have written on unseen.
     unseen_after: Duration,
     nodes: Vec<Judged>,
@@ -50,52 +49,15 @@ pub struct Judge {
     last_change: Option<(Instant, Arc<str>)>,
 }
 
-/// One node: what is configured, and what its probes said.
-#[derive(Debug)]
-struct Judged {
-    id: NodeId,
-    name: Arc<str>,
-    address: Arc<str>,
-    zone: Option<Arc<str>>,
-    weight: u32,
-    /// At least one probe has ended, well or badly.
-    probed: bool,
-    failures: u32,
-    /// A session reported a failure that no probe has confirmed or refuted yet.
-    accused: bool,
-    error: Option<Arc<str>>,
-    /// The last answer.
-    report: Option<Report>,
-    /// Whether its position still holds: not after the connection was lost, for a restarted
-    /// replica may show older data than before.
-    position_holds: bool,
-    incarnation: u64,
-    round_trip: Duration,
-    membership: Membership,
-}
-
 impl Judge {
     pub fn new(cluster: &Cluster, memory: Memory) -> Judge {
         let bounds =
             Bounds { lag_max: cluster.routing.lag_max, bytes_max: cluster.routing.lag_bytes_max };
-        let nodes = (0..).zip(&cluster.nodes).map(|(index, node)| Judged {
-            id: NodeId(index),
-            name: node.name.clone(),
-            address: Arc::from(node.address.to_string()),
-            zone: node.zone.clone(),
-            weight: node.weight,
-            probed: false,
-            failures: 0,
-            accused: false,
-            error: None,
-            report: None,
-            position_holds: false,
-            incarnation: 0,
-            round_trip: Duration::ZERO,
-            membership: Membership::new(bounds),
-        });
+        let nodes = (0..).zip(&cluster.nodes);
+        let nodes = nodes.map(|(index, node)| Judged::new(NodeId(index), node, bounds));
         Judge {
             failures_max: cluster.monitor.failures.max(1),
+            interval: cluster.monitor.interval,
             unseen_after: cluster.monitor.interval * 2 + cluster.monitor.timeout,
             nodes: nodes.collect(),
             known: Known { system: memory.system, timeline: memory.timeline, primary: None },
@@ -139,6 +101,7 @@ impl Judge {
                 self.sample(&outcome);
             }
         }
+        self.measure(&outcome);
     }
 
     /// The picture at this moment, with the next version.
@@ -203,7 +166,8 @@ impl Judge {
             return;
         }
         self.epoch = Epoch(self.epoch.0 + 1);
-        self.history = Some(History::new(timeline));
+        self.nodes.iter_mut().for_each(|node| node.answered = None);
+        self.history = Some(History::new(timeline, self.interval));
         self.known.primary = Some(LastPrimary { node, timeline, flush: 0 });
         let name = &self.nodes[usize::from(node.0)].name;
         let sentence = match last {
@@ -227,6 +191,17 @@ impl Judge {
         }
         if let Some(last) = &mut self.known.primary {
             last.flush = flush;
+        }
+    }
+
+    /// The lag is that of the moment of the answer, against the samples until then: between two
+    /// rounds it neither grows nor shrinks. The primary is asked first in each round.
+    fn measure(&mut self, outcome: &Outcome) {
+        let index = usize::from(outcome.node.0);
+        if outcome.result.is_ok() {
+            let at = outcome.finished_at;
+            let lag = self.lag(&self.nodes[index], at, self.source(at));
+            self.nodes[index].answered = Some((at, lag));
         }
     }
 
@@ -303,7 +278,7 @@ impl Judge {
                 let lag = Lag::Known { age: Duration::ZERO, bytes: Some(0) };
                 (lag, newest.map(|sample| sample.started_at))
             }
-            _ => self.distance(judged, now, source),
+            _ => (self.current_lag(judged, now, source), self.applied_at(judged)),
         };
         let out_because = match role {
             Role::Primary => Arc::from(""),
@@ -330,19 +305,35 @@ impl Judge {
         refused.map(|(_, reason)| reason.clone())
     }
 
-    /// A replica's lag, and when the newest sample that it shows was started.
-    fn distance(&self, judged: &Judged, now: Instant, source: Source) -> (Lag, Option<Instant>) {
-        let (Some(history), Some(report)) = (&self.history, &judged.report) else {
-            return (Lag::Unknown, None);
-        };
-        let (Some(reach), Some(timeline)) = (report.reach(), report.timeline) else {
-            return (Lag::Unknown, None);
-        };
-        if !judged.position_holds {
-            return (Lag::Unknown, None);
+    /// The lag as measured, while the next answer is not overdue and the primary answers.
+    fn current_lag(&self, judged: &Judged, now: Instant, source: Source) -> Lag {
+        match judged.answered {
+            Some((at, lag))
+                if judged.failures == 0
+                    && source == Source::Current
+                    && now.saturating_duration_since(at) <= self.interval * 2 =>
+            {
+                lag
+            }
+            _ => self.lag(judged, now, source),
         }
-        let lag = history.lag(timeline, reach.caught_up_to, now, source);
-        (lag, history.applied_at(timeline, reach.replayed))
+    }
+
+    fn lag(&self, judged: &Judged, now: Instant, source: Source) -> Lag {
+        let Some((history, timeline, reach)) = self.distance(judged) else { return Lag::Unknown };
+        history.lag(timeline, reach.caught_up_to, now, source)
+    }
+
+    /// When the newest sample was started of which the replica shows everything.
+    fn applied_at(&self, judged: &Judged) -> Option<Instant> {
+        let (history, timeline, reach) = self.distance(judged)?;
+        history.applied_at(timeline, reach.replayed)
+    }
+
+    fn distance(&self, judged: &Judged) -> Option<(&History, Timeline, Reach)> {
+        let history = self.history.as_ref()?;
+        let report = judged.report.as_ref().filter(|_| judged.position_holds)?;
+        Some((history, report.timeline?, report.reach()?))
     }
 
     /// Empty if the replica is in the read set, else why it is not.
@@ -366,101 +357,344 @@ impl Judge {
     }
 }
 
-struct Picture {
-    role: Role,
-    health: Health,
-    lag: Lag,
-    applied_at: Option<Instant>,
-    out_because: Arc<str>,
-}
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{cluster_without_nodes, node_config};
+    use super::super::history::LogGeometry;
+    use super::super::probe::{Identity, ProbeError, Receiver};
+    use super::*;
 
-impl Judged {
-    fn note(&mut self, outcome: &Outcome, failures_max: u32) {
-        self.probed = true;
-        self.incarnation = outcome.connection;
-        let accused = std::mem::take(&mut self.accused);
-        match &outcome.result {
-            Ok(report) => {
-                self.failures = 0;
-                self.error = None;
-                self.report = Some(report.clone());
-                self.position_holds = true;
-                if !outcome.connected_anew {
-                    let last = outcome.finished_at.saturating_duration_since(outcome.started_at);
-                    self.smooth(last);
-                }
+    const ROUND: Duration = Duration::from_millis(100);
+
+    /// What a node answers in one round.
+    #[derive(Debug, Clone, Copy)]
+    enum Answer {
+        /// A primary: timeline, offset.
+        P(u32, u64),
+        /// A replica that streams: timeline, offset.
+        R(u32, u64),
+        /// A replica that receives from nobody.
+        Cut(u32, u64),
+        /// A primary of another system.
+        Foreign(u32, u64),
+        /// The connection failed.
+        Down,
+        Hangs,
+        /// Not probed in this round.
+        Silent,
+    }
+    use Answer::*;
+
+    struct World {
+        judge: Judge,
+        start: Instant,
+        rounds: u32,
+        connections: [u64; 3],
+    }
+
+    impl World {
+        fn new() -> World {
+            let cluster = Cluster {
+                nodes: ["a", "b", "c"].map(node_config).to_vec(),
+                ..cluster_without_nodes()
+            };
+            let judge = Judge::new(&cluster, Memory::default());
+            World { judge, start: Instant::now(), rounds: 0, connections: [1; 3] }
+        }
+
+        fn now(&self) -> Instant {
+            self.start + ROUND * self.rounds
+        }
+
+        fn round(&mut self, answers: [Answer; 3]) -> Snapshot {
+            self.rounds += 1;
+            // The primary is asked first.
+            let mut order: Vec<usize> = (0..3).collect();
+            order.sort_by_key(|&node| !matches!(answers[node], P(..)));
+            for node in order {
+                self.answer(node, answers[node]);
             }
-            Err(error) => {
-                self.failures = self.failures.saturating_add(1);
-                if accused {
-                    self.failures = self.failures.max(failures_max);
+            self.judge.snapshot(self.now())
+        }
+
+        fn answer(&mut self, node: usize, answer: Answer) {
+            let system = if matches!(answer, Foreign(..)) { 8 } else { 7 };
+            let streaming = Receiver { status: Some(Arc::from("streaming")), upstream: None };
+            let replica = |offset, receiver| State::Replica {
+                replayed: Some(offset),
+                received: Some(offset),
+                replay_paused: false,
+                waits_for_log: None,
+                receiver,
+            };
+            let (timeline, state) = match answer {
+                P(timeline, offset) | Foreign(timeline, offset) => {
+                    (timeline, Ok(State::Primary { insert: offset, flush: offset }))
                 }
-                self.error = Some(Arc::from(error.to_string()));
-                self.position_holds &= !matches!(error, ProbeError::Connection(_));
+                R(timeline, offset) => (timeline, Ok(replica(offset, Some(streaming)))),
+                Cut(timeline, offset) => (timeline, Ok(replica(offset, None))),
+                Down => {
+                    self.connections[node] += 1;
+                    (0, Err(ProbeError::Connection(Arc::from("connection refused"))))
+                }
+                Hangs => (0, Err(ProbeError::Timeout { after: ROUND })),
+                Silent => return,
+            };
+            let identity = Arc::new(Identity {
+                system,
+                started_us: 0,
+                geometry: LogGeometry::default(),
+                version: 150_004,
+            });
+            let result = state.map(|state| Report {
+                identity,
+                timeline: Some(Timeline(timeline)),
+                read_only: false,
+                state,
+            });
+            self.judge.note(Outcome {
+                node: NodeId(node as u16),
+                started_at: self.now(),
+                finished_at: self.now(),
+                connection: self.connections[node],
+                connected_anew: false,
+                result,
+            });
+        }
+    }
+
+    /// `aP bR+ cR e1`: a is the primary, b a replica in the read set, c one out of it, epoch 1.
+    /// `-` is an unknown role, `!` an unhealthy node.
+    fn summary(snapshot: &Snapshot) -> String {
+        let nodes = snapshot.nodes.iter().map(|node| {
+            let role = match (&node.role, &node.health) {
+                (_, Health::Unhealthy { .. }) => "!",
+                (Role::Primary, _) => "P",
+                (Role::Replica, _) if node.in_read_set => "R+",
+                (Role::Replica, _) => "R",
+                (Role::Unknown, _) => "-",
+            };
+            assert_eq!(node.role == Role::Primary, snapshot.primary == Some(node.id));
+            assert_eq!(node.in_read_set, node.out_because.is_empty());
+            format!("{}{role} ", node.name)
+        });
+        let nodes: String = nodes.collect();
+        assert_eq!(snapshot.primary.is_some(), snapshot.no_primary_because.is_empty());
+        format!("{nodes}e{}", snapshot.epoch.0)
+    }
+
+    /// Rounds of answers, what is to be seen after each, and words that must be in the reason of
+    /// the last round for which there is no primary.
+    fn check(name: &str, rounds: &[([Answer; 3], &str)], because: &str) {
+        let mut world = World::new();
+        let mut reason = String::new();
+        for (index, (answers, expected)) in rounds.iter().enumerate() {
+            let snapshot = world.round(*answers);
+            assert_eq!(snapshot.version, index as u64 + 1);
+            let seen = summary(&snapshot);
+            assert_eq!(seen, *expected, "{name}, round {index}: {snapshot:#?}");
+            if snapshot.primary.is_none() {
+                reason = snapshot.no_primary_because.to_string();
             }
         }
+        assert!(reason.contains(because), "{name}: {reason}");
     }
 
-    fn smooth(&mut self, last: Duration) {
-        self.round_trip = if self.round_trip.is_zero() {
-            last
-        } else {
-            (self.round_trip * (ROUND_TRIP_SHARE - 1) + last) / ROUND_TRIP_SHARE
+    /// a is the primary; whoever waits for its first sample is out for one round.
+    const START: [([Answer; 3], &str); 2] = [
+        ([P(1, 10), R(1, 10), R(1, 10)], "aP bR cR e1"),
+        ([P(1, 10), R(1, 10), R(1, 10)], "aP bR+ cR+ e1"),
+    ];
+
+    fn after_start(name: &str, rounds: &[([Answer; 3], &str)], because: &str) {
+        check(name, &[&START, rounds].concat(), because);
+    }
+
+    #[test]
+    fn nothing_is_believed_before_every_node_had_its_chance() {
+        let waits = "waiting for the first answer of c";
+        check("waits", &[([P(1, 10), R(1, 10), Silent], "a- bR c- e0")], waits);
+        let any_order = [
+            ([R(1, 10), R(1, 10), P(1, 10)], "aR bR cP e1"),
+            ([R(1, 10), R(1, 10), P(1, 10)], "aR+ bR+ cP e1"),
+        ];
+        check("any order", &any_order, "");
+        let late = [
+            ([P(1, 10), R(1, 10), Down], "aP bR c- e1"),
+            ([P(1, 10), R(1, 10), R(1, 10)], "aP bR+ cR+ e1"),
+        ];
+        check("a node that is down holds up nobody", &late, "");
+        let old_first = [
+            ([P(1, 90), Silent, Silent], "a- b- c- e0"),
+            ([P(1, 90), P(2, 80), R(2, 80)], "a! bP cR e1"),
+        ];
+        check("an old primary answers first", &old_first, "waiting");
+        let nobody = [
+            ([Down, Hangs, Down], "a- b- c- e0"),
+            ([Down, Hangs, Down], "a- b- c- e0"),
+            ([Down, Hangs, Down], "a! b! c! e0"),
+        ];
+        check("nobody answers", &nobody, "no node answers");
+        let strangers = [([P(1, 10), Foreign(1, 10), Down], "a- b- c- e0")];
+        check("two clusters", &strangers, "different clusters");
+    }
+
+    #[test]
+    fn a_promotion_is_followed_with_the_next_probe() {
+        let promoted = ([P(1, 20), P(2, 20), R(1, 20)], "a! bP cR e2");
+        let followed = ([P(1, 30), P(2, 30), R(2, 30)], "a! bP cR+ e2");
+        after_start("beside the old primary", &[promoted, followed], "");
+        let silent = [
+            ([Silent, P(2, 20), R(1, 20)], "a! bP cR e2"),
+            ([Hangs, P(2, 30), R(2, 30)], "a! bP cR+ e2"),
+            ([Hangs, P(2, 30), R(2, 30)], "a! bP cR+ e2"),
+        ];
+        after_start("while the old one hangs", &silent, "");
+        let rejoined = [promoted, followed, ([R(2, 30), P(2, 30), R(2, 30)], "aR+ bP cR+ e2")];
+        after_start("the old one rejoins", &rejoined, "");
+        let back = [
+            promoted,
+            followed,
+            ([R(2, 40), P(2, 40), R(2, 40)], "aR+ bP cR+ e2"),
+            ([P(3, 50), R(3, 50), R(3, 50)], "aP bR+ cR+ e3"),
+        ];
+        after_start("and is promoted again", &back, "");
+    }
+
+    #[test]
+    fn an_old_primary_never_gets_a_statement() {
+        let lone = [
+            ([P(1, 20), P(2, 20), R(2, 20)], "a! bP cR+ e2"),
+            ([P(1, 30), Down, R(2, 20)], "a! bP cR+ e2"),
+            ([P(1, 40), Down, R(2, 20)], "a! bP cR+ e2"),
+            ([P(1, 50), Down, R(2, 20)], "a! b! cR+ e2"),
+            ([P(1, 60), Down, R(2, 20)], "a! b! cR+ e2"),
+            ([P(1, 70), P(2, 20), R(2, 20)], "a! bP cR+ e2"),
+        ];
+        after_start("alone", &lone, "timeline 2 is known");
+        let told = [([P(1, 20), Down, R(2, 20)], "a! bR cR e1")];
+        after_start("a standby of the new one tells", &told, "timeline 2 is known");
+        let foreign = [([P(1, 20), R(1, 20), Foreign(9, 99)], "aP bR+ c! e1")];
+        after_start("another system", &foreign, "");
+        let only_foreign = [
+            ([Down, R(1, 20), Foreign(9, 99)], "aP bR+ c! e1"),
+            ([Down, R(1, 20), Foreign(9, 99)], "aP bR+ c! e1"),
+            ([Down, R(1, 20), Foreign(9, 99)], "a! bR+ c! e1"),
+        ];
+        after_start("only another system", &only_foreign, "system identifier is 8");
+    }
+
+    #[test]
+    fn two_that_cannot_be_told_apart_stop_the_writes() {
+        let split = ([P(1, 20), P(1, 20), R(1, 20)], "a! b! cR+ e1");
+        after_start("split brain", &[split, split], "split brain: a and b both accept");
+        let resolved = [
+            split,
+            ([Down, P(1, 30), R(1, 30)], "a! b! cR+ e1"),
+            ([Down, P(1, 30), R(1, 30)], "a! b! cR+ e1"),
+            ([Down, P(1, 30), R(1, 30)], "a! bP cR e2"),
+            ([Down, P(1, 30), R(1, 30)], "a! bP cR+ e2"),
+        ];
+        after_start("one is shut down", &resolved, "split brain");
+        let higher = [split, ([P(1, 20), P(1, 20), P(2, 20)], "a! b! cP e2")];
+        after_start("a third is promoted", &higher, "");
+    }
+
+    #[test]
+    fn a_primary_is_given_up_after_enough_failures() {
+        let dies = [
+            ([Down, R(1, 10), R(1, 10)], "aP bR+ cR+ e1"),
+            ([Down, R(1, 10), R(1, 10)], "aP bR+ cR+ e1"),
+            ([Down, R(1, 10), R(1, 10)], "a! bR+ cR+ e1"),
+            ([P(1, 10), R(1, 10), R(1, 10)], "aP bR+ cR+ e1"),
+        ];
+        after_start("and found again", &dies, "b, c still receive");
+        let demoted = [([R(1, 10), R(1, 10), R(1, 10)], "aR+ bR+ cR+ e1")];
+        after_start("a demotion counts at once", &demoted, "no longer the primary");
+    }
+
+    #[test]
+    fn reads_go_on_without_a_primary_only_if_nobody_can_write() {
+        let mut cut = World::new();
+        let mut unseen = World::new();
+        for _ in 0..2 {
+            cut.round(START[0].0);
+            unseen.round(START[0].0);
+        }
+        for _ in 0..12 {
+            cut.round([Down, Cut(1, 10), Cut(1, 10)]);
+            let snapshot = unseen.round([Hangs, R(1, 10), Cut(1, 10)]);
+            assert!(summary(&snapshot).ends_with("bR+ cR+ e1"), "{snapshot:#?}");
+        }
+        for _ in 0..10 {
+            let snapshot = cut.round([Down, Cut(1, 10), Cut(1, 10)]);
+            assert_eq!(summary(&snapshot), "a! bR+ cR+ e1");
+            let snapshot = unseen.round([Hangs, R(1, 10), Cut(1, 10)]);
+            assert_eq!(summary(&snapshot), "a! bR cR e1");
+        }
+        let growing = |snapshot: &Snapshot| match snapshot.nodes[1].lag {
+            Lag::Known { age, .. } => age,
+            Lag::Unknown => Duration::ZERO,
         };
+        let first = growing(&unseen.round([Hangs, R(1, 10), R(1, 10)]));
+        let second = growing(&unseen.round([Hangs, R(1, 10), R(1, 10)]));
+        assert_eq!(second, first + ROUND);
     }
 
-    fn claim(&self) -> Option<Claim> {
-        let report = self.report.as_ref()?;
-        let State::Primary { flush, .. } = report.state else { return None };
-        let system = report.identity.system;
-        Some(Claim {
-            node: self.id,
-            name: self.name.clone(),
-            system,
-            timeline: report.timeline,
-            flush,
-        })
+    #[test]
+    fn replicas_that_fail() {
+        let hangs = [
+            ([P(1, 20), Hangs, R(1, 20)], "aP bR+ cR+ e1"),
+            ([P(1, 30), Hangs, R(1, 30)], "aP bR+ cR+ e1"),
+            ([P(1, 40), Hangs, R(1, 40)], "aP b! cR+ e1"),
+            ([P(1, 50), R(1, 50), R(1, 50)], "aP bR+ cR+ e1"),
+        ];
+        after_start("one that hangs is unhealthy in the end", &hangs, "");
+        let restarts = [
+            ([P(1, 10), Down, R(1, 10)], "aP bR cR+ e1"),
+            ([P(1, 10), R(1, 9), R(1, 10)], "aP bR cR+ e1"),
+            ([P(1, 10), R(1, 10), R(1, 10)], "aP bR+ cR+ e1"),
+        ];
+        after_start("one that restarted may be behind itself", &restarts, "");
     }
 
-    fn health(&self, failures_max: u32, refusal: Option<Arc<str>>) -> Health {
-        if self.failures >= failures_max {
-            let error = self.error.as_deref().unwrap_or("it does not answer");
-            let reason = format!("{} probes failed in a row, the last: {error}", self.failures);
-            return Health::Unhealthy { reason: Arc::from(reason) };
-        }
-        match (refusal, &self.report) {
-            (_, None) => Health::Unknown,
-            (Some(reason), _) => Health::Unhealthy { reason },
-            (None, Some(_)) => Health::Healthy,
-        }
+    #[test]
+    fn an_accusation_needs_the_next_probe_to_agree() {
+        let mut world = World::new();
+        START.iter().for_each(|(answers, _)| drop(world.round(*answers)));
+        world.judge.accuse(NodeId(0));
+        assert_eq!(summary(&world.round([P(1, 10), R(1, 10), R(1, 10)])), "aP bR+ cR+ e1");
+        assert_eq!(summary(&world.round([Down, R(1, 10), R(1, 10)])), "aP bR+ cR+ e1");
+        assert_eq!(summary(&world.round([P(1, 10), R(1, 10), R(1, 10)])), "aP bR+ cR+ e1");
+        world.judge.accuse(NodeId(0));
+        assert_eq!(summary(&world.round([Down, R(1, 10), R(1, 10)])), "a! bR+ cR+ e1");
     }
 
-    fn position(&self) -> Option<Position> {
-        let report = self.report.as_ref().filter(|_| self.position_holds)?;
-        let offset = match report.state {
-            State::Primary { insert, .. } => insert,
-            State::Replica { replayed, .. } => replayed?,
-        };
-        Some(Position::Log { timeline: report.timeline?, offset })
+    #[test]
+    fn freshness_and_incarnation() {
+        let mut world = World::new();
+        START.iter().for_each(|(answers, _)| drop(world.round(*answers)));
+        let second = world.now();
+        let snapshot = world.round([P(1, 20), R(1, 19), R(1, 20)]);
+        let applied: Vec<_> = snapshot.nodes.iter().map(|node| node.applied_at).collect();
+        assert_eq!(applied, [Some(world.now()), Some(second), Some(world.now())]);
+        world.round([P(1, 20), Down, R(1, 20)]);
+        let snapshot = world.round([P(1, 20), R(1, 20), R(1, 20)]);
+        let incarnations: Vec<_> = snapshot.nodes.iter().map(|node| node.incarnation).collect();
+        assert_eq!(incarnations, [1, 2, 1]);
     }
 
-    fn picture(&self, picture: Picture) -> Node {
-        let Picture { role, health, lag, applied_at, out_because } = picture;
-        Node {
-            id: self.id,
-            name: self.name.clone(),
-            address: self.address.clone(),
-            zone: self.zone.clone(),
-            weight: self.weight,
-            role,
-            health,
-            in_read_set: out_because.is_empty(),
-            out_because,
-            position: self.position(),
-            lag,
-            applied_at,
-            incarnation: self.incarnation,
-            round_trip: self.round_trip,
-        }
+    #[test]
+    fn a_reload_forgets_no_fence() {
+        let mut world = World::new();
+        world.round([P(1, 10), P(2, 10), R(2, 10)]);
+        let memory = world.judge.memory();
+        let cluster =
+            Cluster { nodes: ["a", "b", "c"].map(node_config).to_vec(), ..cluster_without_nodes() };
+        world.judge = Judge::new(&cluster, memory);
+        let snapshot = world.round([P(1, 20), Down, Down]);
+        assert_eq!(summary(&snapshot), "a! b- c- e1");
+        assert_eq!(snapshot.version, 2);
+        assert_eq!(summary(&world.round([P(1, 20), P(2, 20), Down])), "a! bP c- e2");
     }
 }

@@ -1,1 +1,7 @@
+//! Bytes to messages and back. No sockets, no clock, no randomness.
+//!
+//! Open [`postgres`] for the wire protocol of PostgreSQL; [`buffer`] is what every stream reads
+//! into.
+
+pub mod buffer;
 pub mod postgres;

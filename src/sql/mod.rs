@@ -2,7 +2,42 @@
 //!
 //! Nothing here awaits, opens a socket or reads a clock. The rule of the whole module: what it
 //! does not know is a write, and goes to the primary.
+//!
+//! ```text
+//! text ─ scan (digest) ─ cache ─┬─ hit ─────────────────────────────▶ Statement
+//!                               └─ miss ─ lex ─ classify ─┬─ control, settings, utility
+//!                                                         └─ parse ─ walk ◀── catalog, functions
+//! ```
+//!
+//! Open `classifier.rs` first, then `classify.rs`. Only PostgreSQL's SQL is here; the values of
+//! `statement.rs` are the same for every engine.
 
+mod cache;
+mod calls;
+mod catalog;
+mod catalog_build;
+mod classifier;
+mod classify;
+mod control;
+mod cursor;
+mod found;
+mod functions;
+mod hint;
+mod lex;
+mod parse;
+mod scan;
+mod settings;
 pub mod statement;
+mod utility;
+mod walk;
+mod walk_dml;
+mod walk_expr;
 
+pub use catalog::{
+    CastRow, Catalog, CatalogRows, FunctionRow, FunctionRules, OperatorRow, Persistence,
+    RelationKind, RelationRow, TypeRow, Volatility,
+};
+pub use classifier::{Classifier, Limits};
+pub use classify::classify;
+pub use hint::{duration as parse_duration, target as parse_target};
 pub use statement::*;

@@ -41,6 +41,14 @@ pub struct Statement {
     pub hint: Option<Hint>,
 }
 
+impl Statement {
+    /// What an EXECUTE does, given the body of its prepared statement: a write in the arguments
+    /// stays one.
+    pub fn effect_executed(&self, body: &Statement) -> Effect {
+        if self.reason_code == "execute" { body.effect } else { self.effect }
+    }
+}
+
 /// Transaction modes as a BEGIN or SET TRANSACTION names them; `None` where it is silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TransactionModes {
@@ -97,10 +105,13 @@ pub enum SessionEffect {
         key: Arc<str>,
     },
     Discard(Discard),
-    /// SQL-level PREPARE: the name, the class of its body and the text after AS.
+    /// SQL-level PREPARE: the name and the class of the statement after AS.
     Prepare {
         name: Arc<str>,
+        body: Arc<Statement>,
     },
+    /// The statement's own effect is that of an unknown body; with the body at hand it is
+    /// [`Statement::effect_executed`].
     Execute {
         name: Arc<str>,
     },
@@ -159,6 +170,8 @@ pub struct Hint {
     pub target: Option<HintTarget>,
     pub lag_max: Option<Duration>,
     pub consistency: Option<Consistency>,
+    /// What of the comment was not understood, for people; the rest of it holds.
+    pub problem: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

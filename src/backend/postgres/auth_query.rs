@@ -1,10 +1,37 @@
-//! Users that only the servers know: `auth.query`.
+//! Users that only the servers know: `auth.query`, run by the service user.
 //!
-//! Here: the hook that a client's start calls ([`SecretLookup`]).
+//! Here: the hook that a client's start calls ([`SecretLookup`]), and [`AuthQuery`], which asks
+//! one cluster's servers and remembers the answers for a while. Not here: which cluster a database
+//! belongs to and which of its nodes are healthy; who implements the hook knows that.
 
-use crate::config::Secret;
+use super::connect_control::{ControlTls, control_config};
+use crate::config::tls::ServerTlsConnector;
+use crate::config::{Address, Secret, Service};
+use crate::protocol::postgres::md5;
+use crate::protocol::postgres::scram::Verifier;
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+/// Connections of the service user per node for this. A query takes a fraction of a millisecond,
+/// and answers are remembered.
+const CONNECTIONS_MAX: usize = 2;
+
+/// One node's answer, the connection included. Within a client's `startup_timeout` there is time
+/// for another node.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Users remembered, and as many names without a user: clients choose the names that they try.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// A name without a user is asked for again after this at the latest, so that a new user need not
+/// wait long.
+const NEGATIVE_MAX: Duration = Duration::from_secs(2);
 
 /// A user that exists.
 #[derive(Debug, Clone)]
@@ -14,7 +41,7 @@ pub struct Found {
 }
 
 /// Why nothing is known of a user, which is not to say that there is none.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("users cannot be looked up: {reason}")]
 pub struct LookupError {
     pub reason: String,
@@ -26,4 +53,223 @@ pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Found>, LookupEr
 /// Asks for a user's secret on behalf of a client that wants this database.
 pub trait SecretLookup: Send + Sync {
     fn lookup<'a>(&'a self, user: &'a str, database: &'a str) -> Lookup<'a>;
+}
+
+/// Asks the nodes of one cluster.
+pub struct AuthQuery {
+    asker: Arc<Asker>,
+    /// The control plane's: connections live there, whichever worker asks.
+    runtime: Handle,
+}
+
+impl AuthQuery {
+    /// `query` has `$1` for the user's name and gives the secret in its second column. Answers are
+    /// used for `remember`. Must be given a runtime that lives as long as the program.
+    pub fn new(
+        query: &str,
+        remember: Duration,
+        service: &Service,
+        tls: Arc<ServerTlsConnector>,
+        runtime: Handle,
+    ) -> AuthQuery {
+        let asker = Asker {
+            query: query.to_owned(),
+            service: service.clone(),
+            tls,
+            pools: Mutex::default(),
+            memory: Memory::new(remember),
+        };
+        AuthQuery { asker: Arc::new(asker), runtime }
+    }
+
+    /// What the nodes know of a user; they are asked in the order given until one answers.
+    /// `Ok(None)`: there is no such user. Cancel safe: yes.
+    pub async fn lookup(
+        &self,
+        user: &str,
+        nodes: &[Address],
+    ) -> Result<Option<Found>, LookupError> {
+        if let Some(known) = self.asker.memory.recall(user, Instant::now()) {
+            return Ok(known);
+        }
+        let (asker, user, nodes) = (self.asker.clone(), user.to_owned(), nodes.to_vec());
+        let asking = self.runtime.spawn(async move { asker.ask(&user, &nodes).await });
+        let failed = |_| LookupError { reason: "the proxy is shutting down".to_owned() };
+        asking.await.map_err(failed)?
+    }
+}
+
+struct Asker {
+    query: String,
+    service: Service,
+    tls: Arc<ServerTlsConnector>,
+    pools: Mutex<HashMap<Address, Pool>>,
+    memory: Memory,
+}
+
+impl Asker {
+    async fn ask(&self, user: &str, nodes: &[Address]) -> Result<Option<Found>, LookupError> {
+        let mut reason = "no node is healthy".to_owned();
+        for node in nodes {
+            match timeout(ANSWER_TIMEOUT, self.ask_node(user, node)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => reason = format!("{node}: {error}"),
+                Err(_) => reason = format!("{node}: no answer within {ANSWER_TIMEOUT:?}"),
+            }
+        }
+        Err(LookupError { reason })
+    }
+
+    async fn ask_node(&self, user: &str, node: &Address) -> Result<Option<Found>, String> {
+        let pool = self.pool(node).map_err(|error| error.to_string())?;
+        let client = pool.get().await.map_err(|error| error.to_string())?;
+        // Somebody may have asked for the same user while this waited for a connection.
+        if let Some(known) = self.memory.recall(user, Instant::now()) {
+            return Ok(known);
+        }
+        let statement = client.prepare_cached(&self.query).await.map_err(sentence)?;
+        let row = client.query(&statement, &[&user]).await.map_err(sentence)?.into_iter().next();
+        let found = match row {
+            None => None,
+            Some(row) => {
+                let secret: Option<String> = row.try_get(1).map_err(sentence)?;
+                Some(Found { secret: secret.and_then(secret_of) })
+            }
+        };
+        self.memory.remember(user, found.clone(), Instant::now());
+        Ok(found)
+    }
+
+    fn pool(&self, node: &Address) -> Result<Pool, deadpool_postgres::BuildError> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(node) {
+            return Ok(pool.clone());
+        }
+        let config =
+            control_config(node, &self.service, &self.tls, "tiffin auth_query", ANSWER_TIMEOUT);
+        let manager = Manager::from_config(
+            config,
+            ControlTls::new(&self.tls),
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let pool =
+            Pool::builder(manager).max_size(CONNECTIONS_MAX).runtime(Runtime::Tokio1).build()?;
+        pools.insert(node.clone(), pool.clone());
+        Ok(pool)
+    }
+}
+
+/// The server's sentence where there is one: tokio-postgres alone says "db error".
+fn sentence(error: tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(said) => format!("{} {}", said.code().code(), said.message()),
+        None => error.to_string(),
+    }
+}
+
+fn secret_of(text: String) -> Option<Secret> {
+    if Verifier::parse(&text).is_some() {
+        Some(Secret::ScramVerifier(text.into()))
+    } else if md5::is_stored(&text) {
+        Some(Secret::Md5(text.into()))
+    } else {
+        None
+    }
+}
+
+/// Answers with the time until which they are used. Users and names without a user are kept
+/// apart, so that tried-out names do not push out users.
+struct Memory {
+    users: Mutex<HashMap<String, (Instant, Found)>>,
+    nobodies: Mutex<HashMap<String, (Instant, ())>>,
+    remember: Duration,
+}
+
+impl Memory {
+    fn new(remember: Duration) -> Memory {
+        Memory { users: Mutex::default(), nobodies: Mutex::default(), remember }
+    }
+
+    /// `None`: not remembered. `Some(None)`: there is no such user.
+    fn recall(&self, user: &str, now: Instant) -> Option<Option<Found>> {
+        if let Some(found) = fresh(&self.users, user, now) {
+            return Some(Some(found));
+        }
+        fresh(&self.nobodies, user, now).map(|()| None)
+    }
+
+    fn remember(&self, user: &str, found: Option<Found>, now: Instant) {
+        match found {
+            Some(found) => keep(&self.users, user, (now + self.remember, found), now),
+            None => {
+                let until = now + (self.remember / 10).min(NEGATIVE_MAX);
+                keep(&self.nobodies, user, (until, ()), now);
+            }
+        }
+    }
+}
+
+type Remembered<T> = Mutex<HashMap<String, (Instant, T)>>;
+
+fn fresh<T: Clone>(map: &Remembered<T>, user: &str, now: Instant) -> Option<T> {
+    let map = map.lock().unwrap_or_else(PoisonError::into_inner);
+    map.get(user).filter(|(until, _)| now < *until).map(|(_, value)| value.clone())
+}
+
+fn keep<T>(map: &Remembered<T>, user: &str, entry: (Instant, T), now: Instant) {
+    let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+    if map.len() >= REMEMBERED_MAX {
+        map.retain(|_, (until, _)| now < *until);
+    }
+    // Still full: somebody has to be asked for again.
+    if map.len() >= REMEMBERED_MAX
+        && let Some(any) = map.keys().next().cloned()
+    {
+        map.remove(&any);
+    }
+    map.insert(user.to_owned(), entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> Option<Found> {
+        Some(Found { secret: None })
+    }
+
+    #[test]
+    fn answers_are_used_until_their_time_is_over() {
+        let memory = Memory::new(Duration::from_secs(60));
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert!(memory.recall("a", start).is_none());
+        memory.remember("a", user(), start);
+        memory.remember("b", None, start);
+        assert!(matches!(memory.recall("a", after(59)), Some(Some(_))));
+        assert!(memory.recall("a", after(60)).is_none());
+        assert!(matches!(memory.recall("b", after(1)), Some(None)));
+        assert!(memory.recall("b", after(2)).is_none(), "who is new need not wait a minute");
+    }
+
+    #[test]
+    fn tried_out_names_push_out_no_user_and_stay_within_their_bound() {
+        let memory = Memory::new(Duration::from_secs(60));
+        let now = Instant::now();
+        memory.remember("real", user(), now);
+        for name in 0..REMEMBERED_MAX + 100 {
+            memory.remember(&name.to_string(), None, now);
+        }
+        assert!(memory.recall("real", now).is_some());
+        assert_eq!(memory.nobodies.lock().unwrap().len(), REMEMBERED_MAX);
+    }
+
+    #[test]
+    fn only_what_postgres_stores_is_a_secret() {
+        let verifier = postgres_protocol::password::scram_sha_256(b"x");
+        assert!(matches!(secret_of(verifier), Some(Secret::ScramVerifier(_))));
+        assert!(matches!(secret_of(md5::stored("u", b"x")), Some(Secret::Md5(_))));
+        assert!(secret_of("x".to_owned()).is_none());
+        assert!(secret_of("SCRAM-SHA-256$x".to_owned()).is_none());
+    }
 }

@@ -56,9 +56,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         &mut self.stream
     }
 
-    /// The stream, and the bytes that were read beyond the last message.
+    /// The stream, and the bytes that were read beyond the last message. Nothing read holds no
+    /// memory.
     pub fn into_parts(self) -> (S, BytesMut) {
-        (self.stream, self.buffer)
+        let rest = if self.buffer.is_empty() { BytesMut::new() } else { self.buffer };
+        (self.stream, rest)
     }
 
     /// Bytes read and not used.

@@ -14,7 +14,7 @@ use crate::config::tls::{self, Connecting, ServerTlsConnector};
 use crate::config::{Address, ServerTlsMode};
 use crate::protocol::postgres::error::ErrorFields;
 use crate::protocol::postgres::scram::ServerMessageError;
-use crate::protocol::postgres::startup;
+use crate::protocol::postgres::startup::{self, Parameter};
 use bytes::BytesMut;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
@@ -37,9 +37,6 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes that the server does not acknowledge for this long end the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Name and value as bytes: the server's encoding decides what they mean.
-pub type Parameter = (Box<[u8]>, Box<[u8]>);
 
 /// Where to connect, and as whom.
 #[derive(Debug, Clone, Copy)]
@@ -161,10 +158,7 @@ fn fault_of(sqlstate: &str) -> Fault {
         // The client has proved who it is before: the proxy's knowledge and the server's differ.
         "28000" | "28P01" => Fault::Config,
         // Resources, shutting down or starting, system errors, a broken catalog, the protocol.
-        _ if ["53", "57", "58", "XX", "08", "F0", "25"]
-            .iter()
-            .any(|class| sqlstate.starts_with(class)) =>
-        {
+        _ if ["53", "57", "58", "XX", "08"].iter().any(|class| sqlstate.starts_with(class)) => {
             Fault::Node
         }
         // No such database (3D000), not allowed (42501), a bad parameter (22023, 42704).

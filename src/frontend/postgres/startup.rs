@@ -12,6 +12,7 @@
 
 use super::auth::{self, Applicant};
 use super::auth_context::AuthContext;
+pub use super::startup_refusal::Refusal;
 use crate::backend::postgres::auth::ServerSecret;
 use crate::backend::postgres::auth_wire::{Wire, WireError};
 use crate::backend::stream::{Plain, Stream};
@@ -19,8 +20,7 @@ use crate::config::ClientTlsMode;
 use crate::config::tls::{self, Accepting, AcceptingTls};
 use crate::protocol::postgres::auth::AuthMessage;
 use crate::protocol::postgres::error::{Severity, encode_error};
-use crate::protocol::postgres::scram::ScramError;
-use crate::protocol::postgres::startup::{self, Packet, Startup, StartupPacketError};
+use crate::protocol::postgres::startup::{self, Packet, Parameter, Startup, StartupPacketError};
 use bytes::BytesMut;
 use std::fmt;
 use std::io;
@@ -77,35 +77,12 @@ pub struct Accepted {
     pub user: String,
     pub database: String,
     /// What else the StartupMessage said, in its order, with duplicates, as bytes.
-    pub parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub parameters: Vec<Parameter>,
     /// `true` or `database`; `None`: an ordinary session.
     pub replication: Option<String>,
     pub server_secret: ServerSecret,
     /// What the client has sent beyond its last authentication message.
     pub leftover: BytesMut,
-}
-
-/// What a client is told when it is not let in (always FATAL), and what the log says besides.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    pub sqlstate: &'static str,
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
-    /// For the log only.
-    pub because: Option<String>,
-    /// Told after `limits.auth_delay`: a guess costs time.
-    pub delayed: bool,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.sqlstate, self.message)?;
-        match self.because.as_ref().or(self.detail.as_ref()) {
-            Some(because) => write!(f, " ({because})"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Why there is no session. The client has been told already, if it could be.
@@ -187,7 +164,7 @@ struct Admitted {
     minor: u16,
     user: String,
     database: String,
-    parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    parameters: Vec<Parameter>,
     replication: Option<String>,
     server_secret: ServerSecret,
 }
@@ -421,87 +398,4 @@ async fn farewell(mut wire: Wire<Stream>, error: &StartupError, delay: Duration)
         Some(())
     })
     .await;
-}
-
-impl Refusal {
-    pub(super) fn new(sqlstate: &'static str, message: String) -> Refusal {
-        Refusal { sqlstate, message, detail: None, hint: None, because: None, delayed: false }
-    }
-
-    pub(super) fn violation(message: &str) -> Refusal {
-        Refusal::new("08P01", message.to_owned())
-    }
-
-    fn injected() -> Refusal {
-        let mut refusal = Refusal::violation("received unencrypted data after SSL request");
-        refusal.detail = Some(
-            "This could be either a client-software bug or evidence of an attempted \
-             man-in-the-middle attack."
-                .to_owned(),
-        );
-        refusal
-    }
-
-    fn no_user() -> Refusal {
-        Refusal::new("28000", "no PostgreSQL user name specified in startup packet".to_owned())
-    }
-
-    fn unencrypted(peer: PeerAddress, user: &str) -> Refusal {
-        let mut refusal = Refusal::new(
-            "28000",
-            format!("connection of user \"{user}\" from {peer} refused: no encryption"),
-        );
-        refusal.hint = Some("TLS is required here: connect with sslmode=require.".to_owned());
-        refusal
-    }
-
-    fn certificate_required() -> Refusal {
-        Refusal::new("28000", "connection requires a valid client certificate".to_owned())
-    }
-
-    pub(super) fn certificate(user: &str, because: &str) -> Refusal {
-        let mut refusal =
-            Refusal::new("28000", format!("certificate authentication failed for user \"{user}\""));
-        refusal.because = Some(because.to_owned());
-        refusal.delayed = true;
-        refusal
-    }
-
-    pub(super) fn no_such_role(user: &str) -> Refusal {
-        let mut refusal = Refusal::new("28000", format!("role \"{user}\" does not exist"));
-        refusal.delayed = true;
-        refusal
-    }
-
-    pub(super) fn wrong_password(user: &str, because: &str) -> Refusal {
-        let mut refusal =
-            Refusal::new("28P01", format!("password authentication failed for user \"{user}\""));
-        refusal.because = Some(because.to_owned());
-        refusal.delayed = true;
-        refusal
-    }
-
-    pub(super) fn scram(user: &str, error: &ScramError) -> Refusal {
-        if *error == ScramError::WrongPassword {
-            return Refusal::wrong_password(user, "the password is another one");
-        }
-        let mut refusal = Refusal::new(error.sqlstate(), error.to_string());
-        refusal.detail = error.detail().map(str::to_owned);
-        refusal
-    }
-
-    pub(super) fn lookup_failed(because: &str) -> Refusal {
-        let message = "the user cannot be looked up now, no server answers".to_owned();
-        let mut refusal = Refusal::new("57P03", message);
-        refusal.because = Some(because.to_owned());
-        refusal
-    }
-
-    pub(super) fn shutting_down() -> Refusal {
-        Refusal::new("57P01", "the proxy is shutting down".to_owned())
-    }
-
-    pub(super) fn no_randomness() -> Refusal {
-        Refusal::new("XX000", "could not generate random numbers".to_owned())
-    }
 }

@@ -9,10 +9,9 @@ use crate::config::tls::ServerTlsConnector;
 use crate::config::*;
 use crate::protocol::postgres::md5;
 use secrecy::SecretString;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 /// Long enough for a loaded machine; nothing waits for it when all goes well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,7 +53,7 @@ fn password(text: &str) -> Secret {
 
 /// Everything after AuthenticationOk that a client needs to be content.
 const REST_OF_START: &[u8] =
-    b"S\0\0\0\x16server_version\015\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
+    b"S\0\0\0\x16server_version\x0015\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
 
 /// One client and one `accept`, over loopback.
 async fn meet(

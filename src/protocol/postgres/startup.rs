@@ -31,6 +31,9 @@ const fn code(major: u16, minor: u16) -> u32 {
     (major as u32) << 16 | minor as u32
 }
 
+/// Name and value as bytes: which encoding they are in is not known before there is a session.
+pub type Parameter = (Box<[u8]>, Box<[u8]>);
+
 /// A packet without a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet {
@@ -56,7 +59,7 @@ pub struct Startup {
     /// Names of `_pq_.` options, none of which is known here.
     pub unknown_options: Vec<Box<[u8]>>,
     /// Everything else in the order sent, with duplicates, in whatever encoding.
-    pub parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub parameters: Vec<Parameter>,
 }
 
 impl Startup {

@@ -1,0 +1,283 @@
+//! A server connection and what is known of its state: settings, prepared statements, age.
+
+use super::auth::ServerSecret;
+use super::connect::{self, ConnectError, Target};
+use crate::backend::stream::{Detached, Stream};
+use crate::config::Address;
+use crate::config::tls::ServerTlsConnector;
+use crate::session::Settings;
+use crate::topology::{Epoch, NodeId};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+/// A parameter that tells where a connection happens to be, not what the session is. A client of
+/// the proxy has no such place.
+const PARAMETER_OF_PLACE: &[u8] = b"in_hot_standby";
+
+/// How long the server may take to take a cancel request.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Parameters as the server reported them (ParameterStatus), without those of the place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Reported {
+    values: BTreeMap<Box<[u8]>, Box<[u8]>>,
+}
+
+impl Reported {
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.values.get(name).map(|value| &**value)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.values.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Whether something changed.
+    pub fn set(this: &mut Arc<Reported>, name: &[u8], value: &[u8]) -> bool {
+        if name == PARAMETER_OF_PLACE || this.get(name) == Some(value) {
+            return false;
+        }
+        Arc::make_mut(this).values.insert(name.into(), value.into());
+        true
+    }
+}
+
+/// What it takes to cancel a statement of a connection.
+#[derive(Debug)]
+pub struct CancelKey {
+    address: Address,
+    tls: Arc<ServerTlsConnector>,
+    process_id: i32,
+    key: Box<[u8]>,
+}
+
+impl CancelKey {
+    /// Returns when the server has sent the signal, or has not within a bound.
+    pub async fn cancel(&self) -> Result<(), ConnectError> {
+        let CancelKey { address, tls, process_id, key } = self;
+        connect::cancel(address, tls, *process_id, key, CANCEL_TIMEOUT).await
+    }
+}
+
+/// Prepared statements that a connection has, by id, bounded; the least recently used goes first.
+#[derive(Debug, Default)]
+pub struct PreparedOnServer {
+    used: HashMap<u64, u64, foldhash::fast::RandomState>,
+    clock: u64,
+}
+
+impl PreparedOnServer {
+    /// Whether the statement is there; it counts as used.
+    pub fn touch(&mut self, id: u64) -> bool {
+        self.clock += 1;
+        match self.used.get_mut(&id) {
+            Some(used) => {
+                *used = self.clock;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Adds a statement; gives the one that must be closed to stay within `limit`.
+    pub fn insert(&mut self, id: u64, limit: usize) -> Option<u64> {
+        self.clock += 1;
+        self.used.insert(id, self.clock);
+        if self.used.len() <= limit {
+            return None;
+        }
+        let oldest = self.used.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
+        self.used.remove(&oldest);
+        Some(oldest)
+    }
+
+    pub fn remove(&mut self, id: u64) {
+        self.used.remove(&id);
+    }
+
+    pub fn clear(&mut self) {
+        self.used.clear();
+    }
+}
+
+/// One connection, in the hands of exactly one owner: a pool or a client's conversation.
+#[derive(Debug)]
+pub struct Connection {
+    pub stream: Stream,
+    pub node: NodeId,
+    /// The epoch under which it was opened: under a later one it never writes.
+    pub epoch: Epoch,
+    pub cancel: Arc<CancelKey>,
+    pub settings: Arc<Settings>,
+    pub reported: Arc<Reported>,
+    pub prepared: PreparedOnServer,
+    /// The statement in the unnamed slot.
+    pub unnamed: Option<u64>,
+    /// Closed at its first idle moment after this.
+    pub expires_at: Instant,
+    pub idle_since: Instant,
+}
+
+/// What a new connection needs to know.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    pub node: NodeId,
+    pub epoch: Epoch,
+    pub address: &'a Address,
+    pub tls: &'a Arc<ServerTlsConnector>,
+    pub user: &'a str,
+    pub database: &'a str,
+    pub secret: &'a ServerSecret,
+    pub timeout: Duration,
+    pub lifetime: Duration,
+}
+
+impl Connection {
+    /// Connects and logs in. Cancel safe: yes.
+    pub async fn open(opening: Opening<'_>) -> Result<Box<Connection>, ConnectError> {
+        let established = connect::connect(&Target {
+            address: opening.address,
+            tls: opening.tls,
+            user: opening.user,
+            database: opening.database,
+            secret: opening.secret,
+            parameters: &[],
+            timeout: opening.timeout,
+        })
+        .await?;
+        let mut reported = Arc::new(Reported::default());
+        for (name, value) in &established.parameters {
+            Reported::set(&mut reported, name, value);
+        }
+        let now = Instant::now();
+        Ok(Box::new(Connection {
+            stream: established.stream,
+            node: opening.node,
+            epoch: opening.epoch,
+            cancel: Arc::new(CancelKey {
+                address: opening.address.clone(),
+                tls: opening.tls.clone(),
+                process_id: established.process_id,
+                key: established.secret_key,
+            }),
+            settings: Arc::default(),
+            reported,
+            prepared: PreparedOnServer::default(),
+            unnamed: None,
+            expires_at: now + opening.lifetime,
+            idle_since: now,
+        }))
+    }
+
+    /// Whether an idle connection is as it was left: nothing has arrived, not even its end. Costs
+    /// no system call.
+    pub fn is_untouched(&self) -> bool {
+        !self.stream.looks_readable(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Takes the socket out of this thread's runtime.
+    pub fn detach(self: Box<Self>) -> io::Result<DetachedConnection> {
+        let Connection {
+            stream,
+            node,
+            epoch,
+            cancel,
+            settings,
+            reported,
+            prepared,
+            unnamed,
+            expires_at,
+            idle_since,
+        } = *self;
+        let stream = stream.detach()?;
+        let state = State {
+            node,
+            epoch,
+            cancel,
+            settings,
+            reported,
+            prepared,
+            unnamed,
+            expires_at,
+            idle_since,
+        };
+        Ok(DetachedConnection { stream, state })
+    }
+}
+
+/// A connection on its way from one worker to another.
+#[derive(Debug)]
+pub struct DetachedConnection {
+    stream: Detached,
+    state: State,
+}
+
+#[derive(Debug)]
+struct State {
+    node: NodeId,
+    epoch: Epoch,
+    cancel: Arc<CancelKey>,
+    settings: Arc<Settings>,
+    reported: Arc<Reported>,
+    prepared: PreparedOnServer,
+    unnamed: Option<u64>,
+    expires_at: Instant,
+    idle_since: Instant,
+}
+
+impl DetachedConnection {
+    /// Registers the socket with this thread's runtime.
+    pub fn attach(self) -> io::Result<Box<Connection>> {
+        let State {
+            node,
+            epoch,
+            cancel,
+            settings,
+            reported,
+            prepared,
+            unnamed,
+            expires_at,
+            idle_since,
+        } = self.state;
+        let stream = Stream::attach(self.stream)?;
+        Ok(Box::new(Connection {
+            stream,
+            node,
+            epoch,
+            cancel,
+            settings,
+            reported,
+            prepared,
+            unnamed,
+            expires_at,
+            idle_since,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PreparedOnServer, Reported};
+    use std::sync::Arc;
+
+    #[test]
+    fn the_least_recently_used_statement_goes() {
+        let mut prepared = PreparedOnServer::default();
+        assert_eq!(prepared.insert(1, 2), None);
+        assert_eq!(prepared.insert(2, 2), None);
+        assert!(prepared.touch(1));
+        assert_eq!(prepared.insert(3, 2), Some(2));
+        assert!(!prepared.touch(2) && prepared.touch(1));
+    }
+
+    #[test]
+    fn where_a_connection_is_does_not_count() {
+        let mut reported = Arc::new(Reported::default());
+        assert!(!Reported::set(&mut reported, b"in_hot_standby", b"on"));
+        assert!(Reported::set(&mut reported, b"TimeZone", b"UTC"));
+        assert!(!Reported::set(&mut reported, b"TimeZone", b"UTC"));
+    }
+}

@@ -1,0 +1,396 @@
+//! The replies that a server connection still owes, and the scan that matches them.
+//!
+//! Every message that is sent to a server and has a reply stands in the queue, in order. Its
+//! reply is forwarded, or swallowed because the proxy itself asked, or it is simulated because
+//! nothing was sent for it:
+//!
+//! ```text
+//! client:  Parse s1   Bind s1   Execute   Sync
+//! queue:   simulate   forward   forward   forward      (s1 is already prepared there)
+//! server:             2         D D C     Z
+//! client:  1          2         D D C     Z
+//! ```
+//!
+//! The scan looks at frame heads in the read buffer and leaves rows alone: what is forwarded is
+//! written to the client from that same buffer. No socket and no clock in here.
+
+use crate::protocol::buffer::Buffer;
+use crate::protocol::postgres::frame::{self, FrameError, HEAD_BYTES};
+use crate::protocol::postgres::reply::{self, ErrorFields, Status};
+use crate::sql::Statement;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Messages that are looked into (errors, parameters, tags) are complete in the buffer up to this
+/// many bytes; the rest of a longer one is passed on unseen. An error's fields stand at its front.
+const INSPECT_BYTES_MAX: usize = 64 * 1024;
+
+/// What was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Simple query: everything up to ReadyForQuery.
+    Query,
+    Parse,
+    Bind,
+    Describe,
+    Execute,
+    Close,
+    Function,
+    Sync,
+    /// CopyDone or CopyFail: no reply of its own, a mark for the order of Syncs around it.
+    CopyEnd,
+}
+
+/// What becomes of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Forward,
+    Swallow,
+    /// Nothing was sent; these bytes stand for the reply.
+    Simulate(&'static [u8]),
+}
+
+#[derive(Debug, Clone)]
+pub struct Expected {
+    pub kind: Kind,
+    pub way: Way,
+    /// The statement, where it does something to the session.
+    pub statement: Option<Arc<Statement>>,
+    /// The prepared statement that a Parse makes on the server.
+    pub prepared: Option<u64>,
+}
+
+impl Expected {
+    pub fn new(kind: Kind, way: Way) -> Expected {
+        Expected { kind, way, statement: None, prepared: None }
+    }
+}
+
+/// What an error in a reply leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    Forward,
+    /// Nothing of the request has reached the client and it will be run elsewhere: swallow the
+    /// error and everything else that is expected.
+    Intercept,
+}
+
+/// A ReadyForQuery that was matched.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub status: Status,
+    pub swallowed: bool,
+    /// Whether an error came since the last one.
+    pub failed: bool,
+    /// The simple query's statement, where it does something to the session.
+    pub statement: Option<Arc<Statement>>,
+}
+
+/// Who is told what the scan sees.
+pub trait Watch {
+    /// A ParameterStatus; whether the client is to see it.
+    fn parameter(&mut self, name: &[u8], value: &[u8]) -> bool;
+    fn error(&mut self, fields: &ErrorFields<'_>, swallowed: bool) -> OnError;
+    /// An extended-protocol statement ended well.
+    fn executed(&mut self, statement: Arc<Statement>);
+    fn ready(&mut self, ready: Ready);
+    /// A Parse that was sent has failed or was skipped.
+    fn not_prepared(&mut self, id: u64);
+    /// A NotificationResponse for a session that did not ask is not forwarded.
+    fn notification(&mut self) -> bool;
+}
+
+/// What stopped a scan early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan {
+    /// As far as the bytes go.
+    Done,
+    /// An error was intercepted: everything that follows is swallowed until the queue is empty.
+    Intercepted,
+}
+
+#[derive(Debug, Default)]
+pub struct Replies {
+    queue: VecDeque<Expected>,
+    /// Bytes of the current message still to come.
+    passing: usize,
+    passing_swallowed: bool,
+    /// The server is in COPY FROM STDIN and ignores Sync.
+    copy_in: bool,
+    failed: bool,
+    /// How many of the queue's entries end in a ReadyForQuery.
+    ready_due: usize,
+    /// Bytes at the front of the read buffer that may be written to the client.
+    forwardable: usize,
+}
+
+impl Replies {
+    pub fn push(&mut self, expected: Expected) {
+        if self.copy_in {
+            match expected.kind {
+                // Ignored by the server (manual, section 55.2.7).
+                Kind::Sync => return,
+                Kind::CopyEnd => {
+                    self.copy_in = false;
+                    return;
+                }
+                _ => {}
+            }
+        }
+        if matches!(expected.kind, Kind::Query | Kind::Sync | Kind::Function) {
+            self.ready_due += 1;
+        }
+        self.queue.push_back(expected);
+    }
+
+    /// Whether nothing is owed: every reply has been matched to its last byte.
+    pub fn is_quiet(&self) -> bool {
+        self.queue.is_empty() && self.passing == 0 && !self.copy_in
+    }
+
+    pub fn is_copy_in(&self) -> bool {
+        self.copy_in
+    }
+
+    /// Requests that have not been answered by their ReadyForQuery.
+    pub fn ready_due(&self) -> usize {
+        self.ready_due
+    }
+
+    /// Bytes at the front of the read buffer to write to the client, when `local` is empty.
+    pub fn forwardable(&self) -> usize {
+        self.forwardable
+    }
+
+    pub fn forwarded(&mut self, bytes: usize) {
+        self.forwardable -= bytes.min(self.forwardable);
+    }
+
+    pub fn clear(&mut self) {
+        self.queue.clear();
+        *self = Replies { queue: std::mem::take(&mut self.queue), ..Replies::default() };
+    }
+
+    /// Matches what has been read. Afterwards the client gets all of `local`, then the first
+    /// [`Replies::forwardable`] bytes of `read`; one of the two is empty.
+    pub fn scan(
+        &mut self,
+        read: &mut Buffer,
+        local: &mut Buffer,
+        watch: &mut impl Watch,
+    ) -> Result<Scan, FrameError> {
+        let mut outcome = Scan::Done;
+        loop {
+            self.simulate(read, local);
+            if self.passing > 0 {
+                let count = self.passing.min(read.len() - self.forwardable);
+                if count == 0 {
+                    break;
+                }
+                self.take(count, self.passing_swallowed, read, local);
+                self.passing -= count;
+                continue;
+            }
+            let unscanned = &read.filled()[self.forwardable..];
+            let Some(head) = frame::head(unscanned)? else { break };
+            if unscanned.len() < bytes_needed(head) {
+                break;
+            }
+            let message = &unscanned[..head.bytes.min(unscanned.len())];
+            let fate = self.matched(message, head.tag, watch)?;
+            let count = message.len();
+            self.passing = head.bytes - count;
+            self.passing_swallowed = fate != Fate::Forward;
+            self.take(count, self.passing_swallowed, read, local);
+            if fate == Fate::Intercept {
+                self.swallow_all();
+                outcome = Scan::Intercepted;
+            }
+        }
+        if !local.is_empty() {
+            local.extend(&read.filled()[..self.forwardable]);
+            read.consume(self.forwardable);
+            self.forwardable = 0;
+        }
+        Ok(outcome)
+    }
+
+    /// Everything that is still owed is the proxy's own business from now on.
+    pub fn swallow_all(&mut self) {
+        self.queue.retain(|expected| !matches!(expected.way, Way::Simulate(_)));
+        for expected in &mut self.queue {
+            expected.way = Way::Swallow;
+        }
+    }
+
+    /// Moves `count` bytes behind the forwardable ones to where they belong.
+    fn take(&mut self, count: usize, swallow: bool, read: &mut Buffer, local: &mut Buffer) {
+        if !swallow {
+            self.forwardable += count;
+            return;
+        }
+        self.settle(read, local);
+        read.consume(count);
+    }
+
+    /// Copies what is forwardable so far to `local`, because something else comes after it.
+    fn settle(&mut self, read: &mut Buffer, local: &mut Buffer) {
+        if self.forwardable > 0 {
+            local.extend(&read.filled()[..self.forwardable]);
+            read.consume(self.forwardable);
+            self.forwardable = 0;
+        }
+    }
+
+    /// Answers whatever is at the front of the queue and was never sent.
+    fn simulate(&mut self, read: &mut Buffer, local: &mut Buffer) {
+        while self.passing == 0 {
+            match self.queue.front() {
+                Some(Expected { way: Way::Simulate(bytes), .. }) => {
+                    let bytes: &'static [u8] = bytes;
+                    self.settle(read, local);
+                    local.extend(bytes);
+                }
+                Some(Expected { kind: Kind::CopyEnd, .. }) => {}
+                _ => return,
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    fn matched(
+        &mut self,
+        message: &[u8],
+        tag: u8,
+        watch: &mut impl Watch,
+    ) -> Result<Fate, FrameError> {
+        let front = self.queue.front().map(|expected| (expected.kind, expected.way));
+        let swallowed = matches!(front, Some((_, Way::Swallow)));
+        match (tag, front) {
+            (b'S', _) => {
+                let (name, value) = reply::parameter_status(message)?;
+                return Ok(Fate::forward_if(watch.parameter(name, value)));
+            }
+            (b'A', _) => return Ok(Fate::forward_if(watch.notification())),
+            (b'N', _) => {}
+            (b'E', _) => return Ok(self.error(message, swallowed, watch)),
+            (b'Z', _) => self.ready(message, watch)?,
+            (b'1', Some((Kind::Parse, _)))
+            | (b'2', Some((Kind::Bind, _)))
+            | (b'3', Some((Kind::Close, _)))
+            | (b'T' | b'n', Some((Kind::Describe, _))) => {
+                self.queue.pop_front();
+            }
+            (b'C' | b's' | b'I', Some((Kind::Execute, _))) => self.executed(watch),
+            (b'G', Some((kind, _))) => self.copy_begins(kind),
+            (b'C', Some((Kind::Query, _))) => self.copy_in = false,
+            (_, Some((Kind::Query | Kind::Execute | Kind::Function | Kind::Describe, _))) => {}
+            _ => return Err(FrameError::Tag(tag)),
+        }
+        Ok(Fate::forward_if(!swallowed))
+    }
+
+    fn executed(&mut self, watch: &mut impl Watch) {
+        if let Some(statement) = self.queue.pop_front().and_then(|expected| expected.statement) {
+            watch.executed(statement);
+        }
+    }
+
+    /// From CopyInResponse until CopyDone or CopyFail the server ignores Sync; those that were
+    /// sent ahead of the data get no reply.
+    fn copy_begins(&mut self, kind: Kind) {
+        if kind == Kind::Query {
+            self.copy_in = !self.queue.iter().any(|expected| expected.kind == Kind::CopyEnd);
+            return;
+        }
+        let mut ended = false;
+        let mut ignored = 0;
+        self.queue.retain(|expected| match expected.kind {
+            Kind::Sync if !ended => {
+                ignored += 1;
+                false
+            }
+            Kind::CopyEnd if !ended => {
+                ended = true;
+                false
+            }
+            _ => true,
+        });
+        self.ready_due -= ignored;
+        self.copy_in = !ended;
+    }
+
+    fn error(&mut self, message: &[u8], swallowed: bool, watch: &mut impl Watch) -> Fate {
+        self.failed = true;
+        self.copy_in = false;
+        let fate = match watch.error(&reply::error_fields(message), swallowed) {
+            OnError::Intercept => Fate::Intercept,
+            OnError::Forward => Fate::forward_if(!swallowed),
+        };
+        // The extended protocol skips to the next Sync; a simple query ends by its own
+        // ReadyForQuery.
+        while let Some(front) = self.queue.front() {
+            if matches!(front.kind, Kind::Sync | Kind::Query | Kind::Function) {
+                break;
+            }
+            if let Some(id) = front.prepared {
+                watch.not_prepared(id);
+            }
+            self.queue.pop_front();
+        }
+        fate
+    }
+
+    fn ready(&mut self, message: &[u8], watch: &mut impl Watch) -> Result<(), FrameError> {
+        let status = reply::ready_status(message)?;
+        // What stands before the Sync was answered by an error or is answered now.
+        let expected = loop {
+            match self.queue.pop_front() {
+                Some(front) if matches!(front.kind, Kind::Sync | Kind::Query | Kind::Function) => {
+                    break front;
+                }
+                Some(front) if self.failed || front.kind == Kind::CopyEnd => {
+                    if let Some(id) = front.prepared {
+                        watch.not_prepared(id);
+                    }
+                }
+                _ => return Err(FrameError::Tag(b'Z')),
+            }
+        };
+        self.ready_due -= 1;
+        watch.ready(Ready {
+            status,
+            swallowed: expected.way == Way::Swallow,
+            failed: self.failed,
+            statement: expected.statement,
+        });
+        self.failed = false;
+        self.copy_in = false;
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Forward,
+    Swallow,
+    Intercept,
+}
+
+impl Fate {
+    fn forward_if(forward: bool) -> Fate {
+        if forward { Fate::Forward } else { Fate::Swallow }
+    }
+}
+
+/// How much of a message must be there before it can be matched.
+fn bytes_needed(head: frame::Head) -> usize {
+    match head.tag {
+        b'S' | b'E' | b'Z' => head.bytes.min(INSPECT_BYTES_MAX),
+        _ => HEAD_BYTES,
+    }
+}
+
+#[cfg(test)]
+#[path = "replies_tests.rs"]
+mod tests;

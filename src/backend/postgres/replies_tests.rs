@@ -1,0 +1,221 @@
+use super::*;
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Notes {
+    lines: Vec<String>,
+    intercept: bool,
+}
+
+impl Watch for Notes {
+    fn parameter(&mut self, name: &[u8], value: &[u8]) -> bool {
+        self.lines.push(format!("{}={}", text(name), text(value)));
+        false
+    }
+
+    fn error(&mut self, fields: &ErrorFields<'_>, swallowed: bool) -> OnError {
+        self.lines.push(format!("error {} {swallowed}", text(fields.sqlstate)));
+        if self.intercept { OnError::Intercept } else { OnError::Forward }
+    }
+
+    fn executed(&mut self, _: Arc<Statement>) {
+        self.lines.push("executed".to_owned());
+    }
+
+    fn ready(&mut self, ready: Ready) {
+        self.lines.push(format!(
+            "ready {:?} swallowed={} failed={}",
+            ready.status, ready.swallowed, ready.failed
+        ));
+    }
+
+    fn not_prepared(&mut self, id: u64) {
+        self.lines.push(format!("not prepared {id}"));
+    }
+
+    fn notification(&mut self) -> bool {
+        false
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A message with an empty or given body.
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![];
+    frame::put(&mut out, tag, |out| out.extend_from_slice(body));
+    out
+}
+
+fn server(messages: &[(u8, &[u8])]) -> Vec<u8> {
+    messages.iter().flat_map(|(tag, body)| message(*tag, body)).collect()
+}
+
+/// Feeds `bytes` in pieces of `step` bytes and returns what the client gets.
+fn feed(replies: &mut Replies, bytes: &[u8], step: usize, notes: &mut Notes) -> Vec<u8> {
+    let (mut read, mut local, mut client) = (Buffer::default(), Buffer::default(), vec![]);
+    for piece in bytes.chunks(step) {
+        read.extend(piece);
+        replies.scan(&mut read, &mut local, notes).expect("valid");
+        client.extend_from_slice(local.filled());
+        local.clear();
+        let count = replies.forwardable();
+        client.extend_from_slice(&read.filled()[..count]);
+        read.consume(count);
+        replies.forwarded(count);
+    }
+    client
+}
+
+struct Case {
+    name: &'static str,
+    expected: &'static [(Kind, Way)],
+    server: &'static [(u8, &'static [u8])],
+    client: &'static [(u8, &'static [u8])],
+    notes: &'static [&'static str],
+}
+
+const ERROR: &[u8] = b"SERROR\0C42P01\0Mno\0\0";
+const SIM: Way = Way::Simulate(reply::PARSE_COMPLETE);
+
+const CASES: &[Case] = &[
+    Case {
+        name: "a simple query is forwarded",
+        expected: &[(Kind::Query, Way::Forward)],
+        server: &[(b'T', b"x"), (b'D', b"row"), (b'C', b"SELECT 1\0"), (b'Z', b"I")],
+        client: &[(b'T', b"x"), (b'D', b"row"), (b'C', b"SELECT 1\0"), (b'Z', b"I")],
+        notes: &["ready Idle swallowed=false failed=false"],
+    },
+    Case {
+        name: "what the proxy asked is swallowed, what the client asked is not",
+        expected: &[(Kind::Query, Way::Swallow), (Kind::Query, Way::Forward)],
+        server: &[(b'S', b"a\0b\0"), (b'C', b"SET\0"), (b'Z', b"I"), (b'C', b"X\0"), (b'Z', b"T")],
+        client: &[(b'C', b"X\0"), (b'Z', b"T")],
+        notes: &[
+            "a=b",
+            "ready Idle swallowed=true failed=false",
+            "ready Open swallowed=false failed=false",
+        ],
+    },
+    Case {
+        name: "a Parse that was not needed is answered in its place",
+        expected: &[
+            (Kind::Close, Way::Forward),
+            (Kind::Parse, SIM),
+            (Kind::Bind, Way::Forward),
+            (Kind::Execute, Way::Forward),
+            (Kind::Parse, SIM),
+            (Kind::Sync, Way::Forward),
+        ],
+        server: &[(b'3', b""), (b'2', b""), (b'C', b"SELECT 0\0"), (b'Z', b"I")],
+        client: &[
+            (b'3', b""),
+            (b'1', b""),
+            (b'2', b""),
+            (b'C', b"SELECT 0\0"),
+            (b'1', b""),
+            (b'Z', b"I"),
+        ],
+        notes: &["ready Idle swallowed=false failed=false"],
+    },
+    Case {
+        name: "an error skips to Sync, simulated replies with it",
+        expected: &[
+            (Kind::Parse, Way::Forward),
+            (Kind::Parse, SIM),
+            (Kind::Execute, Way::Forward),
+            (Kind::Sync, Way::Forward),
+            (Kind::Parse, Way::Forward),
+            (Kind::Sync, Way::Forward),
+        ],
+        server: &[(b'E', ERROR), (b'Z', b"I"), (b'1', b""), (b'Z', b"I")],
+        client: &[(b'E', ERROR), (b'Z', b"I"), (b'1', b""), (b'Z', b"I")],
+        notes: &[
+            "error 42P01 false",
+            "ready Idle swallowed=false failed=true",
+            "ready Idle swallowed=false failed=false",
+        ],
+    },
+    Case {
+        name: "a Sync ahead of COPY data gets no reply",
+        expected: &[
+            (Kind::Execute, Way::Forward),
+            (Kind::Sync, Way::Forward),
+            (Kind::CopyEnd, Way::Forward),
+            (Kind::Sync, Way::Forward),
+        ],
+        server: &[(b'G', b"\0\0\0"), (b'C', b"COPY 1\0"), (b'Z', b"I")],
+        client: &[(b'G', b"\0\0\0"), (b'C', b"COPY 1\0"), (b'Z', b"I")],
+        notes: &["ready Idle swallowed=false failed=false"],
+    },
+];
+
+#[test]
+fn replies_reach_the_client_in_order_however_the_bytes_arrive() {
+    for case in CASES {
+        for step in [1, 2, 7, 4096] {
+            let mut replies = Replies::default();
+            for (kind, way) in case.expected {
+                replies.push(Expected::new(*kind, *way));
+            }
+            let mut notes = Notes::default();
+            let client = feed(&mut replies, &server(case.server), step, &mut notes);
+            assert_eq!(client, server(case.client), "{} in steps of {step}", case.name);
+            assert_eq!(notes.lines, case.notes, "{}", case.name);
+            assert!(replies.is_quiet() && replies.ready_due() == 0, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn an_intercepted_error_swallows_the_rest() {
+    let mut replies = Replies::default();
+    for kind in [Kind::Parse, Kind::Bind, Kind::Execute, Kind::Sync] {
+        replies.push(Expected::new(kind, Way::Forward));
+    }
+    let mut notes = Notes { intercept: true, ..Notes::default() };
+    let client = feed(&mut replies, &server(&[(b'E', ERROR), (b'Z', b"I")]), 3, &mut notes);
+    assert!(client.is_empty() && replies.is_quiet());
+}
+
+#[test]
+fn a_failed_parse_is_told() {
+    let mut replies = Replies::default();
+    replies.push(Expected { prepared: Some(7), ..Expected::new(Kind::Parse, Way::Forward) });
+    replies.push(Expected::new(Kind::Sync, Way::Forward));
+    let mut notes = Notes::default();
+    feed(&mut replies, &server(&[(b'E', ERROR), (b'Z', b"I")]), 4096, &mut notes);
+    assert_eq!(notes.lines[1], "not prepared 7");
+}
+
+#[test]
+fn copy_in_lasts_until_the_client_ends_it() {
+    let mut replies = Replies::default();
+    replies.push(Expected::new(Kind::Query, Way::Forward));
+    let mut notes = Notes::default();
+    feed(&mut replies, &server(&[(b'G', b"\0\0\0")]), 1, &mut notes);
+    assert!(replies.is_copy_in() && !replies.is_quiet());
+    replies.push(Expected::new(Kind::CopyEnd, Way::Forward));
+    feed(&mut replies, &server(&[(b'C', b"COPY 0\0"), (b'Z', b"I")]), 1, &mut notes);
+    assert!(replies.is_quiet());
+}
+
+#[test]
+fn a_reply_that_nobody_asked_for_is_an_error() {
+    let mut replies = Replies::default();
+    let mut read = Buffer::default();
+    read.extend(&message(b'Z', b"I"));
+    assert!(replies.scan(&mut read, &mut Buffer::default(), &mut Notes::default()).is_err());
+}
+
+#[test]
+fn large_rows_pass_in_parts() {
+    let mut replies = Replies::default();
+    replies.push(Expected::new(Kind::Query, Way::Forward));
+    let row = vec![7; 300_000];
+    let bytes = server(&[(b'D', &row), (b'C', b"SELECT 1\0"), (b'Z', b"I")]);
+    let client = feed(&mut replies, &bytes, 1000, &mut Notes::default());
+    assert_eq!(client, bytes);
+}

@@ -1,0 +1,374 @@
+//! One catalog per database that somebody uses, kept fresh in the background.
+//!
+//! ```text
+//!  get(database) ──▶ Slot { current } ◀── task per database: load, wait, load …
+//!  ddl_ran(database) ──▶ current = nothing but built-ins; the task loads at once
+//! ```
+//! How a catalog is read from a server is the [`Loader`]'s business (`catalog.rs`). After DDL no
+//! load that had begun before it is believed, and until one that began after it has ended, reads
+//! of user tables go to the primary.
+
+use crate::topology::{Epoch, Topology};
+use arc_swap::{ArcSwap, Guard};
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+/// Databases with a catalog at once; a proxy for more gives the others none. A catalog of a
+/// thousand tables takes about half a megabyte.
+const DATABASES_MAX: usize = 1000;
+/// Loads at once per cluster: they are heavy for the primary.
+const LOADS_MAX: usize = 2;
+/// A failed load is repeated after this, then after twice as long, up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
+
+/// Reads catalogs from a server.
+pub trait Loader: Send + Sync + 'static {
+    type Catalog: Send + Sync + 'static;
+
+    /// The catalog of a database of which nothing is known.
+    fn unknown(&self) -> Self::Catalog;
+
+    /// The error is a sentence for people. Bounded in time.
+    fn load(
+        &self,
+        database: Arc<str>,
+    ) -> impl Future<Output = Result<Self::Catalog, String>> + Send;
+}
+
+/// The catalogs of one cluster. Shared by all workers.
+pub struct Catalogs<L: Loader> {
+    shared: Arc<Shared<L>>,
+    /// The control plane's: loads run there, whoever asks.
+    runtime: Handle,
+}
+
+/// One database's catalog, to be kept by whoever classifies statements for it.
+pub struct Slot<C> {
+    current: ArcSwap<C>,
+    /// Grows with each DDL.
+    generation: AtomicU64,
+    wanted: Notify,
+}
+
+struct Shared<L: Loader> {
+    loader: L,
+    interval: Duration,
+    slots: Mutex<HashMap<Arc<str>, Arc<Slot<L::Catalog>>>>,
+    loads: Semaphore,
+    counts: Counts,
+}
+
+/// Loads since the start.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub loaded: AtomicU64,
+    pub failed: AtomicU64,
+}
+
+impl<L: Loader> Catalogs<L> {
+    /// `interval`: a catalog is loaded again this often. `runtime` must live as long as the
+    /// program.
+    pub fn new(loader: L, interval: Duration, runtime: Handle) -> Catalogs<L> {
+        let shared = Shared {
+            loader,
+            interval,
+            slots: Mutex::default(),
+            loads: Semaphore::new(LOADS_MAX),
+            counts: Counts::default(),
+        };
+        Catalogs { shared: Arc::new(shared), runtime }
+    }
+
+    /// The database's catalog; the first call begins to load it. Takes a lock: call it once per
+    /// session, not per statement.
+    pub fn get(&self, database: &str) -> Arc<Slot<L::Catalog>> {
+        let mut slots = self.shared.lock();
+        if let Some(slot) = slots.get(database) {
+            return slot.clone();
+        }
+        let slot = Arc::new(Slot::new(self.shared.loader.unknown()));
+        if slots.len() >= DATABASES_MAX {
+            tracing::warn!(database, "no catalog: {DATABASES_MAX} databases have one already");
+            return slot;
+        }
+        let database: Arc<str> = Arc::from(database);
+        slots.insert(database.clone(), slot.clone());
+        let shared = self.shared.clone();
+        self.runtime.spawn(shared.keep(database, slot.clone()));
+        slot
+    }
+
+    /// Something that may have changed the catalog has run in the database. Inside a transaction
+    /// call it again at the commit: only then can a load see it.
+    pub fn ddl_ran(&self, database: &str) {
+        let slot = self.shared.lock().get(database).cloned();
+        if let Some(slot) = slot {
+            slot.invalidate(self.shared.loader.unknown());
+        }
+    }
+
+    /// All catalogs are in doubt: another node is primary, and DDL that it never got is gone.
+    pub fn all_changed(&self) {
+        let slots: Vec<_> = self.shared.lock().values().cloned().collect();
+        for slot in slots {
+            slot.invalidate(self.shared.loader.unknown());
+        }
+    }
+
+    /// Calls [`Catalogs::all_changed`] for each change of the primary, for as long as it runs.
+    pub async fn follow(&self, topology: &Topology) {
+        let mut changed = topology.subscribe();
+        let mut epoch = topology.load().epoch;
+        while changed.changed().await.is_ok() {
+            let now = topology.load().epoch;
+            // The first primary changes nothing.
+            if now != epoch && epoch != Epoch::default() {
+                self.all_changed();
+            }
+            epoch = now;
+        }
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.shared.counts
+    }
+}
+
+impl<C> Slot<C> {
+    fn new(catalog: C) -> Slot<C> {
+        Slot {
+            current: ArcSwap::from_pointee(catalog),
+            generation: AtomicU64::new(0),
+            wanted: Notify::new(),
+        }
+    }
+
+    /// The catalog of this moment; cheap enough for every statement, not to be held across an
+    /// await.
+    pub fn load(&self) -> Guard<Arc<C>> {
+        self.current.load()
+    }
+
+    pub fn load_full(&self) -> Arc<C> {
+        self.current.load_full()
+    }
+
+    fn invalidate(&self, unknown: C) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.current.store(Arc::new(unknown));
+        self.wanted.notify_one();
+    }
+
+    /// Publishes what was loaded, unless DDL ran since the load began.
+    fn replace(&self, catalog: C, generation: u64) -> bool {
+        let next = Arc::new(catalog);
+        let before = self.current.load();
+        // The generation is looked at after `before` was: a DDL between here and the swap has
+        // stored another catalog, and then the swap does nothing.
+        if self.generation.load(Ordering::SeqCst) != generation {
+            return false;
+        }
+        let previous = self.current.compare_and_swap(&before, next);
+        Arc::ptr_eq(&previous, &before)
+    }
+}
+
+impl<L: Loader> Shared<L> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Arc<Slot<L::Catalog>>>> {
+        // A map is whole after every operation.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads one database's catalog again and again, until nobody uses it.
+    async fn keep(self: Arc<Self>, database: Arc<str>, slot: Arc<Slot<L::Catalog>>) {
+        let mut retry = RETRY_FIRST;
+        let mut failing = false;
+        loop {
+            // A wish from before this load is fulfilled by it.
+            let _ = tokio::time::timeout(Duration::ZERO, slot.wanted.notified()).await;
+            let again = match self.load(&database, &slot).await {
+                Ok(true) => {
+                    if std::mem::take(&mut failing) {
+                        tracing::info!(%database, "the catalog is loaded again");
+                    }
+                    retry = RETRY_FIRST;
+                    self.interval
+                }
+                // DDL ran meanwhile.
+                Ok(false) => continue,
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%database, %error, "the catalog cannot be loaded; reads of \
+                            what it does not know go to the primary");
+                    }
+                    let wait = retry;
+                    retry = (retry * 2).min(RETRY_LONGEST);
+                    wait
+                }
+            };
+            let _ = tokio::time::timeout_at(Instant::now() + again, slot.wanted.notified()).await;
+            if self.forget_unused(&database, &slot) {
+                return;
+            }
+        }
+    }
+
+    /// `Ok(false)`: the load was overtaken by DDL and must be repeated.
+    async fn load(&self, database: &Arc<str>, slot: &Slot<L::Catalog>) -> Result<bool, String> {
+        // Never closed.
+        let _turn = self.loads.acquire().await.map_err(|error| error.to_string())?;
+        let generation = slot.generation.load(Ordering::SeqCst);
+        let loaded = self.loader.load(database.clone()).await;
+        let count = if loaded.is_ok() { &self.counts.loaded } else { &self.counts.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(slot.replace(loaded?, generation))
+    }
+
+    /// Nobody can take the slot while the map is locked, so one that only the map and this task
+    /// have is not used.
+    fn forget_unused(&self, database: &str, slot: &Arc<Slot<L::Catalog>>) -> bool {
+        const MAP_AND_TASK: usize = 2;
+        let mut slots = self.lock();
+        let unused = Arc::strong_count(slot) <= MAP_AND_TASK;
+        if unused {
+            slots.remove(database);
+        }
+        unused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+    use tokio::sync::Semaphore;
+
+    const INTERVAL: Duration = Duration::from_secs(60);
+
+    /// A catalog is the number of its load; 0 is the unknown one.
+    #[derive(Default)]
+    struct Fake {
+        started: AtomicU64,
+        fails: AtomicBool,
+        /// Loads end when a permit is given.
+        gate: Option<Semaphore>,
+    }
+
+    impl Loader for Arc<Fake> {
+        type Catalog = u64;
+
+        fn unknown(&self) -> u64 {
+            0
+        }
+
+        async fn load(&self, _database: Arc<str>) -> Result<u64, String> {
+            let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
+            if let Some(gate) = &self.gate {
+                gate.acquire().await.map_err(|error| error.to_string())?.forget();
+            }
+            if self.fails.load(Ordering::SeqCst) {
+                return Err("no primary".into());
+            }
+            Ok(number)
+        }
+    }
+
+    fn catalogs(fake: &Arc<Fake>) -> Catalogs<Arc<Fake>> {
+        Catalogs::new(fake.clone(), INTERVAL, Handle::current())
+    }
+
+    /// Time is paused: this lets all tasks run until they wait.
+    async fn settle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    fn gated() -> Arc<Fake> {
+        Arc::new(Fake { gate: Some(Semaphore::new(0)), ..Fake::default() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn loads_on_first_use_and_again_after_the_interval() {
+        let fake = Arc::new(Fake::default());
+        let catalogs = catalogs(&fake);
+        settle().await;
+        assert_eq!(fake.started.load(Ordering::SeqCst), 0);
+        let slot = catalogs.get("app");
+        assert_eq!(**slot.load(), 0);
+        settle().await;
+        assert_eq!(**slot.load(), 1);
+        assert!(Arc::ptr_eq(&slot, &catalogs.get("app")));
+        tokio::time::sleep(INTERVAL).await;
+        assert_eq!(**slot.load(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ddl_distrusts_at_once_and_until_a_load_that_began_after_it() {
+        let fake = gated();
+        let gate = fake.gate.as_ref().unwrap();
+        let catalogs = catalogs(&fake);
+        let slot = catalogs.get("app");
+        gate.add_permits(1);
+        settle().await;
+        assert_eq!(**slot.load(), 1);
+        catalogs.ddl_ran("app");
+        assert_eq!(**slot.load(), 0, "at once");
+        settle().await;
+        assert_eq!(fake.started.load(Ordering::SeqCst), 2, "the second load has begun");
+        catalogs.ddl_ran("app");
+        gate.add_permits(1);
+        settle().await;
+        assert_eq!(**slot.load(), 0, "the second load may have missed the second DDL");
+        gate.add_permits(1);
+        settle().await;
+        assert_eq!(**slot.load(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_load_is_repeated_later_and_later_and_keeps_what_is_known() {
+        let fake = Arc::new(Fake::default());
+        let catalogs = catalogs(&fake);
+        let slot = catalogs.get("app");
+        settle().await;
+        fake.fails.store(true, Ordering::SeqCst);
+        tokio::time::sleep(INTERVAL + Duration::from_secs(3)).await;
+        assert_eq!(**slot.load(), 1, "old knowledge is better than none");
+        // At 0, 0.5, 1.5 s after the interval; not at 3.5 yet.
+        assert_eq!(catalogs.counts().failed.load(Ordering::SeqCst), 3);
+        fake.fails.store(false, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(**slot.load(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_uses_is_forgotten() {
+        let fake = Arc::new(Fake::default());
+        let catalogs = catalogs(&fake);
+        drop(catalogs.get("app"));
+        tokio::time::sleep(INTERVAL * 3).await;
+        assert_eq!(fake.started.load(Ordering::SeqCst), 1);
+        assert!(catalogs.shared.lock().is_empty());
+        let slot = catalogs.get("app");
+        settle().await;
+        assert_eq!(**slot.load(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn databases_and_loads_at_once_are_bounded() {
+        let fake = gated();
+        let catalogs = catalogs(&fake);
+        let slots: Vec<_> = (0..DATABASES_MAX + 1).map(|n| catalogs.get(&n.to_string())).collect();
+        settle().await;
+        assert_eq!(fake.started.load(Ordering::SeqCst), LOADS_MAX as u64);
+        fake.gate.as_ref().unwrap().add_permits(DATABASES_MAX * 2);
+        settle().await;
+        let known = slots.iter().filter(|slot| **slot.load() > 0).count();
+        assert_eq!(known, DATABASES_MAX);
+    }
+}

@@ -1,0 +1,158 @@
+//! One node as the judge remembers it: what is configured, and what its probes said.
+
+use super::election::Claim;
+use super::probe::{Outcome, ProbeError, Report, State};
+use super::readset::{Bounds, Membership};
+use crate::config::NodeConfig;
+use crate::topology::{Health, Lag, Node, NodeId, Position, Role};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Share of a new round trip in the smoothed one: as TCP's SRTT (RFC 6298), 1/8.
+const ROUND_TRIP_SHARE: u32 = 8;
+
+/// One node: what is configured, and what its probes said.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) id: NodeId,
+    pub(super) name: Arc<str>,
+    pub(super) address: Arc<str>,
+    pub(super) zone: Option<Arc<str>>,
+    pub(super) weight: u32,
+    /// At least one probe has ended, well or badly.
+    pub(super) probed: bool,
+    pub(super) failures: u32,
+    /// A session reported a failure that no probe has confirmed or refuted yet.
+    pub(super) accused: bool,
+    pub(super) error: Option<Arc<str>>,
+    /// The last answer.
+    pub(super) report: Option<Report>,
+    /// Whether its position still holds: not after the connection was lost, for a restarted
+    /// replica may show older data than before.
+    pub(super) position_holds: bool,
+    /// When the last answer came, and the lag at that moment.
+    pub(super) answered: Option<(Instant, Lag)>,
+    pub(super) incarnation: u64,
+    pub(super) round_trip: Duration,
+    pub(super) membership: Membership,
+}
+
+/// What the judge has found out about a node.
+pub(super) struct Picture {
+    pub(super) role: Role,
+    pub(super) health: Health,
+    pub(super) lag: Lag,
+    pub(super) applied_at: Option<Instant>,
+    pub(super) out_because: Arc<str>,
+}
+
+impl Judged {
+    pub(super) fn new(id: NodeId, node: &NodeConfig, bounds: Bounds) -> Judged {
+        Judged {
+            id,
+            name: node.name.clone(),
+            address: Arc::from(node.address.to_string()),
+            zone: node.zone.clone(),
+            weight: node.weight,
+            probed: false,
+            failures: 0,
+            accused: false,
+            error: None,
+            report: None,
+            position_holds: false,
+            answered: None,
+            incarnation: 0,
+            round_trip: Duration::ZERO,
+            membership: Membership::new(bounds),
+        }
+    }
+
+    pub(super) fn note(&mut self, outcome: &Outcome, failures_max: u32) {
+        self.probed = true;
+        self.incarnation = outcome.connection;
+        let accused = std::mem::take(&mut self.accused);
+        match &outcome.result {
+            Ok(report) => {
+                self.failures = 0;
+                self.error = None;
+                self.report = Some(report.clone());
+                self.position_holds = true;
+                if !outcome.connected_anew {
+                    let last = outcome.finished_at.saturating_duration_since(outcome.started_at);
+                    self.smooth(last);
+                }
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                if accused {
+                    self.failures = self.failures.max(failures_max);
+                }
+                self.error = Some(Arc::from(error.to_string()));
+                self.position_holds &= !matches!(error, ProbeError::Connection(_));
+            }
+        }
+    }
+
+    fn smooth(&mut self, last: Duration) {
+        self.round_trip = if self.round_trip.is_zero() {
+            last
+        } else {
+            (self.round_trip * (ROUND_TRIP_SHARE - 1) + last) / ROUND_TRIP_SHARE
+        };
+    }
+
+    pub(super) fn claim(&self) -> Option<Claim> {
+        let report = self.report.as_ref()?;
+        let State::Primary { flush, .. } = report.state else { return None };
+        let system = report.identity.system;
+        Some(Claim {
+            node: self.id,
+            name: self.name.clone(),
+            system,
+            timeline: report.timeline,
+            flush,
+        })
+    }
+
+    pub(super) fn health(&self, failures_max: u32, refusal: Option<Arc<str>>) -> Health {
+        if self.failures >= failures_max {
+            let error = self.error.as_deref().unwrap_or("it does not answer");
+            let reason = format!("{} probes failed in a row, the last: {error}", self.failures);
+            return Health::Unhealthy { reason: Arc::from(reason) };
+        }
+        match (refusal, &self.report) {
+            (_, None) => Health::Unknown,
+            (Some(reason), _) => Health::Unhealthy { reason },
+            (None, Some(_)) => Health::Healthy,
+        }
+    }
+
+    fn position(&self) -> Option<Position> {
+        let report = self.report.as_ref().filter(|_| self.position_holds)?;
+        let offset = match report.state {
+            State::Primary { insert, .. } => insert,
+            State::Replica { replayed, .. } => replayed?,
+        };
+        Some(Position::Log { timeline: report.timeline?, offset })
+    }
+
+    pub(super) fn picture(&self, picture: Picture) -> Node {
+        let Picture { role, health, lag, applied_at, out_because } = picture;
+        Node {
+            id: self.id,
+            name: self.name.clone(),
+            address: self.address.clone(),
+            zone: self.zone.clone(),
+            weight: self.weight,
+            role,
+            health,
+            in_read_set: out_because.is_empty(),
+            out_because,
+            position: self.position(),
+            lag,
+            applied_at,
+            incarnation: self.incarnation,
+            round_trip: self.round_trip,
+        }
+    }
+}

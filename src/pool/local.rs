@@ -1,0 +1,324 @@
+//! One worker's side of a pool: its idle connections.
+
+use super::shared::{Lend, Place, PoolKey, Pooled, Pools, Shared, Slot, Turn};
+use crate::backend::postgres::auth::ServerSecret;
+use crate::backend::postgres::connect::{ConnectError, Fault};
+use crate::backend::postgres::connection::{Connection, Opening};
+use crate::metrics::{PoolLabels, PoolStats};
+use crate::topology::{Epoch, Evidence};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::time::timeout;
+
+/// A connection's lifetime is shortened by up to a tenth, so that connections that were opened
+/// together are not all closed together.
+const LIFETIME_JITTER_PARTS: u32 = 10;
+
+#[derive(Debug, Error)]
+pub enum PoolError {
+    /// 53300.
+    #[error("no connection of pool {pool} was free within {waited:?} (pool.wait_timeout)")]
+    TimedOut { pool: String, waited: Duration },
+    /// 53300.
+    #[error("{waiting} requests already wait for pool {pool} (pool.waiting_max)")]
+    Full { pool: String, waiting: usize },
+    #[error("cannot connect to {node}: {error}")]
+    Connect { node: Arc<str>, error: ConnectError },
+}
+
+/// What a request asks of a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Take<'a> {
+    pub secret: &'a ServerSecret,
+    /// Connections of older epochs are closed instead of used: for everything that may write.
+    pub epoch: Option<Epoch>,
+    pub now: Instant,
+}
+
+/// One worker's idle connections of one pool.
+#[derive(Debug)]
+pub struct LocalPool {
+    pub shared: Arc<Shared>,
+    pools: Arc<Pools>,
+    worker: usize,
+    /// The one used last is at the end and is taken first: the others may become idle for good.
+    idle: RefCell<Vec<Pooled>>,
+    /// What new connections log in with when no client asks (`idle_min`).
+    secret: RefCell<ServerSecret>,
+    pub stats: Arc<PoolStats>,
+}
+
+/// The pools of one cluster as one worker sees them.
+#[derive(Debug)]
+pub struct LocalPools {
+    pub pools: Arc<Pools>,
+    worker: usize,
+    local: RefCell<HashMap<PoolKey, Rc<LocalPool>>>,
+}
+
+impl LocalPools {
+    pub fn new(pools: Arc<Pools>, worker: usize) -> LocalPools {
+        LocalPools { pools, worker, local: RefCell::default() }
+    }
+
+    pub fn get(&self, key: &PoolKey) -> Rc<LocalPool> {
+        if let Some(pool) = self.local.borrow().get(key) {
+            return pool.clone();
+        }
+        let shared = self.pools.shared(key);
+        let stats = self.pools.registry.register(PoolLabels {
+            cluster: self.pools.cluster.name.clone(),
+            node: self.pools.cluster.nodes[usize::from(key.node.0)].name.clone(),
+            user: key.user.clone(),
+            database: key.database.clone(),
+        });
+        let pool = Rc::new(LocalPool {
+            shared,
+            pools: self.pools.clone(),
+            worker: self.worker,
+            idle: RefCell::default(),
+            secret: RefCell::new(ServerSecret::None),
+            stats,
+        });
+        self.local.borrow_mut().insert(key.clone(), pool.clone());
+        pool
+    }
+
+    pub fn each(&self) -> Vec<Rc<LocalPool>> {
+        self.local.borrow().values().cloned().collect()
+    }
+
+    /// Another worker is short: gives it what is idle here.
+    pub fn lend(&self, lend: &Lend) {
+        if let Some(pool) = self.local.borrow().get(&lend.key)
+            && Arc::ptr_eq(&pool.shared, lend)
+        {
+            pool.lend();
+        }
+    }
+}
+
+impl LocalPool {
+    /// An idle connection, if one is here and nobody waits. No system call, no lock.
+    #[inline]
+    pub fn try_take(&self, take: &Take<'_>) -> Option<Pooled> {
+        if self.shared.waiting() > 0 {
+            return None;
+        }
+        loop {
+            let pooled = self.idle.borrow_mut().pop()?;
+            if usable(&pooled.connection, take) {
+                self.stats.taken();
+                return Some(pooled);
+            }
+            self.stats.idle_removed();
+        }
+    }
+
+    /// A connection: idle, opened, or handed over. Cancel safe: yes.
+    pub async fn take(&self, take: &Take<'_>) -> Result<Pooled, PoolError> {
+        if let Some(pooled) = self.try_take(take) {
+            return Ok(pooled);
+        }
+        let limits = &self.pools.cluster.pool;
+        let turn = match self.shared.place(self.worker, limits.waiting_max) {
+            Place::Open(slot) => return self.open(slot, take).await,
+            Place::Full => {
+                let waiting = limits.waiting_max;
+                return Err(PoolError::Full { pool: self.name(), waiting });
+            }
+            Place::Wait(turn) => turn,
+        };
+        self.ask_others();
+        let waiting = Waiting::new(self);
+        let waited = timeout(limits.wait_timeout, turn).await;
+        drop(waiting);
+        match waited {
+            Ok(Ok(Turn::MayOpen(slot))) => self.open(slot, take).await,
+            Ok(Ok(Turn::Here(pooled))) => self.settle(pooled, take).await,
+            Ok(Ok(Turn::Connection(slot, detached))) => match detached.attach() {
+                Ok(connection) => self.settle(Pooled { connection, slot }, take).await,
+                Err(_) => self.open(slot, take).await,
+            },
+            Ok(Err(_)) | Err(_) => {
+                let waited = limits.wait_timeout;
+                Err(PoolError::TimedOut { pool: self.name(), waited })
+            }
+        }
+    }
+
+    /// A clean connection comes back.
+    pub fn give_back(&self, mut pooled: Pooled, now: Instant) {
+        if now >= pooled.connection.expires_at {
+            self.stats.active_closed();
+            return;
+        }
+        pooled.connection.idle_since = now;
+        if self.shared.waiting() > 0 {
+            match self.shared.hand_over(self.worker, pooled) {
+                Some(back) => pooled = back,
+                None => {
+                    self.stats.active_closed();
+                    return;
+                }
+            }
+        }
+        self.stats.returned();
+        self.idle.borrow_mut().push(pooled);
+    }
+
+    /// Closes what has been idle for too long, is too old, or was closed by the server; and of
+    /// what is left everything when `keep` is false.
+    pub fn tidy(&self, now: Instant, keep: bool) {
+        let limits = &self.pools.cluster.pool;
+        let open = self.shared.open();
+        let mut closable = open.saturating_sub(limits.idle_min);
+        self.idle.borrow_mut().retain(|pooled| {
+            let connection = &pooled.connection;
+            let unused = now.duration_since(connection.idle_since) > limits.idle_timeout;
+            let stay = keep
+                && connection.is_untouched()
+                && now < connection.expires_at
+                && !(unused && closable > 0);
+            if !stay {
+                closable = closable.saturating_sub(1);
+                self.stats.idle_removed();
+            }
+            stay
+        });
+    }
+
+    /// Opens connections up to `idle_min`. One worker of each pool does it.
+    pub async fn fill(&self, epoch: Epoch) {
+        let secret = self.secret.borrow().clone();
+        while self.shared.open() < self.pools.cluster.pool.idle_min {
+            let Some(slot) = self.shared.reserve() else { return };
+            let take = Take { secret: &secret, epoch: Some(epoch), now: Instant::now() };
+            match self.open(slot, &take).await {
+                Ok(pooled) => self.give_back(pooled, Instant::now()),
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub fn node_name(&self) -> &Arc<str> {
+        &self.pools.cluster.nodes[usize::from(self.shared.key.node.0)].name
+    }
+
+    fn lend(&self) {
+        while self.shared.waiting() > 0 {
+            let Some(pooled) = self.idle.borrow_mut().pop() else { return };
+            self.stats.idle_removed();
+            if let Some(back) = self.shared.hand_over(self.worker, pooled) {
+                self.stats.idle_added();
+                self.idle.borrow_mut().push(back);
+                return;
+            }
+        }
+    }
+
+    /// Tells every other worker that somebody waits here. What one gives back from now on it
+    /// hands over, and what is idle there already it lends: nothing falls between.
+    fn ask_others(&self) {
+        for (worker, lender) in self.pools.lenders.iter().enumerate() {
+            if worker != self.worker {
+                // A full channel means that the worker has requests of the same kind to answer.
+                let _ = lender.try_send(self.shared.clone());
+            }
+        }
+    }
+
+    /// A connection that was handed over, if it is fit for this request; else a new one in its
+    /// place.
+    async fn settle(&self, pooled: Pooled, take: &Take<'_>) -> Result<Pooled, PoolError> {
+        if usable(&pooled.connection, take) {
+            self.stats.idle_added();
+            self.stats.taken();
+            return Ok(pooled);
+        }
+        let Pooled { slot, connection } = pooled;
+        drop(connection);
+        self.open(slot, take).await
+    }
+
+    async fn open(&self, slot: Slot, take: &Take<'_>) -> Result<Pooled, PoolError> {
+        let pools = &self.pools;
+        let limits = &pools.cluster.pool;
+        let PoolKey { node, user, database } = &self.shared.key;
+        let epoch = pools.topology.load().epoch;
+        let opened = Connection::open(Opening {
+            node: *node,
+            epoch,
+            address: pools.address(*node),
+            tls: &pools.tls,
+            user,
+            database,
+            secret: take.secret,
+            timeout: limits.connect_timeout,
+            lifetime: jittered(limits.lifetime_max),
+        })
+        .await;
+        match opened {
+            Ok(connection) => {
+                *self.secret.borrow_mut() = take.secret.clone();
+                self.stats.opened();
+                Ok(Pooled { connection, slot })
+            }
+            Err(error) => {
+                if error.fault() == Fault::Node {
+                    let sentence = error.to_string().into();
+                    pools.topology.report(Evidence::Failed { node: *node, error: sentence });
+                }
+                Err(PoolError::Connect { node: self.node_name().clone(), error })
+            }
+        }
+    }
+
+    /// As an operator knows it.
+    fn name(&self) -> String {
+        let PoolKey { user, database, .. } = &self.shared.key;
+        format!(
+            "{}/{} (user {user}, database {database})",
+            self.pools.cluster.name,
+            self.node_name()
+        )
+    }
+}
+
+/// Whether an idle connection can serve a request.
+#[inline]
+fn usable(connection: &Connection, take: &Take<'_>) -> bool {
+    take.epoch.is_none_or(|epoch| connection.epoch == epoch)
+        && take.now < connection.expires_at
+        && connection.is_untouched()
+}
+
+fn jittered(lifetime: Duration) -> Duration {
+    let part = lifetime / LIFETIME_JITTER_PARTS;
+    // The clock's low digits are random enough to spread closings.
+    let noise = Instant::now().elapsed().subsec_nanos() ^ std::process::id().rotate_left(16);
+    lifetime - part.mul_f64(f64::from(noise % 1000) / 1000.0)
+}
+
+/// Counts a wait, also one that is given up.
+struct Waiting<'a> {
+    pool: &'a LocalPool,
+    since: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(pool: &'a LocalPool) -> Waiting<'a> {
+        pool.stats.wait_started();
+        Waiting { pool, since: Instant::now() }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.pool.stats.wait_ended(self.since.elapsed());
+    }
+}

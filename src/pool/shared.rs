@@ -1,0 +1,222 @@
+//! What the workers share of a pool: the count against the limit, and the queue.
+
+use crate::backend::postgres::connection::{Connection, DetachedConnection};
+use crate::config::tls::ServerTlsConnector;
+use crate::config::{self, Address};
+use crate::metrics::PoolRegistry;
+use crate::topology::{NodeId, Topology};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, oneshot};
+
+/// Who a pool's connections are for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    pub node: NodeId,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+}
+
+/// Asks a worker for an idle connection of a pool.
+pub type Lend = Arc<Shared>;
+
+/// All pools of one cluster.
+#[derive(Debug)]
+pub struct Pools {
+    pub cluster: Arc<config::Cluster>,
+    pub topology: Arc<Topology>,
+    pub tls: Arc<ServerTlsConnector>,
+    pub registry: Arc<PoolRegistry>,
+    /// Where each worker hears that another one is short, by the worker's number.
+    pub lenders: Vec<mpsc::Sender<Lend>>,
+    shared: Mutex<HashMap<PoolKey, Arc<Shared>>>,
+}
+
+impl Pools {
+    pub fn new(
+        cluster: Arc<config::Cluster>,
+        topology: Arc<Topology>,
+        tls: Arc<ServerTlsConnector>,
+        registry: Arc<PoolRegistry>,
+        lenders: Vec<mpsc::Sender<Lend>>,
+    ) -> Pools {
+        Pools { cluster, topology, tls, registry, lenders, shared: Mutex::default() }
+    }
+
+    pub fn address(&self, node: NodeId) -> &Address {
+        &self.cluster.nodes[usize::from(node.0)].address
+    }
+
+    pub fn shared(&self, key: &PoolKey) -> Arc<Shared> {
+        let mut shared = lock(&self.shared);
+        let limit = self.cluster.pool.size_max;
+        shared
+            .entry(key.clone())
+            .or_insert_with(|| Arc::new(Shared::new(key.clone(), limit)))
+            .clone()
+    }
+}
+
+/// What a waiter gets.
+#[derive(Debug)]
+pub enum Turn {
+    Connection(Slot, DetachedConnection),
+    /// From the waiter's own worker: nothing to register anew.
+    Here(Pooled),
+    MayOpen(Slot),
+}
+
+/// A connection together with its place under the limit.
+#[derive(Debug)]
+pub struct Pooled {
+    pub connection: Box<Connection>,
+    pub slot: Slot,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    worker: usize,
+    turn: oneshot::Sender<Turn>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: usize,
+    queue: VecDeque<Waiter>,
+}
+
+/// One pool over all workers.
+#[derive(Debug)]
+pub struct Shared {
+    pub key: PoolKey,
+    limit: usize,
+    /// Length of the queue, to be read without the lock.
+    waiting: AtomicUsize,
+    state: Mutex<State>,
+}
+
+/// A place under the limit. When it is dropped, the longest waiter gets it.
+#[derive(Debug)]
+pub struct Slot {
+    shared: Arc<Shared>,
+    /// False for one that was passed on and came back: its place lives on in another slot.
+    armed: bool,
+}
+
+/// The answer to a request for a connection that is not idle here.
+#[derive(Debug)]
+pub enum Place {
+    Open(Slot),
+    Wait(oneshot::Receiver<Turn>),
+    /// As many wait as may.
+    Full,
+}
+
+impl Shared {
+    fn new(key: PoolKey, limit: usize) -> Shared {
+        Shared { key, limit, waiting: AtomicUsize::new(0), state: Mutex::default() }
+    }
+
+    /// How many wait; zero on the way of nearly every query.
+    #[inline]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    pub fn open(&self) -> usize {
+        lock(&self.state).open
+    }
+
+    /// A place under the limit, if one is free.
+    pub fn reserve(self: &Arc<Self>) -> Option<Slot> {
+        let mut state = lock(&self.state);
+        (state.open < self.limit).then(|| {
+            state.open += 1;
+            self.slot()
+        })
+    }
+
+    /// A place under the limit, or one in the queue.
+    pub fn place(self: &Arc<Self>, worker: usize, waiting_max: usize) -> Place {
+        let mut state = lock(&self.state);
+        // Those who have left are forgotten first, so that they take no room.
+        if state.queue.len() >= waiting_max {
+            state.queue.retain(|waiter| !waiter.turn.is_closed());
+        }
+        if state.queue.is_empty() && state.open < self.limit {
+            state.open += 1;
+            return Place::Open(self.slot());
+        }
+        if state.queue.len() >= waiting_max {
+            return Place::Full;
+        }
+        let (turn, receiver) = oneshot::channel();
+        state.queue.push_back(Waiter { worker, turn });
+        self.count(&state);
+        Place::Wait(receiver)
+    }
+
+    /// Hands a connection to the longest waiter; gives it back when nobody waits.
+    pub fn hand_over(&self, worker: usize, mut pooled: Pooled) -> Option<Pooled> {
+        loop {
+            let waiter = {
+                let mut state = lock(&self.state);
+                let waiter = state.queue.pop_front();
+                self.count(&state);
+                waiter
+            };
+            let Some(waiter) = waiter else { return Some(pooled) };
+            if waiter.turn.is_closed() {
+                continue;
+            }
+            if waiter.worker == worker {
+                match waiter.turn.send(Turn::Here(pooled)) {
+                    Err(Turn::Here(back)) => pooled = back,
+                    _ => return None,
+                }
+                continue;
+            }
+            let Pooled { connection, slot } = pooled;
+            let turn = match connection.detach() {
+                Ok(detached) => Turn::Connection(slot, detached),
+                // The socket is beyond use; its place is not.
+                Err(_) => Turn::MayOpen(slot),
+            };
+            // A waiter that left in this very moment costs a connection: the slot goes on.
+            let _ = waiter.turn.send(turn);
+            return None;
+        }
+    }
+
+    fn slot(self: &Arc<Self>) -> Slot {
+        Slot { shared: self.clone(), armed: true }
+    }
+
+    fn count(&self, state: &State) {
+        self.waiting.store(state.queue.len(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        let mut state = lock(&self.shared.state);
+        while let Some(waiter) = state.queue.pop_front() {
+            self.shared.count(&state);
+            match waiter.turn.send(Turn::MayOpen(self.shared.slot())) {
+                Ok(()) => return,
+                Err(Turn::MayOpen(mut back)) => back.armed = false,
+                Err(_) => {}
+            }
+        }
+        state.open -= 1;
+    }
+}
+
+/// The data is whole even if a thread panicked while it held the lock: each update is one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,90 @@
+//! Message frames: a tag byte and a big-endian length that counts itself (manual, section 55.2).
+
+use thiserror::Error;
+
+/// Tag and length field.
+pub const HEAD_BYTES: usize = 5;
+
+/// The longest message that PostgreSQL accepts: `PQ_LARGE_MESSAGE_LIMIT`, `MaxAllocSize - 1`
+/// (`src/include/libpq/libpq.h`).
+pub const FRAME_BYTES_MAX: usize = 0x3fff_ffff;
+
+/// Start of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    pub tag: u8,
+    /// The whole message, tag and length field included.
+    pub bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum FrameError {
+    #[error("invalid message length")]
+    Length,
+    #[error("invalid message format")]
+    Body,
+    #[error("invalid frontend message type {0}")]
+    Tag(u8),
+}
+
+/// The head of the first message, or `None` while fewer than five bytes are there.
+#[inline]
+pub fn head(bytes: &[u8]) -> Result<Option<Head>, FrameError> {
+    let Some(&[tag, a, b, c, d]) = bytes.first_chunk::<HEAD_BYTES>() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if !(4..=FRAME_BYTES_MAX).contains(&length) {
+        return Err(FrameError::Length);
+    }
+    Ok(Some(Head { tag, bytes: length + 1 }))
+}
+
+/// The body of the message that starts `bytes`; the caller knows that it is complete.
+#[inline]
+pub fn body(message: &[u8]) -> &[u8] {
+    message.get(HEAD_BYTES..).unwrap_or_default()
+}
+
+/// The bytes up to the first NUL, and what comes after it.
+#[inline]
+pub fn c_string(bytes: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
+    let end = bytes.iter().position(|&byte| byte == 0).ok_or(FrameError::Body)?;
+    Ok((&bytes[..end], &bytes[end + 1..]))
+}
+
+/// Appends a message whose body `fill` writes.
+pub fn put(out: &mut Vec<u8>, tag: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+    out.push(tag);
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    fill(out);
+    let length = u32::try_from(out.len() - at).unwrap_or(u32::MAX);
+    out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FrameError, Head, c_string, head, put};
+
+    #[test]
+    fn heads() {
+        assert_eq!(head(b"Q\0\0"), Ok(None));
+        assert_eq!(head(b"S\0\0\0\x04"), Ok(Some(Head { tag: b'S', bytes: 5 })));
+        assert_eq!(head(b"p\0\0\0\x03"), Err(FrameError::Length));
+        assert_eq!(head(b"p\xff\xff\xff\xff"), Err(FrameError::Length));
+    }
+
+    #[test]
+    fn strings_need_their_end() {
+        assert_eq!(c_string(b"ab\0c"), Ok((&b"ab"[..], &b"c"[..])));
+        assert_eq!(c_string(b"ab"), Err(FrameError::Body));
+    }
+
+    #[test]
+    fn put_counts_its_length() {
+        let mut out = vec![];
+        put(&mut out, b'Q', |out| out.extend_from_slice(b"x\0"));
+        assert_eq!(out, b"Q\0\0\0\x06x\0");
+    }
+}

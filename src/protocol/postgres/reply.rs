@@ -1,0 +1,235 @@
+//! What a server sends after start-up, read; and the few replies that the proxy writes itself.
+
+use super::frame::{FrameError, body, c_string, put};
+
+/// Transaction status of a ReadyForQuery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Idle,
+    /// In a transaction block.
+    Open,
+    /// In a failed transaction block.
+    Failed,
+}
+
+impl Status {
+    pub fn from_byte(byte: u8) -> Result<Status, FrameError> {
+        match byte {
+            b'I' => Ok(Status::Idle),
+            b'T' => Ok(Status::Open),
+            b'E' => Ok(Status::Failed),
+            _ => Err(FrameError::Body),
+        }
+    }
+
+    pub fn as_byte(self) -> u8 {
+        match self {
+            Status::Idle => b'I',
+            Status::Open => b'T',
+            Status::Failed => b'E',
+        }
+    }
+}
+
+/// The fields of an ErrorResponse that the proxy acts on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ErrorFields<'a> {
+    /// Not localised (`V`), or `S` from servers before 9.6.
+    pub severity: &'a [u8],
+    pub sqlstate: &'a [u8],
+    pub message: &'a [u8],
+}
+
+impl ErrorFields<'_> {
+    /// Whether the server closes the connection after it.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self.severity, b"FATAL" | b"PANIC")
+    }
+}
+
+/// Reads an ErrorResponse or NoticeResponse; fields that are missing or broken stay empty.
+pub fn error_fields(message: &[u8]) -> ErrorFields<'_> {
+    let mut fields = ErrorFields::default();
+    let mut rest = body(message);
+    while let Some((&kind, after)) = rest.split_first() {
+        if kind == 0 {
+            break;
+        }
+        let Ok((value, next)) = c_string(after) else { break };
+        match kind {
+            b'V' => fields.severity = value,
+            b'S' if fields.severity.is_empty() => fields.severity = value,
+            b'C' => fields.sqlstate = value,
+            b'M' => fields.message = value,
+            _ => {}
+        }
+        rest = next;
+    }
+    fields
+}
+
+/// Status of a complete ReadyForQuery.
+pub fn ready_status(message: &[u8]) -> Result<Status, FrameError> {
+    match body(message) {
+        [byte] => Status::from_byte(*byte),
+        _ => Err(FrameError::Body),
+    }
+}
+
+/// Name and value of a complete ParameterStatus.
+pub fn parameter_status(message: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
+    let (name, rest) = c_string(body(message))?;
+    Ok((name, c_string(rest)?.0))
+}
+
+/// The tag of a complete CommandComplete.
+pub fn command_tag(message: &[u8]) -> &[u8] {
+    c_string(body(message)).map(|(tag, _)| tag).unwrap_or_default()
+}
+
+pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+pub const BIND_COMPLETE: &[u8] = b"2\0\0\0\x04";
+pub const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
+pub const NO_DATA: &[u8] = b"n\0\0\0\x04";
+
+pub fn put_ready(out: &mut Vec<u8>, status: Status) {
+    put(out, b'Z', |out| out.push(status.as_byte()));
+}
+
+pub fn put_command_complete(out: &mut Vec<u8>, tag: &str) {
+    put(out, b'C', |out| {
+        out.extend_from_slice(tag.as_bytes());
+        out.push(0);
+    });
+}
+
+pub fn put_parameter_status(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    put(out, b'S', |out| {
+        for part in [name, value] {
+            out.extend_from_slice(part);
+            out.push(0);
+        }
+    });
+}
+
+pub fn put_backend_key(out: &mut Vec<u8>, process_id: i32, secret: &[u8]) {
+    put(out, b'K', |out| {
+        out.extend_from_slice(&process_id.to_be_bytes());
+        out.extend_from_slice(secret);
+    });
+}
+
+/// A result of one text column and one row, as SHOW answers, with its CommandComplete.
+pub fn put_text_result(out: &mut Vec<u8>, column: &str, value: &str, tag: &str) {
+    put_text_columns(out, column);
+    put(out, b'D', |out| {
+        out.extend_from_slice(&1u16.to_be_bytes());
+        out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_be_bytes());
+        out.extend_from_slice(value.as_bytes());
+    });
+    put_command_complete(out, tag);
+}
+
+/// RowDescription of one text column.
+pub fn put_text_columns(out: &mut Vec<u8>, column: &str) {
+    /// OID of `text` (`pg_type.dat`).
+    const TEXT: u32 = 25;
+    put(out, b'T', |out| {
+        out.extend_from_slice(&1u16.to_be_bytes());
+        out.extend_from_slice(column.as_bytes());
+        out.push(0);
+        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(&TEXT.to_be_bytes());
+        out.extend_from_slice(&(-1i16).to_be_bytes());
+        out.extend_from_slice(&(-1i32).to_be_bytes());
+        out.extend_from_slice(&[0; 2]);
+    });
+}
+
+/// An error or a notice for a client. The message tag follows the severity.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    pub severity: Severity,
+    pub sqlstate: &'a str,
+    pub message: &'a str,
+    pub detail: Option<&'a str>,
+    pub hint: Option<&'a str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    Fatal,
+    Error,
+    Warning,
+}
+
+impl<'a> Report<'a> {
+    pub fn error(sqlstate: &'a str, message: &'a str) -> Report<'a> {
+        Report { severity: Severity::Error, sqlstate, message, detail: None, hint: None }
+    }
+
+    pub fn fatal(sqlstate: &'a str, message: &'a str) -> Report<'a> {
+        Report { severity: Severity::Fatal, ..Report::error(sqlstate, message) }
+    }
+
+    pub fn put(&self, out: &mut Vec<u8>) {
+        let (tag, severity) = match self.severity {
+            Severity::Fatal => (b'E', "FATAL"),
+            Severity::Error => (b'E', "ERROR"),
+            Severity::Warning => (b'N', "WARNING"),
+        };
+        let fields = [
+            (b'S', Some(severity)),
+            (b'V', Some(severity)),
+            (b'C', Some(self.sqlstate)),
+            (b'M', Some(self.message)),
+            (b'D', self.detail),
+            (b'H', self.hint),
+        ];
+        put(out, tag, |out| {
+            for (kind, value) in fields {
+                if let Some(value) = value {
+                    out.push(kind);
+                    // A NUL would end the field early.
+                    out.extend(value.bytes().filter(|&byte| byte != 0));
+                    out.push(0);
+                }
+            }
+            out.push(0);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_errors_that_it_writes() {
+        let mut out = vec![];
+        Report { hint: Some("try again"), ..Report::fatal("57P01", "bye") }.put(&mut out);
+        let fields = error_fields(&out);
+        assert!(fields.is_fatal());
+        assert_eq!((fields.sqlstate, fields.message), (&b"57P01"[..], &b"bye"[..]));
+    }
+
+    #[test]
+    fn broken_errors_have_no_fields() {
+        assert_eq!(error_fields(b"E\0\0\0\x07Cab"), ErrorFields::default());
+        assert_eq!(error_fields(b"E"), ErrorFields::default());
+    }
+
+    #[test]
+    fn ready_needs_a_known_status() {
+        assert_eq!(ready_status(b"Z\0\0\0\x05T"), Ok(Status::Open));
+        assert_eq!(ready_status(b"Z\0\0\0\x05X"), Err(FrameError::Body));
+        assert_eq!(ready_status(b"Z\0\0\0\x04"), Err(FrameError::Body));
+    }
+
+    #[test]
+    fn parameters() {
+        let mut out = vec![];
+        put_parameter_status(&mut out, b"TimeZone", b"UTC");
+        assert_eq!(parameter_status(&out), Ok((&b"TimeZone"[..], &b"UTC"[..])));
+    }
+}

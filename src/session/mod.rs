@@ -1,0 +1,17 @@
+//! The pure state of one client: transaction, settings, pins, positions, and what follows from
+//! them for the next request: its [`Need`].
+//!
+//! No socket, no clock, no protocol: effects of statements and instants come in as values.
+//! Open [`need`] for the rule that decides, [`transaction`] for what survives a rollback.
+
+pub mod need;
+pub mod pins;
+pub mod positions;
+pub mod settings;
+pub mod transaction;
+
+pub use need::{Class, Need, ReplicaNeed, Wish};
+pub use pins::Pins;
+pub use positions::Positions;
+pub use settings::Settings;
+pub use transaction::{Session, Transaction};

@@ -1,0 +1,71 @@
+//! Why a session must keep its present server connection.
+
+use crate::sql::Pin;
+
+const ALL: [Pin; 8] = [
+    Pin::TemporaryTable,
+    Pin::AdvisoryLock,
+    Pin::Listen,
+    Pin::HoldCursor,
+    Pin::Sequence,
+    Pin::PreparedStatement,
+    Pin::Setting,
+    Pin::Unknown,
+];
+
+/// A set of pins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pins {
+    bits: u16,
+}
+
+impl Pins {
+    pub fn is_empty(self) -> bool {
+        self.bits == 0
+    }
+
+    pub fn contains(self, pin: Pin) -> bool {
+        self.bits & bit(pin) != 0
+    }
+
+    /// Whether the pin is new.
+    pub fn insert(&mut self, pin: Pin) -> bool {
+        let new = !self.contains(pin);
+        self.bits |= bit(pin);
+        new
+    }
+
+    /// Whether the pin was there.
+    pub fn remove(&mut self, pin: Pin) -> bool {
+        let had = self.contains(pin);
+        self.bits &= !bit(pin);
+        had
+    }
+
+    pub fn clear(&mut self) {
+        self.bits = 0;
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Pin> {
+        ALL.into_iter().filter(move |pin| self.contains(*pin))
+    }
+}
+
+fn bit(pin: Pin) -> u16 {
+    1 << (pin as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pins;
+    use crate::sql::Pin;
+
+    #[test]
+    fn a_pin_ends_with_its_own_cause() {
+        let mut pins = Pins::default();
+        assert!(pins.insert(Pin::Listen) && !pins.insert(Pin::Listen));
+        pins.insert(Pin::Sequence);
+        assert!(pins.remove(Pin::Listen) && !pins.remove(Pin::Listen));
+        assert_eq!(pins.iter().collect::<Vec<_>>(), [Pin::Sequence]);
+    }
+}

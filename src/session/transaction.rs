@@ -1,0 +1,285 @@
+//! The session of one client over its transactions: what a statement leaves behind, what a
+//! rollback takes back.
+//!
+//! ```text
+//!            BEGIN                 first statement            COMMIT, ROLLBACK
+//! Idle ───────────────▶ Held ─────────────────────────▶ Open ───────────────────▶ Idle
+//!                        │ no server has seen it yet     │ error
+//!                        └─ COMMIT, ROLLBACK ─▶ Idle     └──────▶ Failed ─ROLLBACK─▶ Idle
+//! ```
+
+use super::{Pins, Positions, Settings};
+use crate::sql::{Consistency, Discard, HintTarget, Pin, SessionEffect, TransactionModes};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Savepoints of one transaction that are followed; with more, the session keeps its connection.
+const SAVEPOINTS_MAX: usize = 1024;
+
+#[derive(Debug, Default)]
+pub enum Transaction {
+    #[default]
+    Idle,
+    /// The client was told that its transaction is open; the first statement decides where.
+    Held(Held),
+    Open,
+    Failed,
+}
+
+/// A transaction that no server knows of yet.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// The BEGIN, then any SET TRANSACTION, as the client wrote them.
+    pub texts: Vec<Box<[u8]>>,
+    pub modes: TransactionModes,
+}
+
+/// What a client chose with `SET tiffin.…`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    pub consistency: Option<Consistency>,
+    pub lag_max: Option<Duration>,
+    pub target: Option<HintTarget>,
+}
+
+#[derive(Debug, Default)]
+pub struct Session {
+    pub transaction: Transaction,
+    pub settings: Arc<Settings>,
+    /// What RESET goes back to: the settings of the start-up packet.
+    pub startup: Arc<Settings>,
+    pub pins: Pins,
+    pub positions: Positions,
+    pub overrides: Overrides,
+    undo: Option<Undo>,
+}
+
+/// What the open transaction may take back.
+#[derive(Debug)]
+struct Undo {
+    settings: Arc<Settings>,
+    savepoints: Vec<(Arc<str>, Arc<Settings>)>,
+}
+
+impl Session {
+    pub fn new(startup: Arc<Settings>) -> Session {
+        Session { settings: startup.clone(), startup, ..Session::default() }
+    }
+
+    /// Whether the session needs no particular connection for its next request.
+    pub fn is_free(&self) -> bool {
+        matches!(self.transaction, Transaction::Idle | Transaction::Held(_)) && self.pins.is_empty()
+    }
+
+    /// Takes over what a statement that ran has done.
+    pub fn apply(&mut self, effect: &SessionEffect) {
+        match effect {
+            SessionEffect::Set { name, value, local: false } => self.set(name, value.as_ref()),
+            SessionEffect::Reset(name) => self.set(name, None),
+            SessionEffect::ResetAll => self.reset_all(),
+            SessionEffect::Discard(Discard::All) => {
+                self.settings = self.startup.clone();
+                self.pins.clear();
+            }
+            SessionEffect::Discard(Discard::Temp) => {
+                self.pins.remove(Pin::TemporaryTable);
+            }
+            SessionEffect::Discard(Discard::Sequences) => {
+                self.pins.remove(Pin::Sequence);
+            }
+            SessionEffect::Savepoint(name) => self.savepoint(name.clone()),
+            SessionEffect::RollbackTo(name) => self.rollback_to(name),
+            SessionEffect::Release(name) => self.release(name),
+            SessionEffect::SetCharacteristics(modes) => self.set_characteristics(*modes),
+            SessionEffect::Prepare { .. } => {
+                self.pins.insert(Pin::PreparedStatement);
+            }
+            SessionEffect::Deallocate(None) => {
+                self.pins.remove(Pin::PreparedStatement);
+            }
+            SessionEffect::Pin(pin) => {
+                self.pins.insert(*pin);
+            }
+            SessionEffect::Unpin(pin) => {
+                self.pins.remove(*pin);
+            }
+            // Undone by the server itself when the transaction ends, or no state of the session.
+            SessionEffect::Set { local: true, .. }
+            | SessionEffect::Begin(_)
+            | SessionEffect::Commit { .. }
+            | SessionEffect::Rollback { .. }
+            | SessionEffect::SetTransaction(_)
+            | SessionEffect::PrepareTransaction
+            | SessionEffect::SetTiffin { .. }
+            | SessionEffect::ShowTiffin { .. }
+            | SessionEffect::Discard(Discard::Plans)
+            | SessionEffect::Execute { .. }
+            | SessionEffect::Deallocate(Some(_)) => {}
+        }
+    }
+
+    /// A transaction block is open on the server; what changes from here on may be taken back.
+    pub fn opened(&mut self) {
+        self.transaction = Transaction::Open;
+        if self.undo.is_none() {
+            let settings = self.settings.clone();
+            self.undo = Some(Undo { settings, savepoints: Vec::new() });
+        }
+    }
+
+    pub fn failed(&mut self) {
+        self.transaction = Transaction::Failed;
+    }
+
+    /// The transaction block is over.
+    pub fn closed(&mut self, committed: bool) {
+        self.transaction = Transaction::Idle;
+        if let Some(undo) = self.undo.take()
+            && !committed
+        {
+            self.settings = undo.settings;
+        }
+    }
+
+    fn set(&mut self, name: &Arc<str>, value: Option<&Arc<str>>) {
+        if self.settings.is_full() {
+            self.pins.insert(Pin::Setting);
+            return;
+        }
+        let value = value.or_else(|| self.startup.get(name)).cloned();
+        let settings = Arc::make_mut(&mut self.settings);
+        match value {
+            Some(value) => settings.set(name.clone(), value),
+            None => settings.remove(name),
+        }
+        // SET SESSION AUTHORIZATION also sets the role to none.
+        if &**name == "session_authorization" {
+            settings.remove("role");
+        }
+    }
+
+    /// RESET ALL leaves out the role and the session's user (`GUC_NO_RESET_ALL`).
+    fn reset_all(&mut self) {
+        let mut settings = (*self.startup).clone();
+        for name in ["session_authorization", "role"] {
+            if let Some(value) = self.settings.get(name) {
+                settings.set(name.into(), value.clone());
+            }
+        }
+        self.settings = Arc::new(settings);
+    }
+
+    fn set_characteristics(&mut self, modes: TransactionModes) {
+        let values = [
+            ("default_transaction_read_only", modes.read_only.map(on_off)),
+            ("default_transaction_deferrable", modes.deferrable.map(on_off)),
+            ("default_transaction_isolation", modes.isolation.map(|level| level.as_setting())),
+        ];
+        for (name, value) in values {
+            if let Some(value) = value {
+                self.set(&name.into(), Some(&value.into()));
+            }
+        }
+    }
+
+    fn savepoint(&mut self, name: Arc<str>) {
+        let Some(undo) = &mut self.undo else { return };
+        if undo.savepoints.len() >= SAVEPOINTS_MAX {
+            self.pins.insert(Pin::Setting);
+            return;
+        }
+        undo.savepoints.push((name, self.settings.clone()));
+    }
+
+    fn rollback_to(&mut self, name: &str) {
+        let Some(undo) = &mut self.undo else { return };
+        if let Some(at) = undo.savepoints.iter().rposition(|(known, _)| &**known == name) {
+            undo.savepoints.truncate(at + 1);
+            self.settings = undo.savepoints[at].1.clone();
+        }
+        self.transaction = Transaction::Open;
+    }
+
+    fn release(&mut self, name: &str) {
+        let Some(undo) = &mut self.undo else { return };
+        if let Some(at) = undo.savepoints.iter().rposition(|(known, _)| &**known == name) {
+            undo.savepoints.truncate(at);
+        }
+    }
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, value: &str) -> SessionEffect {
+        SessionEffect::Set { name: name.into(), value: Some(value.into()), local: false }
+    }
+
+    fn value(session: &Session, name: &str) -> Option<String> {
+        session.settings.get(name).map(|value| value.to_string())
+    }
+
+    #[test]
+    fn a_rollback_takes_a_setting_back() {
+        let mut session = Session::default();
+        session.apply(&set("a", "1"));
+        session.opened();
+        session.apply(&set("a", "2"));
+        session.closed(false);
+        assert_eq!(value(&session, "a").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_commit_keeps_it() {
+        let mut session = Session::default();
+        session.opened();
+        session.apply(&set("a", "2"));
+        session.closed(true);
+        assert_eq!(value(&session, "a").as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn savepoints_nest() {
+        let mut session = Session::default();
+        session.opened();
+        session.apply(&SessionEffect::Savepoint("s".into()));
+        session.apply(&set("a", "1"));
+        session.apply(&SessionEffect::Savepoint("s".into()));
+        session.apply(&set("a", "2"));
+        session.apply(&SessionEffect::RollbackTo("s".into()));
+        assert_eq!(value(&session, "a").as_deref(), Some("1"));
+        session.apply(&SessionEffect::Release("s".into()));
+        session.apply(&SessionEffect::RollbackTo("s".into()));
+        assert_eq!(value(&session, "a"), None);
+    }
+
+    #[test]
+    fn reset_goes_back_to_the_start_up_packet() {
+        let mut startup = Settings::default();
+        startup.set("a".into(), "'start'".into());
+        let mut session = Session::new(Arc::new(startup));
+        session.apply(&set("a", "2"));
+        session.apply(&set("role", "'r'"));
+        session.apply(&SessionEffect::ResetAll);
+        assert_eq!(value(&session, "a").as_deref(), Some("'start'"));
+        assert_eq!(value(&session, "role").as_deref(), Some("'r'"));
+        session.apply(&SessionEffect::Discard(Discard::All));
+        assert_eq!(value(&session, "role"), None);
+    }
+
+    #[test]
+    fn local_settings_are_the_servers_business() {
+        let mut session = Session::default();
+        session.apply(&SessionEffect::Set {
+            name: "a".into(),
+            value: Some("1".into()),
+            local: true,
+        });
+        assert!(session.settings.is_empty());
+    }
+}

@@ -1,0 +1,191 @@
+//! From rows to a [`Catalog`]: views, policies and domain checks are classified here, once.
+//!
+//! Each relation is judged on its own first, as if all that it refers to were safe. Then the
+//! verdicts spread along the references until nothing changes, so cycles need no care.
+
+use super::catalog::{
+    Catalog, CatalogRows, Function, Persistence, Relation, RelationKind, RelationRow, TypeRow,
+    Verdict, Volatility,
+};
+use super::found::Found;
+use super::statement::{Effect, Pin};
+use super::walk;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub(super) fn build(mut catalog: Catalog, rows: CatalogRows) -> Catalog {
+    catalog.loaded = true;
+    for row in rows.functions {
+        let function = Function {
+            schema: Arc::from(row.schema),
+            arguments_min: row.arguments_min,
+            arguments_max: row.arguments_max,
+            volatile: row.volatility == Volatility::Volatile,
+            takes_row: row.takes_row,
+        };
+        catalog.functions.entry(Arc::from(row.name)).or_default().push(function);
+    }
+    catalog.operators = rows.operators.into_iter().map(|row| row.name).collect();
+    catalog.implicit_cast = rows.casts.iter().any(|cast| cast.implicit);
+    for row in &rows.types {
+        catalog.types.insert(Arc::from(row.name.as_str()), Verdict::Safe);
+    }
+    for row in &rows.relations {
+        let relation = Relation {
+            schema: Arc::from(row.schema.as_str()),
+            verdict: by_kind(row),
+            pins: Vec::new(),
+        };
+        catalog.relations.entry(Arc::from(row.name.as_str())).or_default().push(relation);
+    }
+    judge_types(&mut catalog, &rows.types);
+    for cast in rows.casts {
+        let reason = format!("a cast to {} is volatile", cast.target);
+        catalog.types.insert(Arc::from(cast.target), refused("cast", reason));
+    }
+    judge_relations(&mut catalog, &rows.relations);
+    catalog
+}
+
+fn refused(code: &'static str, reason: String) -> Verdict {
+    Verdict::Refused { effect: Effect::Write, code, reason: Arc::from(reason) }
+}
+
+/// What the kind and persistence of a relation alone say.
+fn by_kind(row: &RelationRow) -> Verdict {
+    let name = &row.name;
+    match (row.kind, row.persistence) {
+        (_, Persistence::Temporary) => {
+            refused("temporary_table", format!("{name} is a temporary table"))
+        }
+        // A standby says "cannot access temporary or unlogged relations during recovery".
+        (_, Persistence::Unlogged) => {
+            refused("unlogged_table", format!("{name} is unlogged: standbys have no data of it"))
+        }
+        // What is behind it may have triggers, functions and a freshness of its own.
+        (RelationKind::ForeignTable, _) => {
+            refused("foreign_table", format!("{name} is a foreign table"))
+        }
+        // Sequences are logged up to 32 values ahead: a standby shows a last_value that the
+        // primary has not reached.
+        (RelationKind::Sequence, _) => Verdict::ServerLocal(Arc::from(format!(
+            "{name} is a sequence: a standby has its values ahead"
+        ))),
+        _ => Verdict::Safe,
+    }
+}
+
+fn judge_types(catalog: &mut Catalog, types: &[TypeRow]) {
+    for row in types {
+        let mut verdict = Verdict::Safe;
+        if row.volatile {
+            verdict = refused("type", format!("input or output of {} is volatile", row.name));
+        }
+        for check in &row.checks {
+            let found = walk::fragment(&format!("SELECT ({check})"), catalog);
+            verdict = verdict.or(own_verdict(&found, &row.name));
+        }
+        catalog.types.insert(Arc::from(row.name.as_str()), verdict);
+    }
+}
+
+/// The verdict of a view or policy by what was found in its text.
+fn own_verdict(found: &Found, name: &str) -> Verdict {
+    if let Some(problem) = found.problems.first() {
+        let reason = format!("{name}: {}", problem.reason);
+        return Verdict::Refused {
+            effect: problem.effect,
+            code: problem.code,
+            reason: Arc::from(reason),
+        };
+    }
+    match &found.server_local {
+        Some(reason) => Verdict::ServerLocal(Arc::from(format!("{name}: {reason}"))),
+        None => Verdict::Safe,
+    }
+}
+
+/// Where a relation is kept in the catalog.
+type Place = (Arc<str>, usize);
+
+fn judge_relations(catalog: &mut Catalog, rows: &[RelationRow]) {
+    let mut places: Vec<Place> = Vec::with_capacity(rows.len());
+    let mut by_oid: HashMap<u32, usize> = HashMap::new();
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for (index, row) in rows.iter().enumerate() {
+        let count = seen.entry(row.name.as_str()).or_default();
+        places.push((Arc::from(row.name.as_str()), *count));
+        *count += 1;
+        by_oid.insert(row.oid, index);
+    }
+    // Edges from what is referred to, to who refers to it.
+    let mut edges: Vec<(usize, usize)> = Vec::new();
+    let mut verdicts: Vec<(Verdict, Vec<Pin>)> = Vec::with_capacity(rows.len());
+    let names = by_name(rows);
+    for (index, row) in rows.iter().enumerate() {
+        let mut verdict = by_kind(row);
+        let mut pins = Vec::new();
+        let policies = row.policies.iter().map(|policy| format!("SELECT ({policy})"));
+        for text in row.definition.iter().cloned().chain(policies) {
+            let found = walk::fragment(&text, catalog);
+            pins.extend(found.pins());
+            verdict = verdict.or(own_verdict(&found, &row.name));
+            edges.extend(found.tables_read.iter().flat_map(|table| {
+                named(&names, rows, table).into_iter().map(move |from| (from, index))
+            }));
+        }
+        let parents = row.parents.iter().filter_map(|oid| by_oid.get(oid));
+        edges.extend(parents.map(|parent| (index, *parent)));
+        verdicts.push((verdict, pins));
+    }
+    spread(&edges, &mut verdicts);
+    for ((name, at), (verdict, pins)) in places.into_iter().zip(verdicts) {
+        if let Some(relation) = catalog.relations.get_mut(&name).and_then(|list| list.get_mut(at)) {
+            relation.verdict = verdict;
+            relation.pins = pins;
+        }
+    }
+}
+
+fn by_name(rows: &[RelationRow]) -> HashMap<&str, Vec<usize>> {
+    let mut names: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (index, row) in rows.iter().enumerate() {
+        names.entry(row.name.as_str()).or_default().push(index);
+    }
+    names
+}
+
+/// Every relation that a name in a definition may mean.
+fn named(names: &HashMap<&str, Vec<usize>>, rows: &[RelationRow], table: &str) -> Vec<usize> {
+    let (schema, name) = match table.rsplit_once('.') {
+        Some((schema, name)) => (Some(schema), name),
+        None => (None, table),
+    };
+    let all = names.get(name).into_iter().flatten().copied();
+    all.filter(|index| schema.is_none_or(|schema| schema == rows[*index].schema)).collect()
+}
+
+/// Carries verdicts and pins along the edges until nothing changes: a work list, so that the
+/// time is linear in the edges however long the chains are.
+fn spread(edges: &[(usize, usize)], verdicts: &mut [(Verdict, Vec<Pin>)]) {
+    let mut next: HashMap<usize, Vec<usize>> = HashMap::new();
+    for (from, to) in edges {
+        next.entry(*from).or_default().push(*to);
+    }
+    let mut work: Vec<usize> = (0..verdicts.len()).collect();
+    while let Some(from) = work.pop() {
+        let (verdict, pins) = verdicts[from].clone();
+        for to in next.get(&from).into_iter().flatten() {
+            let (old, old_pins) = &mut verdicts[*to];
+            let stricter = old.clone().or(verdict.clone());
+            let more = pins.iter().any(|pin| !old_pins.contains(pin));
+            if std::mem::discriminant(old) != std::mem::discriminant(&stricter) || more {
+                *old = stricter;
+                old_pins.extend(
+                    pins.iter().filter(|pin| !old_pins.contains(pin)).copied().collect::<Vec<_>>(),
+                );
+                work.push(*to);
+            }
+        }
+    }
+}

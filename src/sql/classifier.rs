@@ -1,0 +1,73 @@
+//! The classifier of one worker: digest, cache, and on a miss the pure [`classify`].
+
+use super::cache::{Cache, Circumstances};
+use super::catalog::Catalog;
+use super::classify::classify;
+use super::scan;
+use super::statement::Statement;
+use std::sync::Arc;
+
+/// A buffer that a large text left behind is given back above this.
+const DIGEST_BUFFER_BYTES_MAX: usize = 64 << 10;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Texts remembered.
+    pub cache_max: usize,
+    /// Longer texts are not parsed.
+    pub parse_bytes_max: usize,
+}
+
+/// One per worker; not shared.
+pub struct Classifier {
+    limits: Limits,
+    cache: Cache,
+    digest: Vec<u8>,
+    hits: u64,
+    misses: u64,
+}
+
+impl Classifier {
+    pub fn new(limits: Limits) -> Classifier {
+        let cache = Cache::new(limits.cache_max);
+        Classifier { limits, cache, digest: Vec::new(), hits: 0, misses: 0 }
+    }
+
+    /// What the text does. `standard_strings` is the session's `standard_conforming_strings`.
+    pub fn classify(
+        &mut self,
+        text: &[u8],
+        standard_strings: bool,
+        catalog: &Catalog,
+    ) -> Arc<Statement> {
+        if text.len() > self.limits.parse_bytes_max {
+            self.misses += 1;
+            return Arc::new(classify(
+                text,
+                standard_strings,
+                catalog,
+                self.limits.parse_bytes_max,
+            ));
+        }
+        scan::digest(text, standard_strings, &mut self.digest);
+        let circumstances = Circumstances { catalog: catalog.version, standard_strings };
+        let hash = self.cache.hash(&self.digest);
+        if let Some(statement) = self.cache.get(hash, &self.digest, circumstances) {
+            self.hits += 1;
+            return Arc::clone(statement);
+        }
+        self.misses += 1;
+        let statement =
+            Arc::new(classify(text, standard_strings, catalog, self.limits.parse_bytes_max));
+        self.cache.insert(hash, &self.digest, circumstances, Arc::clone(&statement));
+        if self.digest.capacity() > DIGEST_BUFFER_BYTES_MAX {
+            self.digest = Vec::new();
+        }
+        statement
+    }
+
+    /// Texts found in the cache and not, since the start.
+    pub fn hits_and_misses(&self) -> (u64, u64) {
+        (self.hits, self.misses)
+    }
+}

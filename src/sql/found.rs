@@ -1,0 +1,111 @@
+//! What was found in one statement: names, and the reasons why it is no read.
+
+use super::catalog::Verdict;
+use super::statement::{Effect, Pin, SessionEffect};
+use std::sync::Arc;
+
+/// Names of one kind that a statement keeps. A statement with more is not certain to be a read.
+const NAMES_MAX: usize = 512;
+/// The first reasons are enough for people, and any one is enough for routing.
+const PROBLEMS_MAX: usize = 8;
+
+/// Why a statement is not a read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    pub effect: Effect,
+    pub code: &'static str,
+    pub reason: Arc<str>,
+    /// Whether it still counts if the statement is only planned (EXPLAIN without ANALYZE).
+    pub planning: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    pub tables_read: Vec<Arc<str>>,
+    pub tables_written: Vec<Arc<str>>,
+    pub functions: Vec<Arc<str>>,
+    pub session: Vec<SessionEffect>,
+    pub problems: Vec<Problem>,
+    /// Why the answer depends on the server that gives it, if it does.
+    pub server_local: Option<Arc<str>>,
+    /// Whether it calls `set_config` with constant arguments.
+    pub sets: bool,
+}
+
+impl Found {
+    pub fn problem(&mut self, effect: Effect, code: &'static str, reason: impl Into<Arc<str>>) {
+        self.push(Problem { effect, code, reason: reason.into(), planning: false });
+    }
+
+    fn push(&mut self, problem: Problem) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem);
+        }
+    }
+
+    /// A node of the tree that the walk does not know: never a read.
+    pub fn unknown(&mut self, what: &str) {
+        let reason = Arc::from(format!("{what} is not known to be a read"));
+        self.push(Problem {
+            effect: Effect::Unknown,
+            code: "unknown_syntax",
+            reason,
+            planning: true,
+        });
+    }
+
+    /// Takes over what the catalog says. `planning`: whether it matters to planning as well.
+    pub fn verdict(&mut self, verdict: Verdict, planning: bool) {
+        match verdict {
+            Verdict::Safe => {}
+            Verdict::ServerLocal(reason) => {
+                self.server_local.get_or_insert(reason);
+            }
+            Verdict::Refused { effect, code, reason } => {
+                self.push(Problem { effect, code, reason, planning });
+            }
+        }
+    }
+
+    pub fn reads(&mut self, name: Arc<str>) {
+        if !add(&mut self.tables_read, name) {
+            self.unknown("a statement with so many tables");
+        }
+    }
+
+    pub fn writes(&mut self, name: Arc<str>) {
+        add(&mut self.tables_written, name);
+    }
+
+    pub fn calls(&mut self, name: Arc<str>) {
+        add(&mut self.functions, name);
+    }
+
+    pub fn effect(&mut self, effect: SessionEffect) {
+        if !self.session.contains(&effect) {
+            self.session.push(effect);
+        }
+    }
+
+    /// The pins among the session effects.
+    pub fn pins(&self) -> impl Iterator<Item = Pin> + '_ {
+        self.session.iter().filter_map(|effect| match effect {
+            SessionEffect::Pin(pin) => Some(*pin),
+            // Whoever reads the view sets the setting.
+            SessionEffect::Set { .. } => Some(Pin::Setting),
+            _ => None,
+        })
+    }
+}
+
+/// False if there is no room.
+fn add(names: &mut Vec<Arc<str>>, name: Arc<str>) -> bool {
+    if names.contains(&name) {
+        return true;
+    }
+    let room = names.len() < NAMES_MAX;
+    if room {
+        names.push(name);
+    }
+    room
+}

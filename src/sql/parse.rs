@@ -1,0 +1,331 @@
+//! From our tokens to sqlparser's tree.
+//!
+//! The parser gets tokens, never text, so that it cannot see a string or a comment where the
+//! lexer saw none. On the way a few forms that sqlparser does not know are written as forms that
+//! it does, and the depth of the tree is bounded: its chains (`1+1+1…`) become nested boxes,
+//! which are dropped recursively.
+
+use super::lex::{Kind, Token};
+use sqlparser::ast::Statement;
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token as P;
+
+/// Links of the longest chain from the root of a tree. At some 300 bytes of stack for each link
+/// that is dropped in a build without optimisation, this is far below a thread's 2 MiB.
+const CHAIN_MAX: usize = 2_000;
+/// Nested parentheses, subqueries and the like, as sqlparser counts them (its own default).
+const NESTING_MAX: usize = 50;
+
+/// Why there is no tree; the code is counted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    pub code: &'static str,
+    pub reason: String,
+}
+
+/// A parsed statement.
+pub struct Parsed {
+    pub statement: Statement,
+    /// Whether a VARIADIC was left out: arguments cannot be counted then.
+    pub variadic: bool,
+}
+
+/// Parses the tokens of exactly one statement.
+pub fn parse(text: &[u8], tokens: &[Token]) -> Result<Parsed, Refusal> {
+    let mut writer = Writer { text, tokens, at: 0, out: Vec::new(), variadic: false };
+    writer.run()?;
+    let Writer { out, variadic, .. } = writer;
+    if chain(text, tokens) > CHAIN_MAX {
+        let reason = "the expression is nested too deeply to be looked at".to_owned();
+        return Err(Refusal { code: "too_deep", reason });
+    }
+    let mut parser =
+        Parser::new(&PostgreSqlDialect {}).with_recursion_limit(NESTING_MAX).with_tokens(out);
+    match parser.parse_statements() {
+        Ok(mut statements) => match (statements.pop(), statements.pop()) {
+            (Some(statement), None) => Ok(Parsed { statement, variadic }),
+            _ => Err(parse_error("not one statement".to_owned())),
+        },
+        Err(error) => Err(parse_error(error.to_string())),
+    }
+}
+
+fn parse_error(reason: String) -> Refusal {
+    Refusal { code: "parse_error", reason }
+}
+
+/// The links of the longest chain that the tokens can grow into.
+fn chain(text: &[u8], tokens: &[Token]) -> usize {
+    let mut open = vec![0usize];
+    let mut total = 0usize;
+    let mut longest = 0usize;
+    for token in tokens {
+        let link = match (token.kind, token.bytes(text)) {
+            (Kind::Mark, b"(" | b"[") => {
+                open.push(0);
+                continue;
+            }
+            (Kind::Mark, b")" | b"]") => {
+                if open.len() > 1 {
+                    total -= open.pop().unwrap_or(0);
+                }
+                true
+            }
+            (Kind::Mark, b",") => {
+                total -= open.last().copied().unwrap_or(0);
+                if let Some(count) = open.last_mut() {
+                    *count = 0;
+                }
+                false
+            }
+            (Kind::Word, word) => is_link(word),
+            (Kind::Operator | Kind::Mark, _) => true,
+            _ => false,
+        };
+        if link && let Some(count) = open.last_mut() {
+            *count += 1;
+            total += 1;
+            longest = longest.max(total + open.len());
+        }
+    }
+    longest.max(open.len())
+}
+
+fn is_link(word: &[u8]) -> bool {
+    const LINKS: [&[u8]; 20] = [
+        b"and",
+        b"or",
+        b"is",
+        b"in",
+        b"like",
+        b"ilike",
+        b"similar",
+        b"between",
+        b"collate",
+        b"at",
+        b"union",
+        b"intersect",
+        b"except",
+        b"overlaps",
+        b"notnull",
+        b"isnull",
+        b"not",
+        b"join",
+        b"case",
+        b"select",
+    ];
+    LINKS.iter().any(|link| word.eq_ignore_ascii_case(link))
+}
+
+struct Writer<'a> {
+    text: &'a [u8],
+    tokens: &'a [Token],
+    at: usize,
+    out: Vec<P>,
+    variadic: bool,
+}
+
+impl Writer<'_> {
+    /// The unquoted word `ahead` of the present one, in lower case; empty for anything else.
+    fn word(&self, ahead: usize) -> String {
+        match self.tokens.get(self.at + ahead) {
+            Some(token) if token.kind == Kind::Word => lower(token.bytes(self.text)),
+            _ => String::new(),
+        }
+    }
+
+    fn bytes(&self, ahead: usize) -> &[u8] {
+        self.tokens.get(self.at + ahead).map_or(&[], |token| token.bytes(self.text))
+    }
+
+    /// The token before the present one, as text in lower case.
+    fn before(&self) -> String {
+        let token = self.at.checked_sub(1).and_then(|at| self.tokens.get(at));
+        token.map_or(String::new(), |token| lower(token.bytes(self.text)))
+    }
+
+    fn run(&mut self) -> Result<(), Refusal> {
+        while let Some(token) = self.tokens.get(self.at).copied() {
+            let bytes = token.bytes(self.text);
+            match token.kind {
+                Kind::Word => self.write_word(&lower(bytes)),
+                Kind::Quoted => self.out.push(P::make_word(&unquote(bytes), Some('"'))),
+                Kind::Text => self.literal(P::SingleQuotedString("x".to_owned())),
+                Kind::Number => self.literal(P::Number("1".to_owned(), false)),
+                Kind::Parameter => self.out.push(P::Placeholder(lower(bytes))),
+                Kind::Mark => self.write_mark(bytes)?,
+                Kind::Operator => {
+                    let token = operator(&lower(bytes));
+                    self.out.push(token);
+                }
+                Kind::UnicodeQuoted => {
+                    return Err(parse_error("a name with Unicode escapes".to_owned()));
+                }
+                Kind::Broken => return Err(parse_error("an unfinished literal".to_owned())),
+                Kind::Other => return Err(parse_error(format!("unexpected {}", lower(bytes)))),
+            }
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    /// A literal; in the list behind IN only the first of each kind is kept.
+    fn literal(&mut self, token: P) {
+        let same = |seen: &P| std::mem::discriminant(seen) == std::mem::discriminant(&token);
+        if let [.., P::LParen, first, P::Comma] = self.out.as_slice()
+            && same(first)
+            && self.list_of_in()
+        {
+            self.out.pop();
+            return;
+        }
+        self.out.push(token);
+    }
+
+    /// Whether the output ends in `IN ( literal ,`.
+    fn list_of_in(&self) -> bool {
+        let at = self.out.len().checked_sub(4).and_then(|at| self.out.get(at));
+        matches!(at, Some(P::Word(word)) if word.quote_style.is_none() && word.value == "in")
+    }
+
+    fn write_word(&mut self, word: &str) {
+        match word {
+            "variadic" if matches!(self.before().as_str(), "(" | ",") => self.variadic = true,
+            "uescape" if self.before().contains('\'') => self.at += 1,
+            "exclude" => match self.frame_exclusion() {
+                Some(words) => self.at += words,
+                None => self.push_word(word),
+            },
+            "only"
+                if matches!(self.before().as_str(), "from" | "join" | "update" | "," | "into") => {}
+            // Locking clauses are no read in any strength; sqlparser knows the two plain ones.
+            "no" if self.before() == "for" && self.word(1) == "key" => self.at += 1,
+            "key" if self.before() == "for" && self.word(1) == "share" => {}
+            "table" if self.starts_query() => {
+                for word in ["select", "*", "from"] {
+                    match word {
+                        "*" => self.out.push(P::Mul),
+                        _ => self.push_word(word),
+                    }
+                }
+            }
+            _ => self.push_word(word),
+        }
+    }
+
+    fn push_word(&mut self, word: &str) {
+        self.out.push(P::make_word(word, None));
+    }
+
+    /// Whether a query may start at the present token.
+    fn starts_query(&self) -> bool {
+        let before = self.before();
+        self.at == 0
+            || matches!(
+                before.as_str(),
+                "(" | "union" | "intersect" | "except" | "all" | "distinct"
+            )
+    }
+
+    /// How many words follow EXCLUDE in a window frame; `None` if this is none.
+    fn frame_exclusion(&self) -> Option<usize> {
+        if !matches!(self.before().as_str(), "row" | "preceding" | "following") {
+            return None;
+        }
+        let words = match (self.word(1).as_str(), self.word(2).as_str()) {
+            ("current", "row") | ("no", "others") => 2,
+            ("group" | "ties", _) => 1,
+            _ => return None,
+        };
+        (self.bytes(words + 1) == b")").then_some(words)
+    }
+
+    fn write_mark(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let token = match bytes {
+            b"(" => P::LParen,
+            b")" => P::RParen,
+            b"[" => P::LBracket,
+            b"]" => P::RBracket,
+            b"," => P::Comma,
+            b";" => P::SemiColon,
+            b"." => {
+                // `(row).*`: all fields are fields.
+                if self.before() == ")" && self.bytes(1) == b"*" {
+                    self.out.push(P::Period);
+                    self.out.push(P::make_word("*", Some('"')));
+                    self.at += 1;
+                    return Ok(());
+                }
+                P::Period
+            }
+            b":" => P::Colon,
+            b"::" => P::DoubleColon,
+            b":=" => P::Assignment,
+            _ => return Err(parse_error(format!("unexpected {}", lower(bytes)))),
+        };
+        self.out.push(token);
+        Ok(())
+    }
+}
+
+fn lower(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).to_ascii_lowercase()
+}
+
+/// The name inside double quotes.
+pub fn unquote(bytes: &[u8]) -> String {
+    let inner = bytes.get(1..bytes.len().saturating_sub(1)).unwrap_or_default();
+    String::from_utf8_lossy(inner).replace("\"\"", "\"")
+}
+
+fn operator(text: &str) -> P {
+    match text {
+        "=" => P::Eq,
+        "<>" | "!=" => P::Neq,
+        "<" => P::Lt,
+        ">" => P::Gt,
+        "<=" => P::LtEq,
+        ">=" => P::GtEq,
+        "+" => P::Plus,
+        "-" => P::Minus,
+        "*" => P::Mul,
+        "/" => P::Div,
+        "%" => P::Mod,
+        "||" => P::StringConcat,
+        "&" => P::Ampersand,
+        "|" => P::Pipe,
+        "^" => P::Caret,
+        "#" => P::Sharp,
+        "~" => P::Tilde,
+        "~*" => P::TildeAsterisk,
+        "!~" => P::ExclamationMarkTilde,
+        "!~*" => P::ExclamationMarkTildeAsterisk,
+        "~~" => P::DoubleTilde,
+        "~~*" => P::DoubleTildeAsterisk,
+        "!~~" => P::ExclamationMarkDoubleTilde,
+        "!~~*" => P::ExclamationMarkDoubleTildeAsterisk,
+        "<<" => P::ShiftLeft,
+        ">>" => P::ShiftRight,
+        "&&" => P::Overlap,
+        "@" => P::AtSign,
+        "^@" => P::CaretAt,
+        "|/" => P::PGSquareRoot,
+        "||/" => P::PGCubeRoot,
+        "->" => P::Arrow,
+        "->>" => P::LongArrow,
+        "#>" => P::HashArrow,
+        "#>>" => P::HashLongArrow,
+        "@>" => P::AtArrow,
+        "<@" => P::ArrowAt,
+        "#-" => P::HashMinus,
+        "@?" => P::AtQuestion,
+        "@@" => P::AtAt,
+        "?" => P::Question,
+        "?&" => P::QuestionAnd,
+        "?|" => P::QuestionPipe,
+        "=>" => P::RArrow,
+        // Only the name counts, and the operator's own precedence is that of any other one.
+        _ => P::CustomBinaryOperator(text.to_owned()),
+    }
+}

@@ -1,0 +1,291 @@
+//! One pass over a text: its digest, and what its words alone say about it.
+//!
+//! [`digest`] is the steady path: it writes the normalised text into a buffer that the caller
+//! reuses. [`split`] and [`forbidden`] work on the tokens of a text that is classified for the
+//! first time. Nothing here knows functions or tables.
+
+use super::hint;
+use super::lex::{Kind, Lexer, Token};
+
+/// Stands for a string literal in a digest. Neither byte can be part of a valid statement.
+const TEXT_MARK: u8 = 1;
+/// Stands for a number in a digest.
+const NUMBER_MARK: u8 = 2;
+/// Starts a digest that is the whole text.
+const WHOLE_MARK: u8 = 0;
+/// Ends a hint at the start of a digest.
+const HINT_MARK: u8 = 3;
+
+/// What the last token of a digest was, as far as the next one needs to know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Start,
+    Word,
+    In,
+    Operator,
+    Literal,
+    Other,
+}
+
+/// Writes the normalised text into `out`, which is emptied first: words in lower case, literals
+/// as marks, no comments (but the hint at the head), no white space that means nothing, lists of
+/// literals behind IN as one. Two texts with the same digest are classified alike.
+///
+/// Texts whose literals may change the class (anything but plain queries and DML, and the calls
+/// of `set_config` and `current_setting`) are their own digest.
+pub fn digest(text: &[u8], standard_strings: bool, out: &mut Vec<u8>) {
+    out.clear();
+    if let Some(found) = hint::find(text) {
+        out.extend_from_slice(found);
+        out.push(HINT_MARK);
+    }
+    if !normalise(text, standard_strings, out) {
+        out.clear();
+        out.push(WHOLE_MARK);
+        out.extend_from_slice(text);
+    }
+}
+
+/// False if the text has to be its own digest.
+fn normalise(text: &[u8], standard_strings: bool, out: &mut Vec<u8>) -> bool {
+    let mut last = Last::Start;
+    // Inside `IN ( literal , literal …`, where the list counts as one literal.
+    let mut in_list = false;
+    for token in Lexer::new(text, standard_strings) {
+        let bytes = token.bytes(text);
+        let spaced = matches!(last, Last::Word | Last::In | Last::Literal);
+        match token.kind {
+            Kind::Word => {
+                if spaced {
+                    out.push(b' ');
+                }
+                let from = out.len();
+                out.extend(bytes.iter().map(u8::to_ascii_lowercase));
+                let word = &out[from..];
+                if last == Last::Start && !starts_plain(word) || names_setting(word) {
+                    return false;
+                }
+                last = if word == b"in" { Last::In } else { Last::Word };
+                in_list = false;
+            }
+            Kind::Text | Kind::Number => {
+                let mark = if token.kind == Kind::Text { TEXT_MARK } else { NUMBER_MARK };
+                if in_list && out.ends_with(&[mark, b',']) {
+                    out.pop();
+                } else {
+                    out.push(mark);
+                }
+                last = Last::Literal;
+            }
+            Kind::Mark => {
+                in_list = match bytes {
+                    b"(" => last == Last::In,
+                    b"," => in_list,
+                    _ => false,
+                };
+                out.extend_from_slice(bytes);
+                let start = bytes == b";" || bytes == b"(" && last == Last::Start;
+                last = if start { Last::Start } else { Last::Other };
+            }
+            Kind::Operator => {
+                if last == Last::Operator {
+                    out.push(b' ');
+                }
+                out.extend_from_slice(bytes);
+                last = Last::Operator;
+                in_list = false;
+            }
+            Kind::Quoted | Kind::Parameter => {
+                let inner = bytes.get(1..bytes.len().saturating_sub(1)).unwrap_or_default();
+                if last == Last::Start || names_setting(inner) {
+                    return false;
+                }
+                if spaced {
+                    out.push(b' ');
+                }
+                out.extend_from_slice(bytes);
+                last = Last::Word;
+                in_list = false;
+            }
+            Kind::UnicodeQuoted | Kind::Broken | Kind::Other => return false,
+        }
+    }
+    true
+}
+
+/// The words at the start of statements whose literals never change the class.
+fn starts_plain(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"select" | b"with" | b"insert" | b"update" | b"delete" | b"values" | b"table" | b"merge"
+    )
+}
+
+/// Functions whose constant arguments matter.
+fn names_setting(word: &[u8]) -> bool {
+    match word.len() {
+        10 => word == b"set_config",
+        15 => word == b"current_setting",
+        _ => false,
+    }
+}
+
+/// The tokens of each statement of a text, empty statements left out.
+///
+/// Semicolons in parentheses (CREATE RULE) and in a BEGIN ATOMIC body do not end a statement.
+pub fn split<'t>(text: &[u8], tokens: &'t [Token]) -> Vec<&'t [Token]> {
+    let mut statements = Vec::new();
+    let mut from = 0;
+    let mut parentheses = 0usize;
+    let mut blocks = 0usize;
+    for (at, token) in tokens.iter().enumerate() {
+        match (token.kind, token.bytes(text)) {
+            (Kind::Mark, b"(") => parentheses += 1,
+            (Kind::Mark, b")") => parentheses = parentheses.saturating_sub(1),
+            (Kind::Mark, b";") if parentheses == 0 && blocks == 0 => {
+                if at > from {
+                    statements.push(&tokens[from..at]);
+                }
+                from = at + 1;
+            }
+            (Kind::Word, word) => {
+                let next = tokens.get(at + 1).map_or(&b""[..], |next| next.bytes(text));
+                if blocks == 0 {
+                    let atomic = word.eq_ignore_ascii_case(b"begin")
+                        && next.eq_ignore_ascii_case(b"atomic")
+                        && tokens[from].bytes(text).eq_ignore_ascii_case(b"create");
+                    blocks += usize::from(atomic);
+                } else if word.eq_ignore_ascii_case(b"case") {
+                    blocks += 1;
+                } else if word.eq_ignore_ascii_case(b"end") {
+                    blocks -= 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    if tokens.len() > from {
+        statements.push(&tokens[from..]);
+    }
+    statements
+}
+
+/// The word of a statement that no read contains, if it has one: what changes data, a target of
+/// SELECT INTO, a locking clause. A column of such a name makes the statement a write as well;
+/// that is the safe side.
+pub fn forbidden(text: &[u8], tokens: &[Token]) -> Option<&'static str> {
+    let mut before = String::new();
+    for token in tokens {
+        let word = match token.kind {
+            Kind::Word => String::from_utf8_lossy(token.bytes(text)).to_ascii_lowercase(),
+            Kind::Mark if token.bytes(text) == b"." => String::from("."),
+            Kind::Broken => return Some("an unfinished literal"),
+            _ => String::new(),
+        };
+        let found = match word.as_str() {
+            _ if before == "." => None,
+            "insert" => Some("INSERT"),
+            "update" => Some("UPDATE"),
+            "delete" => Some("DELETE"),
+            "merge" => Some("MERGE"),
+            "into" => Some("INTO"),
+            "share" | "no" | "key" if before == "for" => Some("a locking clause"),
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+        before = word;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        digest(text.as_bytes(), true, &mut out);
+        out
+    }
+
+    #[test]
+    fn texts_that_differ_in_literals_only_share_a_digest() {
+        let same = [
+            ("select 1", "SELECT  /* c */ 2 -- x"),
+            ("select * from t where a='x'", "select*from t where a = E'\\'y'"),
+            ("select 1 where a in (1,2,3)", "select 4 where a in (5)"),
+            ("(select 1)", "( select 2 )"),
+            ("insert into t values (1,'a')", "INSERT INTO t VALUES(2, $$b$$)"),
+            ("select a.b", "select a . b"),
+        ];
+        for (left, right) in same {
+            assert_eq!(of(left), of(right), "{left} | {right}");
+        }
+    }
+
+    #[test]
+    fn texts_that_may_be_classified_apart_have_digests_of_their_own() {
+        let apart = [
+            ("select 1", "select '1'"),
+            ("select f(1)", "select f(1,2)"),
+            ("select set_config('a','b',false)", "select set_config('a','c',false)"),
+            ("select \"set_config\"('a','b',false)", "select \"set_config\"('a','c',false)"),
+            ("set a = 1", "set a = 2"),
+            ("select 1; set a = 1", "select 1; set a = 2"),
+            ("/* tiffin: primary */ select 1", "select 1"),
+            ("/* tiffin: primary */ select 1", "/* tiffin: replica */ select 1"),
+            ("select \"A\"", "select \"a\""),
+            ("select a-b", "select a -- b"),
+            ("select a - -b", "select a --b"),
+            ("select ab", "select a b"),
+            ("select 1 a", "select 1a b"),
+            ("explain (analyze 'on') select 1", "explain (analyze 'off') select 1"),
+            ("select \u{1}", "select 'a'"),
+            ("select 'a", "select 'a'"),
+            ("select $1", "select $2"),
+            ("copy (select 1) to stdout", "copy (select 2) to stdout"),
+        ];
+        for (left, right) in apart {
+            assert_ne!(of(left), of(right), "{left} | {right}");
+        }
+    }
+
+    #[test]
+    fn statements_end_at_semicolons_of_the_top_level() {
+        let cases = [
+            ("", 0),
+            (" ; ;-- x", 0),
+            ("select 1", 1),
+            ("select ';'; select $$;$$", 2),
+            ("create rule r as on insert to t do (select 1; select 2); select 1", 2),
+            (
+                "create function f() returns int begin atomic select case when true then 1 end; select 1; end; select 2",
+                2,
+            ),
+            ("begin; select 1; end", 3),
+        ];
+        for (text, count) in cases {
+            let tokens: Vec<Token> = Lexer::new(text.as_bytes(), true).collect();
+            assert_eq!(split(text.as_bytes(), &tokens).len(), count, "{text}");
+        }
+    }
+
+    #[test]
+    fn words_of_writes_are_seen_at_any_depth_but_not_in_literals() {
+        let cases = [
+            ("select 'update', \"delete\", t.insert from t -- into", None),
+            ("with a as (delete from t returning *) select * from a", Some("DELETE")),
+            ("select * into t from x", Some("INTO")),
+            ("select * from t for no key update", Some("a locking clause")),
+            ("select (select 1 from t for key share)", Some("a locking clause")),
+            ("select * from t for update", Some("UPDATE")),
+            ("select substring('a' for 2)", None),
+        ];
+        for (text, word) in cases {
+            let tokens: Vec<Token> = Lexer::new(text.as_bytes(), true).collect();
+            assert_eq!(forbidden(text.as_bytes(), &tokens), word, "{text}");
+        }
+    }
+}
