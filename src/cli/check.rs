@@ -7,8 +7,8 @@
 use super::facts::{self, Facts};
 use super::findings::{self, Finding, Place, Severity};
 use super::{Exit, load, table, watch};
+use crate::config::tls::ServerTlsConnector;
 use crate::config::{self, Cluster, Config, Secret, Service};
-use crate::monitor::ServiceTls;
 use crate::topology::{Health, Lag, Node, Position, Role, Snapshot};
 use clap::Args;
 use std::path::PathBuf;
@@ -89,9 +89,10 @@ struct Seen {
     findings: Vec<Finding>,
 }
 
-async fn look_at(config: &Config, cluster: &Arc<Cluster>, tls: &ServiceTls) -> Seen {
+async fn look_at(config: &Config, cluster: &Arc<Cluster>, tls: &Arc<ServerTlsConnector>) -> Seen {
     let asked = cluster.nodes.iter().map(|node| facts::facts(cluster, node, tls));
-    let (snapshot, facts) = tokio::join!(watch::settled(cluster, tls), all(asked));
+    let (topology, facts) = tokio::join!(watch::settled(cluster, tls), all(asked));
+    let snapshot = topology.load_full();
     let mut found: Vec<(Option<String>, Finding)> =
         findings::of_snapshot(&snapshot).into_iter().map(|finding| (None, finding)).collect();
     for (node, facts) in cluster.nodes.iter().zip(&facts) {
@@ -117,7 +118,7 @@ async fn users(
     config: &Config,
     cluster: &Cluster,
     index: usize,
-    tls: &ServiceTls,
+    tls: &Arc<ServerTlsConnector>,
     database: &str,
 ) -> Vec<(Option<String>, Finding)> {
     let node = &cluster.nodes[index];

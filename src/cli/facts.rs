@@ -3,10 +3,11 @@
 //! One query per node, the same on a primary and on a standby. What follows from the answers is
 //! in `findings.rs`.
 
+use crate::config::tls::ServerTlsConnector;
 use crate::config::{Cluster, NodeConfig, Service};
-use crate::monitor::ServiceTls;
 use crate::monitor::connection::service_pool;
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::Row;
 
@@ -101,7 +102,7 @@ pub(super) struct Refusal {
 pub(super) async fn facts(
     cluster: &Cluster,
     node: &NodeConfig,
-    tls: &ServiceTls,
+    tls: &Arc<ServerTlsConnector>,
 ) -> Result<Facts, String> {
     let pool = service_pool(cluster, node, &cluster.service.database, tls, None);
     let databases: Vec<&str> = cluster.databases.values().map(String::as_str).collect();
@@ -137,7 +138,7 @@ fn read(row: &Row) -> Result<Facts, tokio_postgres::Error> {
 pub(super) async fn login(
     cluster: &Cluster,
     node: &NodeConfig,
-    tls: &ServiceTls,
+    tls: &Arc<ServerTlsConnector>,
     service: Service,
 ) -> Option<Refusal> {
     let mut as_user = cluster.clone();
@@ -151,7 +152,7 @@ pub(super) async fn login(
 pub(super) async fn auth_query(
     cluster: &Cluster,
     node: &NodeConfig,
-    tls: &ServiceTls,
+    tls: &Arc<ServerTlsConnector>,
     query: &str,
 ) -> Option<Refusal> {
     let wrong = |message: String| Some(Refusal { code: String::new(), message });

@@ -4,8 +4,10 @@
 //! a [`Exit`]; what it has to say is a sentence.
 
 mod check;
+mod explain;
 mod facts;
 mod findings;
+pub mod run;
 mod watch;
 
 use crate::config::{Config, Loaded};
@@ -52,6 +54,9 @@ enum Command {
     /// Check a configuration, and every node that it names
     #[command(long_about = check::ABOUT, after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
+    /// Explain what statements are and where they go
+    #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
+    Explain(explain::ExplainArgs),
 }
 
 /// Reads the configuration and prints its warnings; `None` after its problems were printed.
@@ -86,8 +91,9 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// Runs the command that the arguments name.
-pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+pub fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
     match arguments.command {
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
     }
 }

@@ -1,8 +1,8 @@
 //! A first look at a cluster: the monitor runs until it knows what it can know.
 
+use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
-use crate::config::{Cluster, ServerTlsMode};
-use crate::monitor::{Memory, Monitor, ServiceTls, first_snapshot};
+use crate::monitor::{Memory, Monitor, first_snapshot};
 use crate::topology::{Health, Lag, Role, Snapshot, Topology};
 use anyhow::Context;
 use std::sync::Arc;
@@ -20,22 +20,16 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// TLS of service connections as the cluster's section says.
-pub(super) fn service_tls(cluster: &Cluster) -> anyhow::Result<ServiceTls> {
-    let connecting = ServerTlsConnector::new(&cluster.server_tls)?.load();
-    let Some(connector) = &connecting.connector else { return Ok(ServiceTls::Off) };
-    let config = connector.config().clone();
-    Ok(match connecting.mode {
-        ServerTlsMode::Disable => ServiceTls::Off,
-        ServerTlsMode::Prefer => ServiceTls::Prefer(config),
-        ServerTlsMode::Require | ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => {
-            ServiceTls::Require(config)
-        }
-    })
+pub(super) fn service_tls(cluster: &Cluster) -> anyhow::Result<Arc<ServerTlsConnector>> {
+    Ok(Arc::new(ServerTlsConnector::new(&cluster.server_tls)?))
 }
 
 /// Watches until every node has answered or failed and every replica's lag is known, for as long
 /// as that may take by the cluster's settings.
-pub(super) async fn settled(cluster: &Arc<Cluster>, tls: &ServiceTls) -> Arc<Snapshot> {
+pub(super) async fn settled(
+    cluster: &Arc<Cluster>,
+    tls: &Arc<ServerTlsConnector>,
+) -> Arc<Topology> {
     let (topology, evidence) = Topology::new(first_snapshot(cluster));
     let mut changes = topology.subscribe();
     let monitor =
@@ -52,7 +46,7 @@ pub(super) async fn settled(cluster: &Arc<Cluster>, tls: &ServiceTls) -> Arc<Sna
     // When the time is up, what is known by then is shown.
     let _ = tokio::time::timeout(patience, wait).await;
     monitor.stop().await;
-    topology.load_full()
+    topology
 }
 
 fn is_settled(snapshot: &Snapshot) -> bool {
