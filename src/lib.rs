@@ -13,3 +13,6 @@ pub mod route;
 pub mod session;
 pub mod sql;
 pub mod topology;
+
+#[cfg(test)]
+mod tidy;
