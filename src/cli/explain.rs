@@ -176,7 +176,7 @@ fn place(config: &Config, wanted: Option<&str>) -> Result<(Arc<Cluster>, String)
 /// What is known of the servers.
 enum Known {
     Cluster {
-        catalog: Catalog,
+        catalog: Box<Catalog>,
         snapshot: Arc<Snapshot>,
     },
     /// Why.

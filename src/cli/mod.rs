@@ -7,12 +7,14 @@ mod check;
 mod explain;
 mod facts;
 mod findings;
-pub mod run;
+mod run;
+pub mod sandbox;
 mod watch;
 
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Problems};
 use clap::{Parser, Subcommand};
 use std::path::Path;
+use std::process::ExitCode;
 
 /// How the program ends, as shells see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,11 @@ enum Command {
     /// Explain what statements are and where they go
     #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
     Explain(explain::ExplainArgs),
+    /// Run the proxy
+    #[command(long_about = run::ABOUT, after_help = run::EXAMPLES)]
+    Run(run::RunArgs),
+    /// Start a primary, replicas and the proxy on this machine, and show what the proxy does
+    Sandbox(sandbox::SandboxArgs),
 }
 
 /// Reads the configuration and prints its warnings; `None` after its problems were printed.
@@ -69,11 +76,20 @@ fn load(path: &Path) -> Option<Config> {
             Some(config)
         }
         Err(problems) => {
-            let many = if problems.count() == 1 { "one mistake" } else { "mistakes" };
-            eprintln!("{problems}\ntiffin: the configuration has {many}.");
+            refuse(&problems);
             None
         }
     }
+}
+
+/// Prints what is wrong with the configuration.
+fn refuse(problems: &Problems) -> Exit {
+    let many = match problems.count() {
+        1 => "one mistake".to_owned(),
+        count => format!("{count} mistakes"),
+    };
+    eprintln!("{problems}\ntiffin: the configuration has {many}.");
+    Exit::Usage
 }
 
 /// Rows under a line of titles, in columns of equal width.
@@ -91,9 +107,12 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// Runs the command that the arguments name.
-pub fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
-    match arguments.command {
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let exit = match arguments.command {
+        Command::Sandbox(args) => return sandbox::run(args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
-    }
+        Command::Run(args) => run::run(&args),
+    };
+    Ok(ExitCode::from(exit?.code()))
 }

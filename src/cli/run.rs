@@ -1,44 +1,53 @@
 //! `tiffin run`: the proxy itself.
-//!
-//! Here: the configuration is read, logging set up; everything else is the server's.
 
-use crate::config::{Config, Log, LogFormat};
-use std::path::Path;
+use super::{Exit, refuse};
+use crate::config::{Config, Loaded, Log, LogFormat};
+use crate::server;
+use anyhow::Context;
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
-/// Overrides `log.level` when it is set.
-const LOG_VARIABLE: &str = "RUST_LOG";
+pub const ABOUT: &str = "\
+Run the proxy in the foreground until SIGTERM or SIGINT. SIGHUP loads the configuration again; a
+file that is refused leaves the running one in force. On SIGTERM no new clients are let in, idle
+ones are told (57P01), and transactions may end within shutdown.drain_timeout.";
 
-/// Sets up logging to standard error as the configuration says. Call once.
-pub fn start_logging(log: &Log) -> anyhow::Result<()> {
-    let directives = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| log.level.clone());
-    let filter = EnvFilter::builder()
-        .parse(&directives)
-        .map_err(|error| anyhow::anyhow!("{LOG_VARIABLE} is not understood: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let result = match log.format {
-        LogFormat::Text => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(colours).try_init()
-        }
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-    };
-    result.map_err(|error| anyhow::anyhow!("cannot set up logging: {error}"))
+pub const EXAMPLES: &str = "\
+Examples:
+  tiffin run --config /etc/tiffin/config.yaml
+  RUST_LOG=tiffin=debug tiffin run --config config.yaml";
+
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The configuration file (`tiffin check --example` prints one with every key)
+    #[arg(short, long, value_name = "FILE", env = "TIFFIN_CONFIG", hide_env_values = true)]
+    config: PathBuf,
 }
 
-/// Reads the configuration and starts logging with it; `None` after the problems of the file
-/// were printed. Warnings are logged.
-pub fn prepare(path: &Path) -> anyhow::Result<Option<Config>> {
-    let loaded = match Config::load_with_warnings(path) {
+pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
+    let Loaded { config, warnings } = match Config::load_with_warnings(&args.config) {
         Ok(loaded) => loaded,
-        Err(problems) => {
-            eprintln!("{problems}");
-            return Ok(None);
-        }
+        Err(problems) => return Ok(refuse(&problems)),
     };
-    start_logging(&loaded.config.log)?;
-    for warning in loaded.warnings.lines("").lines() {
+    start_log(&config.log)?;
+    for warning in warnings.lines("").lines() {
         tracing::warn!("{warning}");
     }
-    Ok(Some(loaded.config))
+    server::run(&args.config, config)?;
+    Ok(Exit::Ok)
+}
+
+/// `RUST_LOG` wins over the file: it is what one sets in a hurry.
+fn start_log(log: &Log) -> anyhow::Result<()> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(level) => EnvFilter::try_new(level).context("RUST_LOG")?,
+        Err(_) => EnvFilter::try_new(&log.level).context("log.level")?,
+    };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match log.format {
+        LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => subscriber.json().try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))
 }

@@ -27,6 +27,9 @@ pub use reference::{example, reference};
 pub use words::Word;
 
 pub mod tls;
+#[cfg(test)]
+pub(crate) mod tls_fixture;
+mod tls_verify;
 
 use crate::sql::Consistency;
 use secrecy::SecretString;
