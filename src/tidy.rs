@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-/// A module may import only from those before it.
+/// A module may import only from those before it. The server starts the admin pages' listener.
 const ORDER: &[&str] = &[
     "metrics", "sql", "protocol", "config", "topology", "session", "route", "backend", "pool",
-    "monitor", "failover", "frontend", "server", "admin", "cli",
+    "monitor", "failover", "frontend", "admin", "server", "cli",
 ];
 /// Share values, not engines: these modules serve every engine alike.
 const NEUTRAL: &[&str] = &["session", "route", "topology"];

@@ -433,3 +433,70 @@ fn print_text(explanation: &Explanation<'_>) {
     row("functions", &explanation.functions.join(", "));
     println!();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const FILE: &str = "\
+users: [{name: app, password: x}]
+clusters:
+  main:
+    databases: {shop: shop_live}
+    nodes: [db1]
+    service: {user: tiffin}
+    routing: {read_functions: [my_read], write_functions: [lower]}
+  rest:
+    nodes: [db2]
+    service: {user: tiffin}
+";
+
+    fn config() -> Config {
+        Config::parse("t.yaml", FILE, Path::new(""), &|_| None).expect("valid").config
+    }
+
+    /// Without a server: effect, target, and a part of the reason.
+    #[test]
+    fn statements_are_explained_without_a_server() {
+        let config = config();
+        let known = Known::Nothing("no server was asked".to_owned());
+        let asker = Asker { config: &config, cluster: &config.clusters[0], known };
+        for (sql, effect, target, reason) in [
+            ("SELECT * FROM orders o JOIN s.items i ON true", "read", "replica", "only reads"),
+            ("TABLE \"Odd Name\"", "read", "replica", ""),
+            ("SELECT my_read(1)", "read", "replica", ""),
+            ("SELECT lower('x')", "write", "primary", "write_functions"),
+            ("SELECT next_order(3)", "write", "primary", "next_order() is not a function"),
+            ("INSERT INTO t VALUES (1)", "write", "primary", "INSERT"),
+            ("SELECT * FROM t FOR UPDATE", "write", "primary", "locking"),
+            ("BEGIN", "transaction", "primary", "may write"),
+            ("BEGIN READ ONLY", "transaction", "replica", ""),
+            ("SET work_mem = '1MB'", "session", "primary", ""),
+            ("/* tiffin: primary */ SELECT 1", "read", "primary", "hint"),
+            ("SELEC 1", "unknown", "primary", "SELEC"),
+        ] {
+            let statement = asker.assume(sql);
+            let told = asker.explanation(sql, &statement);
+            assert_eq!((told.effect, told.target), (effect, target), "{sql}: {told:?}");
+            assert!(told.reason.contains(reason), "{sql}: {told:?}");
+            let note = told.note.clone().unwrap_or_default();
+            assert!(note.contains("assumed to be plain tables"), "{note}");
+            let json = serde_json::to_value(&told).expect("an object");
+            for key in ["statement", "effect", "target", "reason"] {
+                assert!(json[key].is_string(), "{sql}: {key} is missing in {json}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_database_leads_to_its_cluster() {
+        let config = config();
+        let found = |wanted| {
+            place(&config, wanted).map(|(cluster, name)| format!("{} {name}", cluster.name))
+        };
+        assert_eq!(found(None), Ok("main shop_live".to_owned()));
+        assert_eq!(found(Some("shop")), Ok("main shop_live".to_owned()));
+        assert_eq!(found(Some("any")), Ok("rest any".to_owned()));
+    }
+}

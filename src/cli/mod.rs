@@ -51,6 +51,12 @@ when the primary changes.";
 const EXIT_CODES: &str = "\
 Exit status: 0 all is well, 1 something failed or is missing, 2 wrong arguments or configuration.";
 
+const SANDBOX_EXAMPLES: &str = "\
+Examples:
+  tiffin sandbox                              the tour; stays up until Ctrl-C
+  tiffin sandbox --no-tour --replicas 3       only the servers and the proxy
+  tiffin sandbox --port 6432 --keep /tmp/box  on a port of your choice, files kept";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check a configuration, and every node that it names
@@ -63,6 +69,7 @@ enum Command {
     #[command(long_about = run::ABOUT, after_help = run::EXAMPLES)]
     Run(run::RunArgs),
     /// Start a primary, replicas and the proxy on this machine, and show what the proxy does
+    #[command(after_help = SANDBOX_EXAMPLES)]
     Sandbox(sandbox::SandboxArgs),
 }
 
@@ -115,4 +122,41 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
     };
     Ok(ExitCode::from(exit?.code()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent_and_every_command_shows_examples() {
+        let mut command = Arguments::command();
+        command.clone().debug_assert();
+        for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help")
+        {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{} has no examples", command.get_name());
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() {
+        for line in ["", "check", "explain --config x", "explain --config x --file f SQL", "chek"] {
+            let words = std::iter::once("tiffin").chain(line.split_whitespace());
+            assert!(Arguments::try_parse_from(words).is_err(), "{line}");
+        }
+        for line in
+            ["check --example", "check -c x --offline", "explain -c x SQL", "explain -c x -f -"]
+        {
+            let words = std::iter::once("tiffin").chain(line.split_whitespace());
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let rows = [["a", "bbb"], ["cc", "d"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), "  a   bbb\n  cc  d\n");
+    }
 }
