@@ -19,6 +19,8 @@ const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 /// Standard output belongs to the commands.
 const PRINTING: &[&str] = &["println!", "print!", "eprintln!", "eprint!", "dbg!"];
+/// Calls that stop a thread or the process.
+const STOPPING: &[&str] = &["thread::sleep(", "process::exit(", "process::abort("];
 
 /// A source file, without what is only for tests.
 struct Source {
@@ -233,6 +235,18 @@ fn printing(source: &Source) -> Vec<String> {
         .collect()
 }
 
+/// Workers are single-threaded: a sleep would stop every client of one. `exit` runs no destructor,
+/// so server connections and temporary servers would stay.
+fn stopping(source: &Source) -> Vec<String> {
+    if source.path.starts_with("src/cli/") || source.path == "src/main.rs" {
+        return Vec::new();
+    }
+    let stops = |line: &str| STOPPING.iter().any(|call| line.contains(call));
+    let numbered = source.code.iter().enumerate().filter(|(_, line)| stops(line));
+    let rule = "only commands block a thread or end the process";
+    numbered.map(|(line, _)| source.says(line, rule)).collect()
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -286,6 +300,11 @@ fn files_and_functions_are_short() {
 #[test]
 fn only_commands_print() {
     assert_tidy(sources().iter().flat_map(printing).collect());
+}
+
+#[test]
+fn only_commands_stop_threads() {
+    assert_tidy(sources().iter().flat_map(stopping).collect());
 }
 
 /// Every module that is not in the order would escape the rules.
@@ -364,6 +383,12 @@ fn each_rule_finds_its_fault() {
             "fn f() { println!(\"\") }\n",
             printing,
             "src/pool/x.rs:1: only the commands",
+        ),
+        (
+            "src/pool/x.rs",
+            "fn f() { std::thread::sleep(x) }\n",
+            stopping,
+            "src/pool/x.rs:1: only commands block",
         ),
     ];
     for (path, text, rule, expected) in cases {
