@@ -20,6 +20,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -53,7 +54,7 @@ const ASSUMED: &str = "relations are assumed to be plain tables, functions that 
 /// Views may stand on views that the first look did not name.
 const ASSUME_ROUNDS: usize = 2;
 /// Files of statements are read whole.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+const FILE_BYTES_MAX: u64 = 256 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
@@ -133,14 +134,20 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
     if let (Format::Text, Some(note)) = (args.format, asker.note()) {
         println!("Note: {note}.\n");
     }
+    let mut out = std::io::stdout().lock();
     for statement in split_statements(&text, true) {
-        asker.explain(statement, args.format)?;
+        let told = asker.explain(statement, args.format)?;
+        match out.write_all(told.as_bytes()) {
+            Ok(()) => {}
+            // Whoever reads has seen enough: `tiffin explain … | head`.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            Err(error) => return Err(error).context("cannot write the answer"),
+        }
     }
     Ok(Exit::Ok)
 }
 
 fn read(file: &PathBuf) -> anyhow::Result<String> {
-    use std::io::Read;
     let name = file.display();
     let mut text = String::new();
     let source: Box<dyn Read> = if file.as_os_str() == "-" {
@@ -149,9 +156,14 @@ fn read(file: &PathBuf) -> anyhow::Result<String> {
         Box::new(std::fs::File::open(file).with_context(|| format!("cannot read {name}"))?)
     };
     source
-        .take(FILE_BYTES_MAX)
+        .take(FILE_BYTES_MAX + 1)
         .read_to_string(&mut text)
         .with_context(|| format!("cannot read {name}"))?;
+    anyhow::ensure!(
+        text.len() as u64 <= FILE_BYTES_MAX,
+        "{name} is larger than {} MiB",
+        FILE_BYTES_MAX >> 20
+    );
     Ok(text)
 }
 
@@ -203,17 +215,16 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    fn explain(&self, text: &str, format: Format) -> anyhow::Result<()> {
+    fn explain(&self, text: &str, format: Format) -> anyhow::Result<String> {
         let statement = match &self.known {
             Known::Cluster { catalog, .. } => self.classify(text, catalog),
             Known::Nothing(_) => self.assume(text),
         };
         let explanation = self.explanation(text, &statement);
-        match format {
-            Format::Json => println!("{}", serde_json::to_string(&explanation)?),
-            Format::Text => print_text(&explanation),
-        }
-        Ok(())
+        Ok(match format {
+            Format::Json => serde_json::to_string(&explanation)? + "\n",
+            Format::Text => in_words(&explanation),
+        })
     }
 
     fn note(&self) -> Option<String> {
@@ -413,25 +424,26 @@ fn effect(effect: Effect) -> &'static str {
 /// Longer statements are cut in the text form; JSON has them whole.
 const SHOWN_CHARS_MAX: usize = 200;
 
-fn print_text(explanation: &Explanation<'_>) {
+fn in_words(explanation: &Explanation<'_>) -> String {
     let line = explanation.statement.split_whitespace().collect::<Vec<_>>().join(" ");
     let cut: String = line.chars().take(SHOWN_CHARS_MAX).collect();
     let more = if cut.len() < line.len() { " …" } else { "" };
-    println!("{cut}{more}");
-    let row = |name: &str, value: &str| {
-        if !value.is_empty() {
-            println!("  {name:<10} {value}");
-        }
-    };
     let node = explanation.node.as_ref().map_or(String::new(), |node| format!(": {node}"));
-    row("class", explanation.effect);
-    row("target", &format!("{}{node}", explanation.target));
-    row("reason", &explanation.reason);
-    row("need", &explanation.need);
-    row("reads", &explanation.tables_read.join(", "));
-    row("writes", &explanation.tables_written.join(", "));
-    row("functions", &explanation.functions.join(", "));
-    println!();
+    let rows = [
+        ("class", explanation.effect.to_owned()),
+        ("target", format!("{}{node}", explanation.target)),
+        ("reason", explanation.reason.clone()),
+        ("need", explanation.need.clone()),
+        ("reads", explanation.tables_read.join(", ")),
+        ("writes", explanation.tables_written.join(", ")),
+        ("functions", explanation.functions.join(", ")),
+    ];
+    let mut out = format!("{cut}{more}\n");
+    for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
+        out.push_str(&format!("  {name:<10} {value}\n"));
+    }
+    out.push('\n');
+    out
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ fn connections(config: &Config, cluster: &Cluster, facts: &Facts) -> Option<Find
     );
     (most > free).then(|| {
         let severity = if size_max + SERVICE_CONNECTIONS > free { Severity::Missing } else { Severity::Advice };
-        let finding = Finding::new(severity, format!("the pools may open {sizes}, but max_connections leaves {free}; lower pool.size_max, or (needs a restart)"));
+        let finding = Finding::new(severity, format!("the pools may open {sizes}, but max_connections leaves {free}; lower pool.size_max, or raise it, which needs a restart"));
         finding.sql(format!("ALTER SYSTEM SET max_connections = {};", most + 100 - most % 50)).on_nodes()
     })
 }
