@@ -32,6 +32,9 @@ struct Source {
     code: Vec<String>,
 }
 
+/// Gives a line for each fault.
+type Rule = fn(&Source) -> Vec<String>;
+
 impl Source {
     fn new(path: String, text: &str) -> Source {
         let is_test = |line: &str| line.starts_with("#[cfg(test)]");
@@ -101,9 +104,9 @@ fn skipped(text: &str) -> usize {
             return until(hashes + 2, &format!("\"{quotes}"));
         }
     }
-    if text.starts_with('"') {
+    if let Some(inside) = text.strip_prefix('"') {
         let mut escaped = false;
-        let end = text[1..].find(|c| {
+        let end = inside.find(|c| {
             let ends = c == '"' && !escaped;
             escaped = c == '\\' && !escaped;
             ends
@@ -342,11 +345,9 @@ fn every_metric_is_documented() {
 /// The rules themselves: each finds what it is for.
 #[test]
 fn each_rule_finds_its_fault() {
-    let check = |path: &str, text: &str, rule: fn(&Source) -> Vec<String>| {
-        rule(&Source::new(path.to_owned(), text))
-    };
+    let check = |path: &str, text: &str, rule: Rule| rule(&Source::new(path.to_owned(), text));
     let long = format!("fn long() {{\n{}}}\n", "    x();\n".repeat(FUNCTION_LINES_MAX));
-    let cases: &[(&str, &str, fn(&Source) -> Vec<String>, &str)] = &[
+    let cases: &[(&str, &str, Rule, &str)] = &[
         (
             "src/sql/x.rs",
             "use crate::config::Config;\n",
@@ -395,7 +396,7 @@ fn each_rule_finds_its_fault() {
         let wrong = check(path, text, *rule);
         assert!(wrong.len() == 1 && wrong[0].starts_with(expected), "{text}: {wrong:?}");
     }
-    let fine: &[(&str, &str, fn(&Source) -> Vec<String>)] = &[
+    let fine: &[(&str, &str, Rule)] = &[
         ("src/cli/x.rs", "use crate::sql::A;\nuse crate::pool;\n", import_order),
         ("src/sql/x.rs", "// crate::pool\nconst A: &str = \"crate::pool\";\n", import_order),
         ("src/sql/x.rs", "#[cfg(test)]\nmod tests {\n    use crate::pool;\n}\n", import_order),
