@@ -1,6 +1,3 @@
-//! The commands of the binary, one file each. Only here are errors of type `anyhow`.
-
-pub mod sandbox;
 //! The command line: one file per command.
 //!
 //! Only here and in `main.rs` are errors `anyhow` and is anything printed. A command ends with
@@ -10,6 +7,7 @@ mod check;
 mod facts;
 mod findings;
 mod run;
+pub mod sandbox;
 mod watch;
 
 use crate::config::{Config, Loaded};
@@ -59,6 +57,9 @@ enum Command {
     /// Run the proxy
     #[command(long_about = run::ABOUT, after_help = run::EXAMPLES)]
     Run(run::RunArgs),
+    /// Start real servers and the proxy on this machine, and show what the proxy does
+    #[command(long_about = sandbox::ABOUT, after_help = sandbox::EXAMPLES)]
+    Sandbox(sandbox::SandboxArgs),
 }
 
 /// Reads the configuration and prints its warnings; `None` after its problems were printed.
@@ -97,5 +98,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     match arguments.command {
         Command::Check(args) => check::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Sandbox(args) => sandbox::run(&args),
     }
 }
