@@ -7,7 +7,7 @@ use tiffin::cli::{self, Exit};
 fn main() -> ExitCode {
     // clap ends with status 2 on wrong arguments and 0 after --help.
     match cli::run(cli::Arguments::parse()) {
-        Ok(exit) => ExitCode::from(exit.code()),
+        Ok(exit) => exit,
         Err(error) => {
             eprintln!("tiffin: {error:#}");
             ExitCode::from(Exit::Failure.code())
