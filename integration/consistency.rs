@@ -131,8 +131,10 @@ fn a_reader_moves_between_replicas_and_never_backward() {
         fixture.cluster.replica(round % 2).set_apply_delay(200).unwrap();
         fixture.cluster.replica((round + 1) % 2).set_apply_delay(0).unwrap();
         let started = Instant::now();
-        while started.elapsed() < Duration::from_millis(400) {
+        while started.elapsed() < Duration::from_millis(1_000) {
             writer.query("UPDATE t SET n = n + 1").unwrap();
+            // Without a pause the session stays where it is.
+            std::thread::sleep(Duration::from_millis(50));
             let rows = reader.query("SELECT n, inet_server_port() FROM t").unwrap();
             let n: u64 = rows[0][0].as_ref().unwrap().parse().unwrap();
             assert!(n >= last, "read {n} after {last}");

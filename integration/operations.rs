@@ -57,10 +57,9 @@ fn a_reload_takes_effect_and_a_refused_file_does_not() {
     })
     .expect("pg2 is gone");
     session.query("INSERT INTO t VALUES (1)").unwrap();
-    assert!(!fixture.share(&fixture.session(), 40).contains_key("pg2"));
+    assert!(!fixture.share(40).contains_key("pg2"));
     write(&fixture.config);
-    wait_until(PATIENCE, || fixture.share(&fixture.session(), 40).contains_key("pg2"))
-        .expect("pg2 is back");
+    wait_until(PATIENCE, || fixture.share(40).contains_key("pg2")).expect("pg2 is back");
     session.query("INSERT INTO t VALUES (1)").unwrap();
 }
 

@@ -182,11 +182,13 @@ impl Fixture {
         first
     }
 
-    /// How many of `count` reads each server ran, in a session of its own.
-    pub fn share(&self, session: &Session, count: usize) -> BTreeMap<String, usize> {
+    /// How many of `count` reads each server ran, each in a new session: one that goes on
+    /// reading stays with its replica, as another one might be older.
+    pub fn share(&self, count: usize) -> BTreeMap<String, usize> {
         let mut share = BTreeMap::new();
         for _ in 0..count {
-            *share.entry(self.ran_on(session, "SELECT inet_server_port()")).or_default() += 1;
+            let name = self.ran_on(&self.session(), "SELECT inet_server_port()");
+            *share.entry(name).or_default() += 1;
         }
         share
     }

@@ -68,7 +68,7 @@ pub fn run(args: &SandboxArgs) -> Result<Exit> {
     end_on_signal(sandbox.clone())?;
     let result = sandbox.show(args);
     if result.is_ok() && (args.no_tour || std::io::stdout().is_terminal()) {
-        println!("Ctrl-C ends it.");
+        sandbox.invite();
         loop {
             std::thread::park();
         }
@@ -111,13 +111,18 @@ impl Sandbox {
             held = tour::run(&self.cluster, &self.proxy)?;
         }
         self.exit.store(u8::from(!held), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How to get in, for a sandbox that stays up.
+    fn invite(&self) {
         let Login { user, password } = &self.cluster.app;
         println!("\n  PGPASSWORD={password} psql -h 127.0.0.1 -p {} -U {user}", self.proxy.port);
         if let Some(http) = self.proxy.http {
             println!("  http://{http}/api/v1/topology\n  http://{http}/metrics");
         }
         println!("  {}", self.cluster.folder().display());
-        Ok(())
+        println!("Ctrl-C ends it.");
     }
 
     /// Ends the proxy and the servers; may be called twice.
