@@ -44,7 +44,7 @@ fn a_client_library_works() {
         // A transaction with a savepoint, rolled back on drop.
         let mut outer = client.transaction().await.unwrap();
         outer.execute(&insert, &[&1000, &"kept"]).await.unwrap();
-        let inner = outer.savepoint("inner").await.unwrap();
+        let inner = outer.savepoint("point").await.unwrap();
         assert!(inner.execute(&insert, &[&1000, &"twice"]).await.is_err());
         inner.rollback().await.unwrap();
         outer.commit().await.unwrap();

@@ -193,6 +193,18 @@ impl Fixture {
         share
     }
 
+    /// Makes a table through the proxy and waits until reads of it go to replicas: the catalog
+    /// has to be loaded again first.
+    pub fn create_table(&self, name: &str, columns: &str) {
+        self.session()
+            .query(&format!("CREATE TABLE {name} ({columns})"))
+            .expect("create the table");
+        self.cluster.wait_caught_up(self.cluster.primary()).expect("replicas catch up");
+        let read = format!("SELECT inet_server_port(), count(*) FROM {name}");
+        let known = || self.ran_on(&self.session(), &read) != self.cluster.primary().name;
+        wait_until(PATIENCE, known).unwrap_or_else(|_| panic!("{name} is not known"));
+    }
+
     /// Waits until these, and of the others none, are in the read set.
     pub fn wait_in_read_set<'a>(&self, servers: impl IntoIterator<Item = &'a Server>) {
         let mut expected: Vec<&str> = servers.into_iter().map(|s| s.name.as_str()).collect();
