@@ -1,7 +1,9 @@
 //! What the classifier's table calls a read must run on a standby: the server is the judge.
 
-use crate::support::{Fixture, sqlstate};
+use crate::support::{Fixture, Session, client_config, connect, runtime, sqlstate};
+use futures_util::StreamExt;
 use std::path::Path;
+use std::pin::pin;
 
 /// A standby refuses with one of these what it must not do.
 const REFUSED: &[&str] = &["25006", "0A000", "55000", "XX000"];
@@ -16,11 +18,12 @@ fn every_statement_called_a_read_runs_on_a_standby() {
     primary.query_in("classify", &schema).expect("the schema");
     fixture.cluster.wait_caught_up(primary).unwrap();
 
-    let connect = |port: u16| {
-        let mut config = crate::support::client_config(port, &fixture.cluster.superuser);
-        crate::support::Session::connect(config.dbname("classify")).unwrap()
+    let log_in = |port: u16| {
+        let mut config = client_config(port, &fixture.cluster.superuser);
+        config.dbname("classify");
+        (Session::connect(&config).unwrap(), config)
     };
-    let (direct, through) = (connect(standby.port), connect(fixture.proxy.port));
+    let (direct, through) = (log_in(standby.port), log_in(fixture.proxy.port));
     let (mut reads, mut refused, mut elsewhere) = (0, Vec::new(), Vec::new());
     for entry in std::fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
@@ -30,7 +33,7 @@ fn every_statement_called_a_read_runs_on_a_standby() {
         let text = std::fs::read_to_string(&path).unwrap();
         for sql in text.lines().filter_map(read_of) {
             reads += 1;
-            for (session, name) in [(&direct, "the standby"), (&through, "the proxy")] {
+            for ((session, config), name) in [(&direct, "the standby"), (&through, "the proxy")] {
                 let Err(error) = session.query(&sql) else { continue };
                 let state = sqlstate(&error).unwrap_or("none");
                 if REFUSED.contains(&state) || state == "none" {
@@ -48,6 +51,18 @@ fn every_statement_called_a_read_runs_on_a_standby() {
     assert!(refused.is_empty(), "{}", refused.join("\n"));
     assert!(elsewhere.is_empty(), "statements that cannot run at all:\n{}", elsewhere.join("\n"));
     assert!(reads >= 200, "{reads}");
+}
+
+/// Runs a COPY … TO STDOUT to its end and drops what it sends.
+fn copy_out(config: &tokio_postgres::Config, sql: &str) -> anyhow::Result<()> {
+    runtime().block_on(async {
+        let client = connect(config).await;
+        let mut stream = pin!(client.copy_out(sql).await?);
+        while let Some(chunk) = stream.next().await {
+            chunk?;
+        }
+        Ok(())
+    })
 }
 
 /// The SQL of a line `read target [code] [norun] | session effects | SQL`.
