@@ -70,6 +70,8 @@ enum Command {
     Run(run::RunArgs),
     /// Start a primary, replicas and the proxy on this machine, and show what the proxy does
     #[command(after_help = SANDBOX_EXAMPLES)]
+    /// Start real servers and the proxy on this machine, and show what the proxy does
+    #[command(long_about = sandbox::ABOUT, after_help = sandbox::EXAMPLES)]
     Sandbox(sandbox::SandboxArgs),
 }
 
@@ -116,10 +118,10 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 /// Runs the command that the arguments name.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let exit = match arguments.command {
-        Command::Sandbox(args) => return sandbox::run(args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Sandbox(args) => sandbox::run(&args),
     };
     Ok(ExitCode::from(exit?.code()))
 }
