@@ -74,7 +74,9 @@ pub struct Progress {
     pub segment_open: bool,
     /// The client has the server's own FATAL message.
     pub fatal_told: bool,
-    pub started: Instant,
+    pub started: Option<Instant>,
+    /// When the last reply ended.
+    pub ended: Option<Instant>,
     /// Extended-protocol statements that ended well since the last ReadyForQuery and leave
     /// something behind.
     pub executed: Vec<Arc<Statement>>,
@@ -95,7 +97,8 @@ impl Default for Progress {
             broken: None,
             segment_open: false,
             fatal_told: false,
-            started: Instant::now(),
+            started: None,
+            ended: None,
             executed: Vec::new(),
         }
     }
@@ -176,7 +179,10 @@ impl Watch for Observer<'_> {
         }
         let now = Instant::now();
         let node = NodeIndex(self.connection.node.0);
-        self.stats.query_done(self.cluster, node, now - self.progress.started);
+        if let Some(started) = self.progress.started {
+            self.stats.query_done(self.cluster, node, now - started);
+        }
+        self.progress.ended = Some(now);
         let before = self.progress.status;
         self.progress.status = ready.status;
         let simple = ready.statement.is_some();

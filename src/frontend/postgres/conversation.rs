@@ -429,7 +429,8 @@ impl Conversation {
         self.entry.bind(None);
         if let Some(server) = active.server.take() {
             self.cluster.count_busy(usize::from(server.node.0), false);
-            server.pool.give_back(server.pooled, Instant::now());
+            let now = active.progress.ended.unwrap_or_else(Instant::now);
+            server.pool.give_back(server.pooled, now);
         }
         self.scratch.keep_active(active, &self.worker);
     }

@@ -42,7 +42,6 @@ impl Conversation {
             encoder.batch(&batch, bytes);
         }
         let progress = &mut active.progress;
-        progress.started = Instant::now();
         progress.writing |= writes(&batch) || held;
         progress.reading |= reads(&batch);
         progress.segment_open = open || leaves_open(&batch);
@@ -301,7 +300,7 @@ impl Conversation {
         let Some(mut active) = self.active.take() else { return Ok(false) };
         if active.is_quiet() && active.progress.status == Status::Idle {
             self.prelude(&mut active);
-            active.progress.started = Instant::now();
+            active.progress.started = Some(Instant::now());
         }
         let message = &self.inbox.filled()[self.taken..self.taken + bytes];
         if let Some((mut encoder, _)) = self.encoder(&mut active) {
@@ -449,7 +448,8 @@ impl Conversation {
         let Some((mut encoder, is_idle)) = self.encoder(active) else { return false };
         if is_idle {
             let known = encoder.connection.settings.as_ref();
-            let same = known.is_some_and(|known| Arc::ptr_eq(known, &wanted) || **known == *wanted);
+            let identical = known.is_some_and(|known| Arc::ptr_eq(known, &wanted));
+            let same = identical || known.is_some_and(|known| **known == *wanted);
             if !same {
                 let mut sql = match known {
                     Some(known) => known.difference(&wanted),
@@ -462,7 +462,9 @@ impl Conversation {
                 sql.retain(|character| character != '\0');
                 encoder.own_query(sql.as_bytes());
             }
-            encoder.connection.settings = Some(wanted);
+            if !identical {
+                encoder.connection.settings = Some(wanted);
+            }
         }
         let Transaction::Held(held) = &mut self.session.transaction else { return false };
         let texts = std::mem::take(&mut held.texts);
