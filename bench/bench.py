@@ -143,7 +143,8 @@ def start_proxies(stack, servers, tiffin):
     config = folder / "haproxy.cfg"
     config.write_text(
         f"""global
-    maxconn 20000
+    # As many file descriptors as it may have.
+    maxconn 4000
 defaults
     mode tcp
     timeout connect 5s

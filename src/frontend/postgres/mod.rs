@@ -21,6 +21,7 @@ pub mod startup;
 mod startup_raw_tests;
 pub mod startup_refusal;
 pub mod statements;
+pub mod stream;
 pub mod welcome;
 
 #[cfg(test)]

@@ -3,17 +3,14 @@
 
 use super::active::{Active, Observer, Server};
 use super::conversation::{Conversation, poll_flush, poll_read_into, poll_write_from};
-use super::encode::{Encoder, large_bind};
+use super::encode::Encoder;
 use super::fault::Fault;
-use super::plan::{Batch, What, complete, foreign, too_large};
-use crate::backend::postgres::replies::{Expected, Kind, Way};
+use super::plan::{Batch, What, complete};
 use crate::config::PoolMode;
 use crate::metrics::NodeIndex;
-use crate::protocol::postgres::frame::{self, FrameError, HEAD_BYTES};
+use crate::protocol::postgres::frame::HEAD_BYTES;
 use crate::protocol::postgres::reply::{Status, put_parameter_status};
-use crate::protocol::postgres::request;
 use crate::session::{Class, Settings, Transaction};
-use crate::sql::Pin;
 use crate::topology::Evidence;
 use std::io;
 use std::sync::Arc;
@@ -356,91 +353,6 @@ impl Conversation {
         Ok(())
     }
 
-    /// A message that is too long to be held, or COPY data: its head is looked at, the rest is
-    /// passed on as it comes.
-    fn begin_streaming(&mut self, hold: usize) -> Result<bool, Fault> {
-        let bytes = &self.inbox.filled()[self.taken..];
-        let Some(head) = frame::head(bytes)? else { return Ok(false) };
-        if head.tag != b'd' && (head.bytes <= hold || bytes.len() < hold) {
-            return Ok(false);
-        }
-        let Some(mut active) = self.active.take() else { return Ok(false) };
-        let begun = self.long_message(head, &mut active, hold);
-        self.active = Some(active);
-        let seen = begun?;
-        self.streaming = head.bytes - seen;
-        self.inbox.consume(self.taken + seen);
-        self.taken = 0;
-        self.stream();
-        Ok(true)
-    }
-
-    /// Sends what must be known of a long message; gives how many of its bytes that took.
-    fn long_message(
-        &mut self,
-        head: frame::Head,
-        active: &mut Active,
-        hold: usize,
-    ) -> Result<usize, FrameError> {
-        let bytes = &self.inbox.filled()[self.taken..];
-        let statements = &mut self.statements;
-        let unseen = |statement| Some(Arc::new(statement));
-        match head.tag {
-            b'd' => return Ok(0),
-            b'B' => {
-                let part = &bytes[HEAD_BYTES..hold];
-                let bound = request::bind_head(part)?;
-                let missing = head.bytes - hold;
-                statements.bind(bound.0, None);
-                let statements = &self.statements;
-                if let Some((mut encoder, _)) =
-                    encoder_for(active, statements, self.statements_max())
-                {
-                    large_bind(&mut encoder, statements, bound, missing);
-                }
-                active.progress.writing = true;
-                active.progress.segment_open = true;
-                return Ok(hold);
-            }
-            b'Q' => {
-                let statement = unseen(too_large());
-                active
-                    .replies
-                    .push(Expected { statement, ..Expected::new(Kind::Query, Way::Forward) });
-                self.session.pins.insert(Pin::Unknown);
-            }
-            b'P' => {
-                // Not kept for other connections: the session stays on this one.
-                active.replies.push(Expected::new(Kind::Parse, Way::Forward));
-                self.session.pins.insert(Pin::Unknown);
-                if bytes.get(HEAD_BYTES) == Some(&0) {
-                    statements.unnamed.sql.clear();
-                    statements.unnamed.id = 0;
-                    statements.unnamed.classified = None;
-                    statements.bind(b"", Some(&Arc::new(foreign())));
-                }
-            }
-            b'F' => active.replies.push(Expected::new(Kind::Function, Way::Forward)),
-            _ => return Err(FrameError::Length),
-        }
-        if let Some(connection) = active.connection() {
-            connection.unnamed = None;
-        }
-        active.progress.writing = true;
-        active.progress.segment_open = head.tag == b'P';
-        Ok(0)
-    }
-
-    /// Passes on what has come of a long message.
-    fn stream(&mut self) -> bool {
-        let Some(active) = &mut self.active else { return false };
-        let count = self.streaming.min(self.inbox.len());
-        active.outbox.extend(&self.inbox.filled()[..count]);
-        self.inbox.consume(count);
-        self.streaming -= count;
-        count > 0
-    }
-
     /// What must run before the client's request: the difference of settings, and the BEGIN that
     /// was held back. Whether there was one.
     fn prelude(&mut self, active: &mut Active) -> bool {
@@ -509,7 +421,7 @@ impl Conversation {
         encoder_for(active, &self.statements, self.statements_max())
     }
 
-    fn statements_max(&self) -> usize {
+    pub(super) fn statements_max(&self) -> usize {
         self.cluster.handle.config.pool.statements_max
     }
 
@@ -554,7 +466,7 @@ impl Conversation {
 }
 
 /// An encoder for the connection, and whether no transaction is open and nothing under way there.
-fn encoder_for<'a>(
+pub(super) fn encoder_for<'a>(
     active: &'a mut Active,
     statements: &'a super::statements::Statements,
     statements_max: usize,
