@@ -28,7 +28,7 @@ pub(super) fn trace(text: &[u8], tokens: &[Token], catalog: &Catalog, found: &mu
             continue;
         }
         if built_in && name == "current_setting" {
-            current_setting(text, tokens.get(at + 2..at + 4).unwrap_or_default(), found);
+            current_setting(text, &tokens[at + 2..], found);
             continue;
         }
         match functions::trace(&name) {
@@ -84,17 +84,15 @@ fn set_config(text: &[u8], rest: &[Token], found: &mut Found) {
 }
 
 fn constant_setting(text: &[u8], rest: &[Token]) -> Option<SessionEffect> {
-    let [name, comma, value, second, local, close, ..] = rest else { return None };
-    let marks = [comma, second, close].map(|token| token.bytes(text));
-    if marks != [&b","[..], b",", b")"] {
-        return None;
-    }
-    let name = string_value(name.bytes(text))?.to_ascii_lowercase();
-    let local = match name_of(text, local)?.as_str() {
+    let mut at = 0;
+    let name = string_value(constant(text, rest, &mut at, b",")?.bytes(text))?;
+    let value = constant(text, rest, &mut at, b",")?;
+    let local = match name_of(text, constant(text, rest, &mut at, b")")?)?.as_str() {
         "true" => true,
         "false" => false,
         _ => return None,
     };
+    let name = name.to_ascii_lowercase();
     let bytes = value.bytes(text);
     let value = if value.kind == Kind::Word && bytes.eq_ignore_ascii_case(b"null") {
         None
@@ -105,6 +103,18 @@ fn constant_setting(text: &[u8], rest: &[Token]) -> Option<SessionEffect> {
         Some(Arc::from(std::str::from_utf8(bytes).ok()?))
     };
     Some(SessionEffect::Set { name: Arc::from(name), value, local })
+}
+
+/// The single token of an argument that ends in `end`; a cast of it to text is passed over.
+fn constant<'t>(text: &[u8], tokens: &'t [Token], at: &mut usize, end: &[u8]) -> Option<&'t Token> {
+    let argument = tokens.get(*at)?;
+    *at += 1;
+    if tokens.get(*at)?.bytes(text) == b"::" && tokens.get(*at + 1)?.bytes(text) == b"text" {
+        *at += 2;
+    }
+    let ended = tokens.get(*at)?.bytes(text) == end;
+    *at += 1;
+    ended.then_some(argument)
 }
 
 /// `a, "B"` as `"a", "B"`.
@@ -130,10 +140,9 @@ fn name_list(value: &str) -> Option<Arc<str>> {
 }
 
 fn current_setting(text: &[u8], rest: &[Token], found: &mut Found) {
-    let name = match rest {
-        [name, end] if matches!(end.bytes(text), b")" | b",") => string_value(name.bytes(text)),
-        _ => None,
-    };
+    let argument =
+        constant(text, rest, &mut 0, b")").or_else(|| constant(text, rest, &mut 0, b","));
+    let name = argument.and_then(|token| string_value(token.bytes(text)));
     match name {
         Some(name) if functions::setting_follows_session(&name) => {}
         Some(name) => {

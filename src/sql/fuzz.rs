@@ -1,0 +1,31 @@
+//! One input of the fuzz target, and of its driver on the stable toolchain.
+
+use super::catalog::Catalog;
+use super::classifier::{Classifier, Limits};
+use super::classify::classify;
+use super::lex::{Kind, Lexer};
+use super::statement::Effect;
+
+/// Long enough for what a fuzzer makes.
+const LIMITS: Limits = Limits { cache_max: 4, parse_bytes_max: 1 << 16 };
+
+/// Classifies the bytes as SQL and checks what must hold of any text. Panics if it does not.
+pub fn fuzz_one(bytes: &[u8]) {
+    let catalog = Catalog::empty();
+    for standard_strings in [true, false] {
+        let statement = classify(bytes, standard_strings, &catalog, LIMITS.parse_bytes_max);
+        let mut classifier = Classifier::new(LIMITS);
+        for _ in 0..2 {
+            let cached = classifier.classify(bytes, standard_strings, &catalog);
+            assert_eq!(*cached, statement, "the cache changes the class");
+        }
+        let mut end = 0;
+        for token in Lexer::new(bytes, standard_strings) {
+            assert!(token.start >= end && token.end > token.start, "tokens overlap");
+            end = token.end;
+            let broken = matches!(token.kind, Kind::Broken);
+            assert!(!(broken && statement.effect == Effect::Read), "a broken text is a read");
+        }
+        assert!(end <= bytes.len());
+    }
+}
