@@ -1,9 +1,9 @@
 //! Reads a PostgreSQL database's catalog from the primary, as the service user.
 //!
 //! The queries and what follows from the rows are `sql/`'s; here they are run, and rows are
-//! turned into values. When and how often is `catalogs.rs`.
+//! turned into values. When and how often is `catalog_cache.rs`.
 
-use super::catalogs::{Catalogs, Loader, Slot};
+use super::catalog_cache::{Cache, Loader, Slot};
 use super::connection::service_pool;
 use super::postgres::{pool_error, sentence};
 use crate::config::Cluster;
@@ -24,10 +24,10 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                      SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '60s'";
 
-/// The catalogs of one PostgreSQL cluster.
-pub type PostgresCatalogs = Catalogs<PostgresLoader>;
-/// One database's catalog.
-pub type CatalogSlot = Slot<Catalog>;
+/// The catalogs of one cluster, by the server's name of each database.
+pub type Catalogs = Cache<PostgresLoader>;
+/// One database's catalog: `load()` it for each statement.
+pub type CatalogHandle = Arc<Slot<Catalog>>;
 
 /// Loads catalogs from whichever node is the primary.
 pub struct PostgresLoader {

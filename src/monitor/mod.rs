@@ -9,7 +9,7 @@
 //! [`readset`] and [`history`]. Nothing here promotes a node or touches a client.
 
 pub mod catalog;
-pub mod catalogs;
+pub mod catalog_cache;
 pub mod connection;
 pub mod election;
 pub mod history;
@@ -29,6 +29,9 @@ mod tests;
 pub use journal::Journal;
 pub use lags::Lags;
 pub use verdict::Memory;
+
+/// How service connections are encrypted: as all connections to the servers are.
+pub type ServiceTls = Arc<ServerTlsConnector>;
 
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
@@ -113,7 +116,7 @@ impl Monitor {
         cluster: Arc<Cluster>,
         topology: Arc<Topology>,
         evidence: mpsc::Receiver<Evidence>,
-        tls: &Arc<ServerTlsConnector>,
+        tls: &ServiceTls,
         memory: Memory,
     ) -> MonitorHandle {
         let (stop, stopped) = watch::channel(());

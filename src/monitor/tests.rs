@@ -1,6 +1,6 @@
 //! The monitor against real servers.
 
-use super::catalog::{CatalogSlot, PostgresCatalogs, PostgresLoader};
+use super::catalog::{CatalogHandle, Catalogs, PostgresLoader};
 use super::fixture::Servers;
 use super::{Memory, Monitor, MonitorHandle, first_snapshot};
 use crate::config::tls::ServerTlsConnector;
@@ -205,7 +205,7 @@ async fn catalogs_are_loaded(watched: &Watched, servers: &Servers) {
     let tls = Arc::new(ServerTlsConnector::disabled());
     let loader = PostgresLoader::new(cluster, watched.topology.clone(), tls);
     let runtime = tokio::runtime::Handle::current();
-    let catalogs = PostgresCatalogs::new(loader, Duration::from_secs(60), runtime);
+    let catalogs = Catalogs::new(loader, Duration::from_secs(60), runtime);
     let effect =
         |catalog: &Catalog, text: &str| classify(text.as_bytes(), true, catalog, 1 << 20).effect;
     let slot = catalogs.get("postgres");
@@ -234,7 +234,7 @@ async fn catalogs_are_loaded(watched: &Watched, servers: &Servers) {
     assert_eq!(catalogs.counts().failed.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
 
-async fn loaded(slot: &CatalogSlot) {
+async fn loaded(slot: &CatalogHandle) {
     let begun = Instant::now();
     while !slot.load().is_loaded() {
         assert!(begun.elapsed() < WITHIN, "the catalog is not loaded");

@@ -11,9 +11,10 @@
 use crate::topology::{Epoch, Topology};
 use arc_swap::{ArcSwap, Guard};
 use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -43,7 +44,7 @@ pub trait Loader: Send + Sync + 'static {
 }
 
 /// The catalogs of one cluster. Shared by all workers.
-pub struct Catalogs<L: Loader> {
+pub struct Cache<L: Loader> {
     shared: Arc<Shared<L>>,
     /// The control plane's: loads run there, whoever asks.
     runtime: Handle,
@@ -57,10 +58,13 @@ pub struct Slot<C> {
     wanted: Notify,
 }
 
+/// By the database's name.
+type Slots<C> = HashMap<Arc<str>, Arc<Slot<C>>>;
+
 struct Shared<L: Loader> {
     loader: L,
     interval: Duration,
-    slots: Mutex<HashMap<Arc<str>, Arc<Slot<L::Catalog>>>>,
+    slots: Mutex<Slots<L::Catalog>>,
     loads: Semaphore,
     counts: Counts,
 }
@@ -72,10 +76,10 @@ pub struct Counts {
     pub failed: AtomicU64,
 }
 
-impl<L: Loader> Catalogs<L> {
+impl<L: Loader> Cache<L> {
     /// `interval`: a catalog is loaded again this often. `runtime` must live as long as the
     /// program.
-    pub fn new(loader: L, interval: Duration, runtime: Handle) -> Catalogs<L> {
+    pub fn new(loader: L, interval: Duration, runtime: Handle) -> Cache<L> {
         let shared = Shared {
             loader,
             interval,
@@ -83,7 +87,7 @@ impl<L: Loader> Catalogs<L> {
             loads: Semaphore::new(LOADS_MAX),
             counts: Counts::default(),
         };
-        Catalogs { shared: Arc::new(shared), runtime }
+        Cache { shared: Arc::new(shared), runtime }
     }
 
     /// The database's catalog; the first call begins to load it. Takes a lock: call it once per
@@ -122,7 +126,7 @@ impl<L: Loader> Catalogs<L> {
         }
     }
 
-    /// Calls [`Catalogs::all_changed`] for each change of the primary, for as long as it runs.
+    /// Calls [`Cache::all_changed`] for each change of the primary, for as long as it runs.
     pub async fn follow(&self, topology: &Topology) {
         let mut changed = topology.subscribe();
         let mut epoch = topology.load().epoch;
@@ -138,6 +142,21 @@ impl<L: Loader> Catalogs<L> {
 
     pub fn counts(&self) -> &Counts {
         &self.shared.counts
+    }
+}
+
+impl<L: Loader> fmt::Debug for Cache<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("databases", &self.shared.lock().len())
+            .field("counts", &self.shared.counts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C> fmt::Debug for Slot<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("generation", &self.generation).finish_non_exhaustive()
     }
 }
 
@@ -181,7 +200,7 @@ impl<C> Slot<C> {
 }
 
 impl<L: Loader> Shared<L> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Arc<Slot<L::Catalog>>>> {
+    fn lock(&self) -> MutexGuard<'_, Slots<L::Catalog>> {
         // A map is whole after every operation.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -280,8 +299,8 @@ mod tests {
         }
     }
 
-    fn catalogs(fake: &Arc<Fake>) -> Catalogs<Arc<Fake>> {
-        Catalogs::new(fake.clone(), INTERVAL, Handle::current())
+    fn catalogs(fake: &Arc<Fake>) -> Cache<Arc<Fake>> {
+        Cache::new(fake.clone(), INTERVAL, Handle::current())
     }
 
     /// Time is paused: this lets all tasks run until they wait.
