@@ -1,5 +1,6 @@
 //! tiffin: a proxy that applications connect to instead of their database.
 
+pub mod admin;
 pub mod backend;
 pub mod config;
 pub mod failover;

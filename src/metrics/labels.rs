@@ -30,6 +30,7 @@ label_values! {
         UnknownSyntax = "unknown_syntax",
         UnknownFunction = "unknown_function",
         UnknownRelation = "unknown_relation",
+        UnknownType = "unknown_type",
         /// The catalog is not loaded.
         CatalogUnknown = "catalog_unknown",
         /// EXECUTE of a statement that the session did not prepare through the proxy.
@@ -179,20 +180,16 @@ mod tests {
     }
 
     #[test]
-    fn every_pin_of_a_session_has_a_counter_of_its_own() {
-        use crate::sql::Pin;
-        let pins = [
-            Pin::TemporaryTable,
-            Pin::AdvisoryLock,
-            Pin::Listen,
-            Pin::HoldCursor,
-            Pin::Sequence,
-            Pin::PreparedStatement,
-            Pin::Setting,
-            Pin::Unknown,
-        ];
-        for pin in pins {
-            assert_eq!(PINS[pin_index(pin.as_str())], pin.as_str());
+    fn the_page_tells_each_word() {
+        let page = include_str!("../../docs/metrics.md");
+        let words = (UnsafeReason::ALL.iter().map(|reason| reason.as_str()))
+            .chain(ErrorOrigin::ALL.iter().map(|origin| origin.as_str()))
+            .chain(AuthFailure::ALL.iter().map(|reason| reason.as_str()))
+            .chain(GateOutcome::ALL.iter().map(|outcome| outcome.as_str()))
+            .chain(ServerClosed::ALL.iter().map(|reason| reason.as_str()))
+            .chain(PINS);
+        for word in words {
+            assert!(page.contains(&format!("`{word}`")), "docs/metrics.md lacks `{word}`");
         }
     }
 }

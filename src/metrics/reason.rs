@@ -121,4 +121,18 @@ mod tests {
             assert_eq!(*reason as usize, index);
         }
     }
+
+    #[test]
+    fn the_page_tells_each_word_and_its_sentence() {
+        let page = include_str!("../../docs/metrics.md");
+        for reason in RouteReason::ALL {
+            let target = match reason.target() {
+                Target::Primary => "primary",
+                Target::Replica => "replica",
+                Target::Any => "either",
+            };
+            let row = format!("| `{}` | {target} | {} |", reason.as_str(), reason.explain());
+            assert!(page.lines().any(|line| line == row), "docs/metrics.md lacks: {row}");
+        }
+    }
 }

@@ -217,8 +217,9 @@ impl WorkerStats {
         if hit { global.cache_hits.add(1) } else { global.cache_misses.add(1) }
     }
 
-    /// A statement was taken for a write for want of knowledge. `reason_code` is the classifier's
-    /// (`Statement::reason_code`); a word that is not in [`UnsafeReason`] counts as `other`.
+    /// A statement was taken for a write for want of knowledge (`Effect::Unknown`, or it was too
+    /// long to be parsed). `reason_code` is the classifier's (`Statement::reason_code`); a word
+    /// that is not in [`UnsafeReason`] counts as `other`.
     pub fn classified_unsafe(&self, reason_code: &str) {
         let reason = UnsafeReason::from_code(reason_code);
         self.counts.global.unsafe_statements[reason as usize].add(1);
