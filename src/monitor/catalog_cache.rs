@@ -8,6 +8,7 @@
 //! load that had begun before it is believed, and until one that began after it has ended, reads
 //! of user tables go to the primary.
 
+use crate::metrics::control::ClusterEvents;
 use crate::topology::{Epoch, Topology};
 use arc_swap::{ArcSwap, Guard};
 use std::collections::HashMap;
@@ -15,7 +16,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -67,6 +68,7 @@ struct Shared<L: Loader> {
     slots: Mutex<Slots<L::Catalog>>,
     loads: Semaphore,
     counts: Counts,
+    events: Option<ClusterEvents>,
 }
 
 /// Loads since the start.
@@ -86,8 +88,17 @@ impl<L: Loader> Cache<L> {
             slots: Mutex::default(),
             loads: Semaphore::new(LOADS_MAX),
             counts: Counts::default(),
+            events: None,
         };
         Cache { shared: Arc::new(shared), runtime }
+    }
+
+    /// Counts loads there as well. To be called before anybody uses it.
+    pub fn counted(mut self, events: ClusterEvents) -> Cache<L> {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.events = Some(events);
+        }
+        self
     }
 
     /// The database's catalog; the first call begins to load it. Takes a lock: call it once per
@@ -245,9 +256,18 @@ impl<L: Loader> Shared<L> {
         let _turn = self.loads.acquire().await.map_err(|error| error.to_string())?;
         let generation = slot.generation.load(Ordering::SeqCst);
         let loaded = self.loader.load(database.clone()).await;
-        let count = if loaded.is_ok() { &self.counts.loaded } else { &self.counts.failed };
-        count.fetch_add(1, Ordering::Relaxed);
+        self.count(loaded.is_ok());
         Ok(slot.replace(loaded?, generation))
+    }
+
+    fn count(&self, loaded: bool) {
+        let count = if loaded { &self.counts.loaded } else { &self.counts.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        match &self.events {
+            Some(events) if loaded => events.catalog_loaded(SystemTime::now()),
+            Some(events) => events.catalog_failed(),
+            None => {}
+        }
     }
 
     /// Nobody can take the slot while the map is locked, so one that only the map and this task

@@ -35,6 +35,7 @@ pub type ServiceTls = Arc<ServerTlsConnector>;
 
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
+use crate::metrics::control::NodeEvents;
 use crate::topology::{Epoch, Evidence, Health, Lag, Node, NodeId, Role, Snapshot, Topology};
 use probe::{Outcome, Prober};
 use std::sync::Arc;
@@ -90,6 +91,8 @@ pub struct Monitor {
     wanted: Vec<Arc<Notify>>,
     journal: Arc<Journal>,
     lags: Arc<Lags>,
+    /// Per node; empty if nobody counts.
+    events: Vec<NodeEvents>,
 }
 
 /// A running monitor. Dropping the handle ends it.
@@ -118,6 +121,18 @@ impl Monitor {
         evidence: mpsc::Receiver<Evidence>,
         tls: &ServiceTls,
         memory: Memory,
+    ) -> MonitorHandle {
+        Monitor::spawn_counted(cluster, topology, evidence, tls, memory, Vec::new())
+    }
+
+    /// As [`Monitor::spawn`]; probes are counted in `events`, one per node in their order.
+    pub fn spawn_counted(
+        cluster: Arc<Cluster>,
+        topology: Arc<Topology>,
+        evidence: mpsc::Receiver<Evidence>,
+        tls: &ServiceTls,
+        memory: Memory,
+        events: Vec<NodeEvents>,
     ) -> MonitorHandle {
         let (stop, stopped) = watch::channel(());
         let (outcomes, received) = mpsc::channel(OUTCOMES_MAX);
@@ -148,6 +163,7 @@ impl Monitor {
             wanted,
             journal: journal.clone(),
             lags: lags.clone(),
+            events,
         };
         let task = tokio::spawn(monitor.run(received, evidence, stopped));
         MonitorHandle { stop, task, journal, lags }
@@ -197,6 +213,13 @@ impl Monitor {
     }
 
     fn take_in(&mut self, outcome: Outcome) {
+        if let Some(events) = self.events.get(usize::from(outcome.node.0)) {
+            let took = outcome.finished_at.saturating_duration_since(outcome.started_at);
+            match outcome.result {
+                Ok(_) => events.probe_ok(took),
+                Err(_) => events.probe_failed(took),
+            }
+        }
         if let Err(error) = &outcome.result {
             let node = &self.cluster.nodes[usize::from(outcome.node.0)].name;
             tracing::debug!(cluster = %self.cluster.name, %node, %error, "a probe failed");
