@@ -1,1 +1,20 @@
-fn main() {}
+//! Tests on real servers, one binary.
+//!
+//! Each file is a topic, `support` what they stand on. A test starts servers of its own, which
+//! takes one to two seconds, so what belongs together is asked of one cluster. Figures that a
+//! test measures are printed on lines that begin with `measured:`.
+
+mod auth;
+mod bad_input;
+mod commands;
+mod consistency;
+mod failover;
+mod lag;
+mod messages;
+mod operations;
+mod pooling;
+mod protocol;
+mod routing;
+mod servers;
+mod support;
+mod tls;

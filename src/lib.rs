@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod backend;
+pub mod cli;
 pub mod config;
 pub mod failover;
 pub mod frontend;
@@ -10,6 +11,7 @@ pub mod monitor;
 pub mod pool;
 pub mod protocol;
 pub mod route;
+pub mod server;
 pub mod session;
 pub mod sql;
 pub mod topology;

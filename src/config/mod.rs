@@ -1,9 +1,35 @@
 //! The checked configuration: what the rest of the program is given.
 //!
-//! `file.rs` mirrors the YAML, `check.rs` turns it into this with every problem at once. A
-//! [`Config`] that exists is valid; it is passed as an argument and nothing reads a global.
+//! `schema.rs` is the table of every key, `file.rs` the YAML as a tree, `section.rs` the walk of
+//! one against the other, and `check.rs` (with `users.rs` and `cluster.rs`) makes a [`Config`] of
+//! it, or tells every problem at once. A [`Config`] that exists is valid; it is passed as an
+//! argument and nothing reads a global. Start with [`Config::load`].
+
+mod check;
+mod cluster;
+mod file;
+mod keys;
+mod problem;
+mod reference;
+mod schema;
+mod secret;
+mod section;
+#[cfg(test)]
+mod tests;
+mod units;
+mod users;
+mod values;
+mod words;
+
+pub use check::Loaded;
+pub use problem::{Problem, Problems};
+pub use reference::{example, reference};
+pub use words::Word;
 
 pub mod tls;
+#[cfg(test)]
+pub(crate) mod tls_fixture;
+mod tls_verify;
 
 use crate::sql::Consistency;
 use secrecy::SecretString;

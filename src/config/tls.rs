@@ -4,26 +4,25 @@
 //! their certificates in one `ArcSwap`: a reload changes them for the next connection, and a
 //! reload that fails changes nothing.
 //!
-//! Not here: whether a connection must be encrypted (frontend and backend decide by the mode that
+//! Not here: how servers' certificates are checked ([`super::tls_verify`]); whether a connection
+//! must be encrypted (frontend and backend decide by the mode that
 //! is kept beside the keys), and the wait for a handshake.
 
+use super::tls_verify::{Check, ServerVerifier};
 use super::{ClientTls, ClientTlsMode, ServerTls, ServerTlsMode};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 
 /// The protocol's name in TLS (ALPN), registered with IANA.
@@ -89,9 +88,8 @@ fn accepting(config: &ClientTls) -> Result<Accepting, TlsError> {
     if mode == ClientTlsMode::Disable {
         return Ok(Accepting { mode, tls: None });
     }
-    let certificates = read_certificates(need(&config.certificate, "a certificate")?)?;
-    let key = read_key(need(&config.key, "a key")?)?;
-    let end_point = certificates.first().and_then(|leaf| end_point_hash(leaf));
+    let certified = certified(need(&config.certificate, "a certificate")?, &config.key)?;
+    let end_point = certified.cert.first().and_then(|leaf| end_point_hash(leaf));
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Unusable)?;
@@ -110,7 +108,7 @@ fn accepting(config: &ClientTls) -> Result<Accepting, TlsError> {
         }
         None => builder.with_no_client_auth(),
     };
-    let mut tls = builder.with_single_cert(certificates, key).map_err(TlsError::Unusable)?;
+    let mut tls = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     tls.alpn_protocols = vec![ALPN.to_vec()];
     // As in the server: no tickets, no resumption. Nobody's driver uses them.
     tls.send_tls13_tickets = 0;
@@ -183,140 +181,23 @@ fn connecting(config: &ServerTls) -> Result<Connecting, TlsError> {
         _ => (RootCertStore::empty(), Vec::new()),
     };
     let provider = provider();
-    let verifier = Arc::new(ServerVerifier { check, roots, anchors, provider: provider.clone() });
+    let verifier = Arc::new(ServerVerifier::new(check, roots, anchors, &provider));
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Unusable)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let mut tls = match (&config.certificate, &config.key) {
-        (Some(certificate), key) => builder
-            .with_client_auth_cert(read_certificates(certificate)?, read_key(need(key, "a key")?)?)
-            .map_err(TlsError::Unusable)?,
-        (None, _) => builder.with_no_client_auth(),
+    let mut tls = match &config.certificate {
+        Some(path) => {
+            let certified = certified(path, &config.key)?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+        }
+        None => builder.with_no_client_auth(),
     };
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.resumption = Resumption::disabled();
     let connector = Some(TlsConnector::from(Arc::new(tls)));
     Ok(Connecting { mode: config.mode, direct: config.direct, connector })
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
-    /// Against listening only: whoever answers is believed.
-    Nothing,
-    Chain,
-    ChainAndName,
-}
-
-/// Checks servers as libpq's `sslmode` does, where rustls alone is stricter than PostgreSQL's
-/// users are used to: a name may be missing (verify-ca), stand in the common name only, and the
-/// server's certificate may itself be the configured CA.
-#[derive(Debug)]
-struct ServerVerifier {
-    check: Check,
-    roots: RootCertStore,
-    anchors: Vec<CertificateDer<'static>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        if self.check == Check::Nothing {
-            return Ok(ServerCertVerified::assertion());
-        }
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        if self.anchors.iter().any(|anchor| anchor == leaf) {
-            check_validity(leaf, now)?;
-        } else {
-            let algorithms = self.provider.signature_verification_algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(
-                &parsed,
-                &self.roots,
-                intermediates,
-                now,
-                algorithms,
-            )?;
-        }
-        if self.check == Check::ChainAndName {
-            verify_server_name(&parsed, name).or_else(|error| {
-                if common_name_covers(leaf, name) { Ok(()) } else { Err(error) }
-            })?;
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    // The signature is checked in every mode: channel binding relies on the server having the
-    // certificate's key.
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    let (_, parsed) =
-        X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    let now = i64::try_from(now.as_secs()).map_err(|_| CertificateError::Expired)?;
-    if now < parsed.validity().not_before.timestamp() {
-        return Err(CertificateError::NotValidYet.into());
-    }
-    if now > parsed.validity().not_after.timestamp() {
-        return Err(CertificateError::Expired.into());
-    }
-    Ok(())
-}
-
-/// Whether a certificate without alternative names of hosts has the host as its common name: the
-/// fall-back of libpq (`pgtls_verify_peer_name_matches_certificate_guts`).
-fn common_name_covers(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    let alternatives = match parsed.subject_alternative_name() {
-        Ok(Some(extension)) => &extension.value.general_names[..],
-        Ok(None) => &[],
-        Err(_) => return false,
-    };
-    let is_host = |name: &GeneralName<'_>| {
-        matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_))
-    };
-    if alternatives.iter().any(is_host) {
-        return false;
-    }
-    let (Some(common), host) = (common_name(certificate), name.to_str()) else { return false };
-    match common.strip_prefix("*.") {
-        // The star covers one label of a host's name, never a part of an address.
-        Some(domain) if matches!(name, ServerName::DnsName(_)) => {
-            host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain))
-        }
-        Some(_) => false,
-        None => common.eq_ignore_ascii_case(&host),
-    }
 }
 
 /// The common name of a certificate's subject, in DER. `None`: it has none, or not as text.
@@ -383,6 +264,23 @@ fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> TlsError {
     TlsError::File { path: path.to_owned(), reason: error.to_string() }
 }
 
+/// A certificate with its chain and its key, which must belong together.
+fn certified(path: &Path, key: &Option<PathBuf>) -> Result<CertifiedKey, TlsError> {
+    let certificates = read_certificates(path)?;
+    let key = read_key(need(key, "a key")?)?;
+    let key = provider().key_provider.load_private_key(key).map_err(TlsError::Unusable)?;
+    let leaf = certificates.first().map(|leaf| X509Certificate::from_der(leaf));
+    let Some(Ok((_, leaf))) = leaf else {
+        return Err(TlsError::NoCertificate { path: path.to_owned() });
+    };
+    // rustls does not look into certificates of version 1, so this is done here for all.
+    let public = key.public_key();
+    if public.is_some_and(|public| public.as_ref() != leaf.public_key().raw) {
+        return Err(TlsError::Unusable(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)));
+    }
+    Ok(CertifiedKey::new(certificates, key))
+}
+
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(path).and_then(|found| found.collect());
@@ -404,4 +302,216 @@ fn read_roots(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>
         roots.add(anchor.clone()).map_err(|error| unreadable(path, &error))?;
     }
     Ok((roots, anchors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tls_fixture::Certificates;
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+    use rustls_pki_types::ServerName;
+    use std::fs;
+
+    /// What each end says of a handshake in memory: the name that the server saw, and the errors.
+    async fn shake(
+        acceptor: &ClientTlsAcceptor,
+        connector: &ServerTlsConnector,
+        host: &str,
+    ) -> (Result<Option<String>, String>, Result<(), String>) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let accepting = acceptor.load();
+        let connecting = connector.load();
+        let server = async {
+            let tls = accepting.tls.as_ref().unwrap();
+            let stream = tls.acceptor.accept(near).await.map_err(|error| error.to_string())?;
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(ALPN));
+            let chain = stream.get_ref().1.peer_certificates();
+            Ok(chain.and_then(|chain| common_name(&chain[0])))
+        };
+        let client = async {
+            let name = ServerName::try_from(host.to_owned()).unwrap();
+            let connector = connecting.connector.as_ref().unwrap();
+            connector.connect(name, far).await.map(drop).map_err(|error| error.to_string())
+        };
+        tokio::join!(server, client)
+    }
+
+    #[tokio::test]
+    async fn servers_are_checked_as_far_as_the_mode_says() {
+        use ServerTlsMode::*;
+        let certificates = Certificates::new();
+        for (server, mode, ca, host, accepted) in [
+            ("elsewhere", Prefer, None, "localhost", true),
+            ("elsewhere", Require, None, "localhost", true),
+            ("elsewhere", VerifyCa, Some("ca"), "localhost", true),
+            ("elsewhere", VerifyCa, Some("other_ca"), "localhost", false),
+            ("elsewhere", VerifyFull, Some("ca"), "db.example", true),
+            // A common name counts only where there are no alternative names.
+            ("elsewhere", VerifyFull, Some("ca"), "localhost", false),
+            ("common_name", VerifyFull, Some("ca"), "localhost", true),
+            ("common_name", VerifyFull, Some("ca"), "db.example", false),
+            ("server", VerifyFull, Some("ca"), "127.0.0.1", true),
+            ("server", VerifyFull, Some("ca"), "127.0.0.2", false),
+            // What many servers have: one certificate that vouches for itself.
+            ("lonely", VerifyFull, Some("lonely"), "localhost", true),
+            ("lonely", VerifyFull, Some("lonely"), "db.example", false),
+            ("lonely", VerifyCa, Some("ca"), "localhost", false),
+        ] {
+            let case = format!("{server} {mode:?} {ca:?} {host}");
+            let towards = certificates.towards_client(ClientTlsMode::Require, server, None);
+            let acceptor = ClientTlsAcceptor::new(&towards).unwrap();
+            let connector = certificates.towards_server(mode, ca);
+            let connector = ServerTlsConnector::new(&connector).unwrap();
+            let (_, outcome) = shake(&acceptor, &connector, host).await;
+            assert_eq!(outcome.is_ok(), accepted, "{case}: {outcome:?}");
+        }
+    }
+
+    /// What `openssl x509 -req` makes of PostgreSQL's own instructions (version 1, without
+    /// extensions), until the year 2126.
+    #[tokio::test]
+    async fn certificates_of_version_1_are_checked_too() {
+        use ServerTlsMode::*;
+        let certificates = Certificates::new();
+        for (file, pem) in [("v1_ca.crt", V1_CA), ("v1.crt", V1), ("v1.key", V1_KEY)] {
+            fs::write(certificates.path(file), pem).unwrap();
+        }
+        // The same leaf with one bit of its signature turned.
+        let mut forged = CertificateDer::from_pem_slice(V1.as_bytes()).unwrap().to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        fs::write(certificates.path("forged.crt"), pem_of(&forged)).unwrap();
+        fs::write(certificates.path("forged.key"), V1_KEY).unwrap();
+        for (server, mode, ca, host, accepted) in [
+            ("v1", Require, None, "localhost", true),
+            ("v1", VerifyCa, Some("v1_ca"), "db.example", true),
+            ("v1", VerifyFull, Some("v1_ca"), "localhost", true),
+            ("v1", VerifyFull, Some("v1"), "localhost", true),
+            ("v1", VerifyFull, Some("v1_ca"), "db.example", false),
+            ("v1", VerifyCa, Some("ca"), "localhost", false),
+            ("forged", Require, None, "localhost", true),
+            ("forged", VerifyCa, Some("v1_ca"), "localhost", false),
+        ] {
+            let towards = certificates.towards_client(ClientTlsMode::Require, server, None);
+            let acceptor = ClientTlsAcceptor::new(&towards).unwrap();
+            let connector = certificates.towards_server(mode, ca);
+            let connector = ServerTlsConnector::new(&connector).unwrap();
+            let (_, outcome) = shake(&acceptor, &connector, host).await;
+            assert_eq!(outcome.is_ok(), accepted, "{server} {mode:?} {ca:?} {host}: {outcome:?}");
+        }
+    }
+
+    fn pem_of(der: &[u8]) -> String {
+        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    }
+
+    const V1_CA: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBdTCCARugAwIBAgIUVF7gq5fjiEl9DLPhmhuXEmpzR64wCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdjFjYTAgFw0yNjExMjExMTExNDZaGA8yMTI2MTAyODExMTE0
+NlowDzENMAsGA1UEAwwEdjFjYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABE6e
+gFVdvO7hbeCNcxXEkidhLa1eKlFeMh/eipRUPHZnGymB6A6rxMfW/5jr6fDjuUa4
+a3s9x3Z7cOLUULY/9eWjUzBRMB0GA1UdDgQWBBSVUPYgfhKQzNT7VSvbOh7HP8lr
+mTAfBgNVHSMEGDAWgBSVUPYgfhKQzNT7VSvbOh7HP8lrmTAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0gAMEUCIAG7tjkol4102wNe0afTyTXBHV40DXz/EYB2
+IfgqWgZPAiEAyWSaYv9AykEhxPO7JyTA5XME6S/qicaw7Xf3o4wTtQI=
+-----END CERTIFICATE-----
+";
+    const V1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBHjCBxgIUcyH4LsNb89MbxJ79xaCoD29afX0wCgYIKoZIzj0EAwIwDzENMAsG
+A1UEAwwEdjFjYTAgFw0yNjExMjExMTExNDZaGA8yMTI2MTAyODExMTE0NlowFDES
+MBAGA1UEAwwJbG9jYWxob3N0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaFcs
+9i3yPARw/XZzzMPM9tZtfefNNMe9z6X0HqF9EwSIu8y5OmGKCeEMiMFaNJKwFonB
+/QQNrQYtXTfULkzmETAKBggqhkjOPQQDAgNHADBEAiBwvErocyju70OQ0ao0LlY7
+JTTxJ+1/ABZ5/d9ax98ClgIgU4trjZNJRzMQsjMoS0POgN9cghm5pq5eoOnpKRFU
+PM8=
+-----END CERTIFICATE-----
+";
+    const V1_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgtBRL3Cv2EBpP+6MW
+SXiMBOUpg6K2kbr0Bc6PiFCjNyShRANCAARoVyz2LfI8BHD9dnPMw8z21m195800
+x73PpfQeoX0TBIi7zLk6YYoJ4QyIwVo0krAWicH9BA2tBi1dN9QuTOYR
+-----END PRIVATE KEY-----
+";
+
+    #[tokio::test]
+    async fn clients_show_certificates_of_the_right_authority_or_none() {
+        let certificates = Certificates::new();
+        let towards = certificates.towards_client(ClientTlsMode::VerifyCa, "server", Some("ca"));
+        let acceptor = ClientTlsAcceptor::new(&towards).unwrap();
+        for (client, seen) in
+            [(None, Ok(None)), (Some("alice"), Ok(Some("alice"))), (Some("stranger"), Err(()))]
+        {
+            let mut towards = certificates.towards_server(ServerTlsMode::Require, None);
+            towards.certificate = client.map(|name| certificates.path(&format!("{name}.crt")));
+            towards.key = client.map(|name| certificates.path(&format!("{name}.key")));
+            let connector = ServerTlsConnector::new(&towards).unwrap();
+            let (outcome, _) = shake(&acceptor, &connector, "localhost").await;
+            let outcome = outcome.as_ref().map(|name| name.as_deref()).map_err(|_| ());
+            assert_eq!(outcome, seen, "{client:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reload_takes_new_files_and_refuses_broken_ones() {
+        let certificates = Certificates::new();
+        let towards = certificates.towards_client(ClientTlsMode::Require, "server", None);
+        let acceptor = ClientTlsAcceptor::new(&towards).unwrap();
+        let connector = certificates.towards_server(ServerTlsMode::VerifyFull, Some("ca"));
+        let connector = ServerTlsConnector::new(&connector).unwrap();
+        assert!(shake(&acceptor, &connector, "localhost").await.1.is_ok());
+
+        let good = fs::read(certificates.path("server.crt")).unwrap();
+        let other = fs::read(certificates.path("elsewhere.crt")).unwrap();
+        for broken in [&b"nonsense"[..], &good[..good.len() / 2], &other] {
+            fs::write(certificates.path("server.crt"), broken).unwrap();
+            acceptor.reload(&towards).unwrap_err();
+            assert!(shake(&acceptor, &connector, "localhost").await.1.is_ok());
+        }
+        for kind in ["crt", "key"] {
+            let new = certificates.path(&format!("elsewhere.{kind}"));
+            fs::copy(new, certificates.path(&format!("server.{kind}"))).unwrap();
+        }
+        acceptor.reload(&towards).unwrap();
+        assert!(shake(&acceptor, &connector, "db.example").await.1.is_ok());
+        assert!(shake(&acceptor, &connector, "127.0.0.1").await.1.is_err());
+
+        let other = certificates.towards_server(ServerTlsMode::VerifyFull, Some("other_ca"));
+        connector.reload(&other).unwrap();
+        assert!(shake(&acceptor, &connector, "db.example").await.1.is_err());
+        let nowhere = certificates.towards_server(ServerTlsMode::VerifyFull, Some("nowhere"));
+        assert!(connector.reload(&nowhere).is_err());
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let certificates = Certificates::new();
+        let mut towards = certificates.towards_client(ClientTlsMode::VerifyFull, "server", None);
+        let error = |towards: &ClientTls| ClientTlsAcceptor::new(towards).unwrap_err().to_string();
+        assert!(error(&towards).contains("a CA for the certificates of clients"));
+        towards.key = None;
+        assert!(error(&towards).contains("a key"));
+        towards.certificate = Some("/nowhere".into());
+        assert!(error(&towards).contains("/nowhere"));
+        let towards = certificates.towards_server(ServerTlsMode::VerifyCa, None);
+        let error = ServerTlsConnector::new(&towards).unwrap_err().to_string();
+        assert!(error.contains("a CA for the certificates of servers"));
+    }
+
+    #[test]
+    fn the_end_point_is_hashed_as_the_certificate_is_signed() {
+        let params = || CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = |key: KeyPair| params().self_signed(&key).unwrap().der().to_vec();
+        let p256 = certificate(KeyPair::generate().unwrap());
+        let p384 = certificate(KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap());
+        let ed25519 = certificate(KeyPair::generate_for(&PKCS_ED25519).unwrap());
+        let sha256 = digest::digest(&digest::SHA256, &p256);
+        assert_eq!(end_point_hash(&p256).as_deref(), Some(sha256.as_ref()));
+        let sha384 = digest::digest(&digest::SHA384, &p384);
+        assert_eq!(end_point_hash(&p384).as_deref(), Some(sha384.as_ref()));
+        assert_eq!(end_point_hash(&ed25519), None);
+        assert_eq!(end_point_hash(b"nonsense"), None);
+    }
 }

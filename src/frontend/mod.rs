@@ -1,1 +1,7 @@
+//! Clients' conversations, and what the conversations of one worker share.
+//!
+//! Open [`postgres::conversation`] for the stages of a request.
+
+pub mod cluster;
 pub mod postgres;
+pub mod worker;

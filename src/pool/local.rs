@@ -205,6 +205,12 @@ impl LocalPool {
         }
     }
 
+    /// Whether it has fewer connections than `idle_min`.
+    pub fn is_short(&self) -> bool {
+        let wanted = self.pools.cluster.pool.idle_min;
+        wanted > 0 && self.shared.open() < wanted
+    }
+
     pub fn node_name(&self) -> &Arc<str> {
         &self.pools.cluster.nodes[usize::from(self.shared.key.node.0)].name
     }

@@ -24,7 +24,7 @@ mod cursor;
 mod found;
 mod functions;
 mod fuzz;
-mod hint;
+pub mod hint;
 mod lex;
 mod parse;
 mod scan;
@@ -41,7 +41,7 @@ pub use catalog::{
     CastRow, Catalog, CatalogRows, FunctionRow, FunctionRules, OperatorRow, Persistence,
     RelationKind, RelationRow, TypeRow, Volatility,
 };
-pub use classifier::{Classifier, Limits};
+pub use classifier::{Classifier, Limits as ClassifierLimits};
 pub use classify::classify;
 pub use fuzz::fuzz_one;
 pub use hint::{duration as parse_duration, target as parse_target};

@@ -83,6 +83,8 @@ pub struct ServerPassword {
     password: SecretString,
     /// Held while deriving, so that those who come meanwhile wait instead of deriving too.
     derived: Mutex<Vec<(Salting, ClientKeys)>>,
+    #[cfg(test)]
+    derivations: std::sync::atomic::AtomicUsize,
 }
 
 impl fmt::Debug for ServerPassword {
@@ -93,7 +95,12 @@ impl fmt::Debug for ServerPassword {
 
 impl ServerPassword {
     pub fn new(password: SecretString) -> ServerPassword {
-        ServerPassword { password, derived: Mutex::default() }
+        ServerPassword {
+            password,
+            derived: Mutex::default(),
+            #[cfg(test)]
+            derivations: Default::default(),
+        }
     }
 
     pub fn expose(&self) -> &SecretString {
@@ -112,11 +119,21 @@ impl ServerPassword {
             return Some(keys.clone());
         }
         let keys = derive_elsewhere(self.password.clone(), salting.clone()).await?;
+        #[cfg(test)]
+        self.derivations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if derived.len() == SALTINGS_MAX {
             derived.remove(0);
         }
         derived.push((salting.clone(), keys.clone()));
         Some(keys)
+    }
+}
+
+#[cfg(test)]
+impl ServerPassword {
+    /// How often keys have been derived, over the life of the value.
+    pub(super) fn derivations(&self) -> usize {
+        self.derivations.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::protocol::postgres::startup::{self, Parameter};
 use bytes::BytesMut;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -53,7 +54,6 @@ pub struct Target<'a> {
 }
 
 /// A connection at its first ReadyForQuery.
-#[derive(Debug)]
 pub struct Established {
     pub stream: Stream,
     /// 0 with an empty key: the server named none, nothing can be cancelled.
@@ -63,6 +63,16 @@ pub struct Established {
     pub parameters: Vec<Parameter>,
     /// Minor version of protocol 3: 0 or 2.
     pub minor: u16,
+}
+
+impl fmt::Debug for Established {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Established { process_id, minor, .. } = self;
+        f.debug_struct("Established")
+            .field("process_id", process_id)
+            .field("minor", minor)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whose fault a failed connection is: what the caller does about it depends on that.

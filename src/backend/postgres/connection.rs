@@ -111,7 +111,8 @@ pub struct Connection {
     /// The epoch under which it was opened: under a later one it never writes.
     pub epoch: Epoch,
     pub cancel: Arc<CancelKey>,
-    pub settings: Arc<Settings>,
+    /// What has been SET on it; `None`: not known, to be set from scratch.
+    pub settings: Option<Arc<Settings>>,
     pub reported: Arc<Reported>,
     pub prepared: PreparedOnServer,
     /// The statement in the unnamed slot.
@@ -163,7 +164,7 @@ impl Connection {
                 process_id: established.process_id,
                 key: established.secret_key,
             }),
-            settings: Arc::default(),
+            settings: Some(Arc::default()),
             reported,
             prepared: PreparedOnServer::default(),
             unnamed: None,
@@ -220,7 +221,7 @@ struct State {
     node: NodeId,
     epoch: Epoch,
     cancel: Arc<CancelKey>,
-    settings: Arc<Settings>,
+    settings: Option<Arc<Settings>>,
     reported: Arc<Reported>,
     prepared: PreparedOnServer,
     unnamed: Option<u64>,

@@ -1,8 +1,9 @@
 //! Connections to PostgreSQL servers.
 //!
-//! [`replies`] is the heart: the queue of replies that a connection still owes, and what becomes
-//! of each on its way to the client. [`connection`] is a connection with what is known of its
-//! state; [`connect`] opens one.
+//! Their start: [`connect`] from the socket to the first ReadyForQuery, [`auth`] the proofs,
+//! [`auth_wire`] whole messages over any stream. Then: [`connection`] is a connection with what
+//! is known of its state, and [`replies`] the queue of replies that it still owes. For everything
+//! that is not relay: [`connect_control`], TLS for tokio-postgres, and [`auth_query`] on top of it.
 
 pub mod auth;
 pub mod auth_query;
@@ -11,3 +12,8 @@ pub mod connect;
 pub mod connect_control;
 pub mod connection;
 pub mod replies;
+
+#[cfg(test)]
+pub(crate) mod connect_fixture;
+#[cfg(test)]
+mod connect_tests;

@@ -70,6 +70,8 @@ impl Expected {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnError {
     Forward,
+    /// The proxy asked, and deals with it.
+    Swallow,
     /// Nothing of the request has reached the client and it will be run elsewhere: swallow the
     /// error and everything else that is expected.
     Intercept,
@@ -90,7 +92,8 @@ pub struct Ready {
 pub trait Watch {
     /// A ParameterStatus; whether the client is to see it.
     fn parameter(&mut self, name: &[u8], value: &[u8]) -> bool;
-    fn error(&mut self, fields: &ErrorFields<'_>, swallowed: bool) -> OnError;
+    /// `front` is what the error answers; `None`: nothing was asked.
+    fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError;
     /// An extended-protocol statement ended well.
     fn executed(&mut self, statement: Arc<Statement>);
     fn ready(&mut self, ready: Ready);
@@ -246,6 +249,8 @@ impl Replies {
     fn simulate(&mut self, read: &mut Buffer, local: &mut Buffer) {
         while self.passing == 0 {
             match self.queue.front() {
+                // After an error the server skips to Sync, and so does what stands for it.
+                Some(Expected { way: Way::Simulate(_), .. }) if self.failed => {}
                 Some(Expected { way: Way::Simulate(bytes), .. }) => {
                     let bytes: &'static [u8] = bytes;
                     self.settle(read, local);
@@ -273,7 +278,7 @@ impl Replies {
             }
             (b'A', _) => return Ok(Fate::forward_if(watch.notification())),
             (b'N', _) => {}
-            (b'E', _) => return Ok(self.error(message, swallowed, watch)),
+            (b'E', _) => return Ok(self.error(message, front, watch)),
             (b'Z', _) => self.ready(message, watch)?,
             (b'1', Some((Kind::Parse, _)))
             | (b'2', Some((Kind::Bind, _)))
@@ -320,12 +325,18 @@ impl Replies {
         self.copy_in = !ended;
     }
 
-    fn error(&mut self, message: &[u8], swallowed: bool, watch: &mut impl Watch) -> Fate {
+    fn error(
+        &mut self,
+        message: &[u8],
+        front: Option<(Kind, Way)>,
+        watch: &mut impl Watch,
+    ) -> Fate {
         self.failed = true;
         self.copy_in = false;
-        let fate = match watch.error(&reply::error_fields(message), swallowed) {
+        let fate = match watch.error(&reply::error_fields(message), front) {
             OnError::Intercept => Fate::Intercept,
-            OnError::Forward => Fate::forward_if(!swallowed),
+            OnError::Forward => Fate::Forward,
+            OnError::Swallow => Fate::Swallow,
         };
         // The extended protocol skips to the next Sync; a simple query ends by its own
         // ReadyForQuery.

@@ -13,7 +13,8 @@ impl Watch for Notes {
         false
     }
 
-    fn error(&mut self, fields: &ErrorFields<'_>, swallowed: bool) -> OnError {
+    fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError {
+        let swallowed = matches!(front, Some((_, Way::Swallow)));
         self.lines.push(format!("error {} {swallowed}", text(fields.sqlstate)));
         if self.intercept { OnError::Intercept } else { OnError::Forward }
     }

@@ -1,6 +1,25 @@
+//! Conversations in PostgreSQL's protocol.
+//!
+//! [`startup`] lets a client in; [`conversation`] is the list of stages that each request goes
+//! through, a file each.
+
+pub mod acquire;
+pub mod active;
 pub mod auth;
 pub mod auth_context;
+pub mod conversation;
+pub mod encode;
+pub mod fault;
+pub mod local;
+pub mod plan;
+pub mod replication;
+pub mod scratch;
+pub mod serve;
+pub mod stall;
 pub mod startup;
 pub mod startup_refusal;
+pub mod statements;
+pub mod welcome;
+
 #[cfg(test)]
 mod startup_tests;

@@ -59,10 +59,12 @@ impl fmt::Display for PeerAddress {
 #[derive(Debug)]
 pub enum Opening {
     Session(Box<Accepted>),
-    /// The connection is closed already; what to cancel is the caller's to find.
+    /// What to cancel is the caller's to find. The client waits until the connection closes, and
+    /// takes that for the sign that the signal has been sent: drop it then, not before.
     Cancel {
         process_id: i32,
         key: Box<[u8]>,
+        connection: Stream,
     },
     /// The client left without asking for anything: a health check of the port, mostly.
     Closed,
@@ -136,7 +138,10 @@ pub async fn accept(
     let opened = timeout_at(deadline, door.open(plain)).await;
     let (mut wire, opened) = opened.map_err(|_| StartupError::Timeout(limit))??;
     let error = match opened {
-        Ok(Packet::Cancel { process_id, key }) => return Ok(Opening::Cancel { process_id, key }),
+        Ok(Packet::Cancel { process_id, key }) => {
+            let (connection, _) = wire.into_parts();
+            return Ok(Opening::Cancel { process_id, key, connection });
+        }
         Ok(Packet::Startup(startup)) => {
             let admitted = timeout_at(deadline, door.admit(&mut wire, startup)).await;
             match admitted.unwrap_or(Err(StartupError::Timeout(limit))) {

@@ -1,8 +1,9 @@
 //! PostgreSQL's frontend/backend protocol, versions 3.0 and 3.2 (manual, chapter 55).
 //!
 //! [`frame`] finds messages in a buffer; [`request`] reads what clients send and writes what the
-//! proxy sends in their place; [`reply`] does the same for servers; [`startup`] and [`auth`] are
-//! what comes before. Decoding borrows and checks every bound; nothing here panics on any input.
+//! proxy sends in their place; [`reply`] does the same for servers. Of a connection's start:
+//! [`startup`] the packets without a tag, [`auth`] what servers ask and clients answer, [`scram`]
+//! and [`md5`] the proofs. Decoding borrows and checks every bound; nothing panics on any input.
 
 pub mod auth;
 pub mod error;
@@ -12,3 +13,6 @@ pub mod reply;
 pub mod request;
 pub mod scram;
 pub mod startup;
+mod startup_fuzz;
+
+pub use startup_fuzz::fuzz_startup;

@@ -478,3 +478,207 @@ impl ClientAwaiting {
         verify_slices_are_equal(&signature, &self.signature).map_err(|_| Signature)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONCE: Nonce = [7; NONCE_BYTES];
+
+    fn salting() -> Salting {
+        Salting {
+            salt: BASE64.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap().into(),
+            iterations: ITERATIONS,
+        }
+    }
+
+    const CLIENT_FIRST_BARE: &str = "n=user,r=rOprNGfwEbeRWgbNEkqO";
+    const BOTH_NONCES: &str = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+    const CLIENT_FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                                p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+    const SERVER_FINAL: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+
+    fn server_first() -> String {
+        format!("r={BOTH_NONCES},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")
+    }
+
+    /// The exchange of RFC 7677, section 3; its nonces are not ours, so the states are made here.
+    #[test]
+    fn both_ends_say_what_rfc_7677_says() {
+        let keys = derive(b"pencil", &salting());
+        let challenged = ClientChallenged {
+            salting: salting(),
+            binding: "biws".into(),
+            nonce: BOTH_NONCES.into(),
+            client_first_bare: CLIENT_FIRST_BARE.into(),
+            server_first: server_first(),
+        };
+        let awaiting = challenged.prove(&keys);
+        assert_eq!(awaiting.client_final, CLIENT_FINAL);
+        assert_eq!(awaiting.finish(SERVER_FINAL.as_bytes()), Ok(()));
+
+        let verifier = keys.verifier(salting());
+        let exchange = ServerExchange {
+            verifier: &verifier,
+            binding: "biws".into(),
+            client_first_bare: CLIENT_FIRST_BARE.into(),
+            server_first: server_first(),
+            nonce: BOTH_NONCES.into(),
+        };
+        let proven = exchange.finish(CLIENT_FINAL.as_bytes()).unwrap();
+        assert_eq!(proven.server_final, SERVER_FINAL);
+        assert!(proven.keys == keys, "the client's key is learned from its proof");
+    }
+
+    fn talk(
+        binding: Binding<'_>,
+        offer: Offer<'_>,
+        given: &[u8],
+        verifier: &Verifier,
+    ) -> Result<Proven, ScramError> {
+        let client = ClientExchange::begin(binding, &NONCE);
+        let first = client.client_first();
+        let server = ServerExchange::begin(first.as_bytes(), offer, verifier, &[9; NONCE_BYTES])?;
+        let challenged = client.challenged(server.server_first().as_bytes()).unwrap();
+        let awaiting = challenged.prove(&derive(given, &verifier.salting));
+        let proven = server.finish(awaiting.client_final.as_bytes())?;
+        assert_eq!(awaiting.finish(proven.server_final.as_bytes()), Ok(()));
+        Ok(proven)
+    }
+
+    #[test]
+    fn channel_binding_is_negotiated_and_checked() {
+        use ScramError::{Binding as Bound, Downgrade};
+        let verifier = derive(b"pw", &salting()).verifier(salting());
+        let offer = |end_point, plus| Offer { end_point, plus };
+        let hash = Some(&b"hash"[..]);
+        for (binding, offer, expected) in [
+            (Binding::Unsupported, offer(None, false), None),
+            (Binding::NotOffered, offer(None, false), None),
+            (Binding::Unsupported, offer(hash, false), None),
+            (Binding::EndPoint(b"hash"), offer(hash, true), None),
+            (Binding::EndPoint(b"other"), offer(hash, true), Some(Bound)),
+            (Binding::NotOffered, offer(hash, false), Some(Downgrade)),
+        ] {
+            let outcome = talk(binding, offer, b"pw", &verifier).err();
+            assert_eq!(outcome, expected, "{binding:?}, {offer:?}");
+            let wrong = talk(binding, offer, b"no", &verifier).err();
+            assert_eq!(wrong, Some(expected.unwrap_or(ScramError::WrongPassword)));
+        }
+        let plus = offer(hash, true);
+        for flag in ["n,,", "y,,"] {
+            let first = format!("{flag}n=,r=abc");
+            let begun = ServerExchange::begin(first.as_bytes(), plus, &verifier, &NONCE);
+            assert!(matches!(begun.unwrap_err(), ScramError::Malformed(_)), "{flag}");
+        }
+        let first = b"p=tls-unique,,n=,r=abc";
+        let begun = ServerExchange::begin(first, plus, &verifier, &NONCE);
+        assert_eq!(begun.unwrap_err(), ScramError::BindingType);
+    }
+
+    #[test]
+    fn malformed_messages_of_clients_are_refused() {
+        let verifier = Verifier::mock(&[1; 32], b"u");
+        let offer = Offer { end_point: None, plus: false };
+        for (first, sqlstate) in [
+            (&b""[..], "08P01"),
+            (b"n", "08P01"),
+            (b"n,", "08P01"),
+            (b"n,,", "08P01"),
+            (b"x,,n=,r=abc", "08P01"),
+            (b"n,,n=", "08P01"),
+            (b"n,,n=,r=", "08P01"),
+            (b"n,,n=,r=a b", "08P01"),
+            (b"n,,n=,r=a\x01", "08P01"),
+            (b"n,,n=,r=\xff", "08P01"),
+            (b"n,,n=,r=ab\0", "08P01"),
+            (b"n,b,n=,r=abc", "08P01"),
+            (b"n,a=other,n=,r=abc", "0A000"),
+            (b"n,,m=ext,n=,r=abc", "0A000"),
+            (b"p=tls-server-end-point,,n=,r=abc", "08P01"),
+        ] {
+            let error = ServerExchange::begin(first, offer, &verifier, &NONCE).unwrap_err();
+            assert_eq!(error.sqlstate(), sqlstate, "{first:?}");
+        }
+        let begin = || ServerExchange::begin(b"n,,n=,r=abc", offer, &verifier, &NONCE).unwrap();
+        let nonce = begin().nonce.clone();
+        let proof = BASE64.encode([0; 32]);
+        for (last, error) in [
+            (String::new(), MALFORMED),
+            (format!("c=biws,r={nonce}"), MALFORMED),
+            (format!("c=biws,r={nonce},p="), MALFORMED),
+            (format!("c=biws,r={nonce},p=AAAA"), MALFORMED),
+            (format!("r={nonce},c=biws,p={proof}"), MALFORMED),
+            (format!("c=eSws,r={nonce},p={proof}"), ScramError::Binding),
+            (format!("c=biws,r={nonce}x,p={proof}"), ScramError::Nonce),
+            (format!("c=biws,r=abc,p={proof}"), ScramError::Nonce),
+            (format!("c=biws,r={nonce},p={proof}"), ScramError::WrongPassword),
+        ] {
+            assert_eq!(begin().finish(last.as_bytes()).unwrap_err(), error, "{last}");
+        }
+    }
+
+    #[test]
+    fn malformed_messages_of_servers_are_refused() {
+        use ServerMessageError::*;
+        let begin = || ClientExchange::begin(Binding::Unsupported, &NONCE);
+        let ours = BASE64.encode(NONCE);
+        for (first, error) in [
+            (String::new(), Malformed),
+            ("r=x".into(), Malformed),
+            (format!("r={ours}x,s=!,i=4096"), Malformed),
+            (format!("r={ours}x,s=AAAA,i=0"), Malformed),
+            (format!("r={ours}x,s=AAAA,i=-1"), Malformed),
+            (format!("r={ours}x,s=AAAA"), Malformed),
+            (format!("r={ours},s=AAAA,i=4096"), Nonce),
+            ("r=other,s=AAAA,i=4096".into(), Nonce),
+            (format!("r={ours}x,s=AAAA,i=600001"), Iterations(600_001)),
+        ] {
+            assert_eq!(begin().challenged(first.as_bytes()).unwrap_err(), error, "{first}");
+        }
+        let keys = ClientKeys { client_key: [1; 32], server_key: [2; 32] };
+        let first = format!("r={ours}x,s=AAAA,i=1");
+        let wrong = format!("v={}", BASE64.encode([0; 32]));
+        for (last, error) in [
+            ("e=invalid-proof", Said("invalid-proof".into())),
+            ("v=AAAA", Signature),
+            (&*wrong, Signature),
+            ("v=!", Malformed),
+            ("", Malformed),
+        ] {
+            let awaiting = begin().challenged(first.as_bytes()).unwrap().prove(&keys);
+            assert_eq!(awaiting.finish(last.as_bytes()), Err(error), "{last}");
+        }
+    }
+
+    #[test]
+    fn verifiers_are_those_of_postgres() {
+        let text = postgres_protocol::password::scram_sha_256("Ⅸ\u{a0}x".as_bytes());
+        let verifier = Verifier::parse(&text).unwrap();
+        // SASLprep: both spellings are the same password.
+        for password in ["Ⅸ\u{a0}x", "IX x"] {
+            let keys = derive(password.as_bytes(), &verifier.salting);
+            assert!(keys.verifier(verifier.salting.clone()) == verifier, "{password}");
+        }
+        for text in [
+            "",
+            "SCRAM-SHA-256$",
+            "SCRAM-SHA-256$0:AAAA$AAAA:AAAA",
+            "SCRAM-SHA-256$4096:AAAA$AAAA:AAAA",
+            "SCRAM-SHA-256$x:AAAA$AAAA:AAAA",
+        ] {
+            assert!(Verifier::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_user_that_does_not_exist_has_a_salt_like_one_that_does() {
+        let seed = [3; 32];
+        let mock = Verifier::mock(&seed, b"nobody");
+        assert_eq!(mock.salting.salt, salt_for(&seed, b"nobody"));
+        assert!(Verifier::mock(&seed, b"nobody") == mock, "each time the same");
+        assert_ne!(salt_for(&seed, b"other"), salt_for(&seed, b"nobody"));
+        assert_ne!(salt_for(&[4; 32], b"nobody"), salt_for(&seed, b"nobody"));
+        assert_eq!((mock.salting.salt.len(), mock.salting.iterations), (SALT_BYTES, ITERATIONS));
+    }
+}

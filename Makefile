@@ -1,0 +1,36 @@
+# make test   installs what is missing, then formatting, lints, unit and integration tests
+# make demo   installs what is missing, builds, and shows the proxy on real servers
+# make bench  compares with a direct connection, HAProxy and PgBouncer (about half an hour)
+# make fuzz   fuzzes the decoders and the classifier (needs cargo-fuzz and a nightly toolchain)
+
+CARGO ?= cargo
+FUZZ_SECONDS ?= 60
+
+.PHONY: test lint deps demo bench bench-deps fuzz help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+test: deps lint
+	scripts/run-tests.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+deps:
+	scripts/install-deps.sh test
+
+demo: deps
+	$(CARGO) build --locked --release --bin tiffin
+	target/release/tiffin sandbox $(ARGS)
+
+bench-deps:
+	scripts/install-deps.sh test bench
+
+bench: bench-deps
+	$(CARGO) build --locked --release --bin tiffin
+	python3 bench/bench.py --tiffin target/release/tiffin $(ARGS)
+
+fuzz:
+	scripts/fuzz.sh $(FUZZ_SECONDS)

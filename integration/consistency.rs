@@ -1,0 +1,172 @@
+//! Sessions never read older than their own writes nor backward, however late a replica is.
+
+use crate::support::{Fixture, connect, runtime};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const PAIRS: i64 = 100_000;
+const SESSIONS: i64 = 24;
+/// The delayed replica shows each commit this late.
+const DELAY_MS: u64 = 150;
+/// Between a write and its read a session thinks for up to this long: at once after a write no
+/// replica can be known to be fresh, a little later some are.
+const THINK_MS_MAX: u64 = 24;
+
+/// What all sessions saw together.
+#[derive(Default)]
+struct Seen {
+    pairs: AtomicU64,
+    stale: AtomicU64,
+    backward: AtomicU64,
+}
+
+#[test]
+fn writes_are_read_and_reads_never_go_backward() {
+    let fixture = Fixture::build()
+        .key("monitor.interval", "10ms")
+        .key("pool.size_max", 32)
+        .config(|config| config["workers"] = 2.into())
+        .start();
+    let primary = fixture.cluster.primary();
+    let setup = fixture.direct(primary);
+    setup.query("CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL)").unwrap();
+    setup
+        .query(&format!("INSERT INTO t SELECT i, 0 FROM generate_series(0, {SESSIONS}) AS i"))
+        .unwrap();
+    fixture.cluster.wait_caught_up(primary).unwrap();
+    fixture.cluster.replica(1).set_apply_delay(DELAY_MS).unwrap();
+
+    let seen = Arc::new(Seen::default());
+    let started = Instant::now();
+    let runtime = runtime();
+    let ports = runtime.block_on(async {
+        let config = fixture.config();
+        let tasks: Vec<_> = (0..SESSIONS)
+            .map(|id| tokio::spawn(session(config.clone(), id, seen.clone())))
+            .collect();
+        let mut ports: BTreeMap<i32, u64> = BTreeMap::new();
+        for task in tasks {
+            for (port, count) in task.await.expect("the session's task") {
+                *ports.entry(port).or_default() += count;
+            }
+        }
+        ports
+    });
+    let elapsed = started.elapsed();
+    let pairs = seen.pairs.load(Ordering::Relaxed);
+    let (stale, backward) = (&seen.stale, &seen.backward);
+    let (stale, backward) = (stale.load(Ordering::Relaxed), backward.load(Ordering::Relaxed));
+    let on_replicas: u64 =
+        ports.iter().filter(|(port, _)| **port != i32::from(primary.port)).map(|(_, n)| n).sum();
+    let total: u64 = ports.values().sum();
+    let by_server: BTreeMap<String, u64> =
+        ports.iter().map(|(port, count)| (fixture.name_of(&port.to_string()), *count)).collect();
+    println!(
+        "measured: {pairs} write-then-read pairs, {SESSIONS} sessions, one replica {DELAY_MS} ms \
+         late: {stale} stale, {backward} backward, {:.1} % read on replicas {by_server:?}, {:.1} s",
+        100.0 * on_replicas as f64 / total as f64,
+        elapsed.as_secs_f64(),
+    );
+    assert!(pairs >= u64::try_from(PAIRS).unwrap());
+    assert_eq!((stale, backward), (0, 0));
+    assert!(on_replicas > 0, "the replicas served nothing, so nothing was shown");
+}
+
+/// Writes its own row and reads it with its neighbour's: the own value must be the written one,
+/// the neighbour's never smaller than at the last look. Returns the reads by server port.
+async fn session(config: tokio_postgres::Config, id: i64, seen: Arc<Seen>) -> BTreeMap<i32, u64> {
+    let client = connect(&config).await;
+    let write = client.prepare("UPDATE t SET n = $2 WHERE id = $1").await.expect("prepare");
+    let read = "SELECT id, n, inet_server_port() FROM t WHERE id = $1 OR id = $2";
+    let read = client.prepare(read).await.expect("prepare");
+    let neighbour = (id + 1) % SESSIONS;
+    let mut neighbours_last = 0;
+    let mut ports = BTreeMap::new();
+    // A small congruential generator: the same pauses in each run.
+    let mut random = u64::try_from(id).expect("small") + 1;
+    for n in 1..=(PAIRS + SESSIONS - 1) / SESSIONS {
+        client.execute(&write, &[&id, &n]).await.expect("write");
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let think = (random >> 33) % (2 * THINK_MS_MAX);
+        // Half of the reads follow at once.
+        if think < THINK_MS_MAX {
+            tokio::time::sleep(Duration::from_millis(think)).await;
+        }
+        let rows = client.query(&read, &[&id, &neighbour]).await.expect("read");
+        for row in &rows {
+            let (row_id, value): (i64, i64) = (row.get(0), row.get(1));
+            if row_id == id && value != n {
+                seen.stale.fetch_add(1, Ordering::Relaxed);
+            }
+            if row_id == neighbour {
+                if value < neighbours_last {
+                    seen.backward.fetch_add(1, Ordering::Relaxed);
+                }
+                neighbours_last = value;
+            }
+        }
+        *ports.entry(rows[0].get(2)).or_default() += 1;
+        seen.pairs.fetch_add(1, Ordering::Relaxed);
+    }
+    ports
+}
+
+/// A session that only reads must not go backward either, when the replicas differ in age and
+/// the choice among them moves.
+#[test]
+fn a_reader_moves_between_replicas_and_never_backward() {
+    let fixture = Fixture::build().key("monitor.interval", "20ms").start();
+    let primary = fixture.cluster.primary();
+    let writer = fixture.direct(primary);
+    writer.query("CREATE TABLE t (n bigint)").unwrap();
+    writer.query("INSERT INTO t VALUES (0)").unwrap();
+    fixture.cluster.wait_caught_up(primary).unwrap();
+    let reader = fixture.session();
+    let mut last = 0;
+    let mut ports: BTreeMap<String, u64> = BTreeMap::new();
+    for round in 0..12 {
+        // The two take turns at being late, within what is allowed.
+        fixture.cluster.replica(round % 2).set_apply_delay(200).unwrap();
+        fixture.cluster.replica((round + 1) % 2).set_apply_delay(0).unwrap();
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_millis(400) {
+            writer.query("UPDATE t SET n = n + 1").unwrap();
+            let rows = reader.query("SELECT n, inet_server_port() FROM t").unwrap();
+            let n: u64 = rows[0][0].as_ref().unwrap().parse().unwrap();
+            assert!(n >= last, "read {n} after {last}");
+            last = n;
+            *ports.entry(fixture.name_of(rows[0][1].as_ref().unwrap())).or_default() += 1;
+        }
+    }
+    println!("measured: reads of a reader whose replicas take turns at being late: {ports:?}");
+    assert!(ports.contains_key("pg1") && ports.contains_key("pg2"), "{ports:?}");
+}
+
+#[test]
+fn levels_differ_as_they_say() {
+    let fixture = Fixture::build().replicas(1).start();
+    let (primary, replica) = (fixture.cluster.primary(), fixture.cluster.replica(0));
+    let setup = fixture.direct(primary);
+    setup.query("CREATE TABLE t (n int)").unwrap();
+    fixture.cluster.wait_caught_up(primary).unwrap();
+    replica.pause_replay().unwrap();
+
+    let count = "SELECT count(*) FROM t";
+    for (level, found) in [("session", "1"), ("strong", "2"), ("eventual", "0")] {
+        let session = fixture.session();
+        session.query(&format!("SET tiffin.consistency = '{level}'")).unwrap();
+        session.query("INSERT INTO t VALUES (1)").unwrap();
+        // `eventual` asked for whatever there is, which is nothing while replay is paused.
+        assert_eq!(session.value(count).unwrap(), found, "{level}");
+    }
+    // `bounded` forgets own writes, and the lag of a paused replica exceeds any bound.
+    let session = fixture.session();
+    session.query("SET tiffin.consistency = 'bounded'").unwrap();
+    fixture.wait_in_read_set([]);
+    assert_eq!(session.value(count).unwrap(), "3");
+    replica.resume_replay().unwrap();
+    fixture.wait_in_read_set([replica]);
+    assert_eq!(fixture.ran_on(&fixture.session(), "SELECT inet_server_port()"), replica.name);
+}

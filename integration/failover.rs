@@ -1,0 +1,272 @@
+//! Somebody else promotes a replica; the proxy follows at once and never looks back.
+
+use crate::support::relay::{Behaviour, Relay};
+use crate::support::{Cluster, Fixture, Mode, PATIENCE, options, state_of, wait_until};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The default of `monitor.interval`.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// For the statement itself and for a machine that is busy with other tests.
+const SLACK: Duration = Duration::from_millis(400);
+/// How long the returned old primary is watched.
+const WATCH: Duration = Duration::from_secs(4);
+const WRITERS: usize = 4;
+
+#[test]
+fn a_promotion_is_followed_and_the_old_primary_shunned() {
+    let fixture = Fixture::build().log_statements().start();
+    let (old, new, other) =
+        (fixture.cluster.primary(), fixture.cluster.replica(0), fixture.cluster.replica(1));
+    fixture.session().query("CREATE TABLE t (writer int, n int, PRIMARY KEY (writer, n))").unwrap();
+    // The replica that will be promoted confirms each write, so an acknowledged one that is
+    // missing in the end was lost by the proxy.
+    old.set("synchronous_standby_names", "'pg1'").unwrap();
+
+    let stop = AtomicBool::new(false);
+    let failed = AtomicU64::new(0);
+    let started = Instant::now();
+    let millis = || u64::try_from(started.elapsed().as_millis()).unwrap();
+    // When the first write was accepted by the new primary, in ms from the start.
+    let first_accepted = AtomicU64::new(u64::MAX);
+    let (acknowledged, promoted) = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (fixture, stop, failed, first) = (&fixture, &stop, &failed, &first_accepted);
+                scope.spawn(move || {
+                    let mut session = fixture.session();
+                    let mut done = Vec::new();
+                    for n in 0.. {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let sql = format!(
+                            "INSERT INTO t VALUES ({writer}, {n}) RETURNING inet_server_port()"
+                        );
+                        match session.value(&sql) {
+                            Ok(port) => {
+                                if port == new.port.to_string() {
+                                    first.fetch_min(millis(), Ordering::Relaxed);
+                                }
+                                done.push(n);
+                            }
+                            // In flight when the primary died: the outcome is unknown.
+                            Err(_) => {
+                                failed.fetch_add(1, Ordering::Relaxed);
+                                session = fixture.session();
+                            }
+                        }
+                    }
+                    done
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(500));
+        fixture.cluster.wait_caught_up(old).unwrap();
+        old.kill9().unwrap();
+        new.promote().unwrap();
+        let promoted = millis();
+        wait_until(PATIENCE, || first_accepted.load(Ordering::Relaxed) < u64::MAX)
+            .expect("writes go on after the promotion");
+        fixture.cluster.follow(other, new).unwrap();
+
+        // The old primary comes back and takes writes from whoever asks.
+        old.start().unwrap();
+        assert_eq!(old.value("SELECT pg_is_in_recovery()").unwrap(), "f");
+        std::thread::sleep(WATCH);
+        stop.store(true, Ordering::Relaxed);
+        let done: Vec<_> = writers.into_iter().map(|task| task.join().unwrap()).collect();
+        (done, promoted)
+    });
+    let gap = first_accepted.load(Ordering::Relaxed).saturating_sub(promoted);
+    let total: usize = acknowledged.iter().map(Vec::len).sum();
+    println!(
+        "measured: first write accepted {gap} ms after the promotion; {total} writes \
+         acknowledged, {} ended with an error when the primary was killed",
+        failed.load(Ordering::Relaxed)
+    );
+    assert!(Duration::from_millis(gap) <= 2 * PROBE_INTERVAL + SLACK, "{gap} ms");
+    assert!(failed.load(Ordering::Relaxed) <= WRITERS as u64, "at most one per session");
+
+    // Nothing of the application on the old timeline.
+    let log = old.log();
+    let restarted = log.rfind("database system was interrupted").expect("it was killed");
+    let after: Vec<&str> =
+        log[restarted..].lines().filter(|line| line.contains("app@app")).collect();
+    assert!(after.is_empty(), "statements on the old timeline: {after:?}");
+    assert_eq!(
+        fixture.metrics().sum("tiffin_node_role", &[("node", "pg0"), ("role", "primary")]),
+        0.0
+    );
+    // Whatever was acknowledged is there.
+    let check = fixture.direct(new);
+    for (writer, done) in acknowledged.iter().enumerate() {
+        let numbers: Vec<String> = done.iter().map(ToString::to_string).collect();
+        let sql = format!(
+            "SELECT count(*) FROM t WHERE writer = {writer} AND n = ANY ('{{{}}}'::int[])",
+            numbers.join(",")
+        );
+        assert_eq!(check.value(&sql).unwrap(), numbers.len().to_string());
+    }
+    // Reads are shared by what replicates from the new primary.
+    fixture.wait_in_read_set([other]);
+    assert_eq!(fixture.ran_on(&fixture.session(), "SELECT inet_server_port()"), other.name);
+}
+
+#[test]
+fn requests_wait_at_the_gate_for_a_primary() {
+    let fixture = Fixture::build().key("gate.hold", "2s").key("gate.waiting_max", 3).start();
+    let (old, new) = (fixture.cluster.primary(), fixture.cluster.replica(0));
+    fixture.session().query("CREATE TABLE t (n int)").unwrap();
+    fixture.cluster.wait_caught_up(old).unwrap();
+    let sessions: Vec<_> = (0..4).map(|_| fixture.session()).collect();
+    let in_transaction = fixture.session();
+    in_transaction.query("BEGIN").unwrap();
+    in_transaction.query("INSERT INTO t VALUES (0)").unwrap();
+
+    old.stop(Mode::Fast).unwrap();
+    // A transaction that was open there ends with an error; the session lives on.
+    let state = state_of(in_transaction.query("INSERT INTO t VALUES (0)"));
+    assert!(["57P01", "08006", "40001", "25006"].contains(&state.as_str()), "{state}");
+    // Reads go on.
+    let read = fixture.session();
+    wait_until(PATIENCE, || {
+        read.value("SELECT inet_server_port()").is_ok_and(|port| port != old.port.to_string())
+    })
+    .expect("reads go on without a primary");
+
+    // Nobody comes: a clear error after the hold, and not before.
+    let started = Instant::now();
+    assert_eq!(state_of(sessions[0].query("INSERT INTO t VALUES (1)")), "57P03");
+    let held = started.elapsed();
+    assert!(held >= Duration::from_millis(1_900) && held < PATIENCE, "{held:?}");
+    // The session is as good as before.
+    assert_ne!(fixture.ran_on(&sessions[0], "SELECT inet_server_port()"), old.name);
+
+    // More than may wait: the fourth is refused at once, the three go on at the new primary.
+    std::thread::scope(|scope| {
+        let tasks: Vec<_> = sessions
+            .iter()
+            .map(|session| {
+                scope.spawn(|| {
+                    session.value("INSERT INTO t VALUES (2) RETURNING inet_server_port()")
+                })
+            })
+            .collect();
+        wait_until(PATIENCE, || tasks.iter().any(|task| task.is_finished()))
+            .expect("one is refused");
+        new.promote().unwrap();
+        let (done, refused): (Vec<_>, Vec<_>) =
+            tasks.into_iter().map(|task| task.join().unwrap()).partition(Result::is_ok);
+        assert_eq!((done.len(), refused.len()), (3, 1));
+        for answer in refused {
+            assert_eq!(state_of(answer), "53300");
+        }
+        for port in done {
+            assert_eq!(port.unwrap(), new.port.to_string());
+        }
+    });
+    assert_eq!(fixture.direct(new).value("SELECT count(*) FROM t WHERE n = 2").unwrap(), "3");
+    let opened = fixture.metrics().sum("tiffin_gate_waits_total", &[("outcome", "opened")]);
+    assert_eq!(opened, 3.0);
+}
+
+/// A node whose address suddenly leads to a primary of another cluster: same timeline, even
+/// further ahead, but not this cluster.
+#[test]
+fn a_primary_of_another_cluster_never_gets_a_statement() {
+    let foreign = Cluster::start(crate::support::Options { replicas: 0, ..options() }).unwrap();
+    let relay = Relay::start(Behaviour::Refuse);
+    let port = relay.port;
+    let fixture = Fixture::build()
+        .replicas(1)
+        .config(move |config| {
+            let nodes = &mut config["clusters"]["main"]["nodes"];
+            nodes["pg9"] = format!("127.0.0.1:{port}").into();
+        })
+        .start();
+    // The same logins, or a password error would do the fencing.
+    for login in [&fixture.cluster.service, &fixture.cluster.app] {
+        let sql = format!("ALTER ROLE {} PASSWORD '{}'", login.user, login.password);
+        foreign.primary().execute(&sql).unwrap();
+    }
+    foreign.primary().set("log_statement", "'all'").unwrap();
+    fixture.session().query("CREATE TABLE t (n int)").unwrap();
+
+    relay.set(Behaviour::Forward(foreign.primary().port));
+    wait_until(PATIENCE, || foreign.primary().log().contains("tiffin@")).expect("it is probed");
+    let session = fixture.session();
+    let started = Instant::now();
+    let mut writes = 0;
+    while started.elapsed() < Duration::from_secs(2) {
+        assert_eq!(
+            fixture.ran_on(&session, "INSERT INTO t VALUES (1) RETURNING inet_server_port()"),
+            "pg0"
+        );
+        session.query("SELECT count(*) FROM t").unwrap();
+        writes += 1;
+    }
+    let log = foreign.primary().log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("app@app")).collect();
+    assert!(lines.is_empty(), "{lines:?}");
+    println!("measured: {writes} writes beside a foreign primary, none of them there");
+
+    // Also not when the true primary goes away and the foreign one is all there is.
+    fixture.cluster.primary().stop(Mode::Fast).unwrap();
+    let mut config = fixture.config.clone();
+    config["clusters"]["main"]["gate"]["hold"] = "500ms".into();
+    fixture.proxy.write_config(&config).unwrap();
+    fixture.proxy.signal("HUP").unwrap();
+    wait_until(PATIENCE, || {
+        let started = Instant::now();
+        let state = state_of(fixture.session().query("INSERT INTO t VALUES (2)"));
+        state == "57P03" && started.elapsed() < Duration::from_secs(2)
+    })
+    .expect("no primary");
+    assert!(!foreign.primary().log().contains("app@app"));
+}
+
+/// A node that hangs, talks nonsense or is cut off hurts nobody but itself.
+#[test]
+fn a_sick_node_leaves_the_others_unaffected() {
+    let relay = Relay::start(Behaviour::Hang);
+    let port = relay.port;
+    let fixture = Fixture::build()
+        .replicas(1)
+        .config(move |config| {
+            config["clusters"]["main"]["nodes"]["pg9"] = format!("127.0.0.1:{port}").into();
+        })
+        .start();
+    fixture.session().query("CREATE TABLE t (n int)").unwrap();
+    for behaviour in [Behaviour::Hang, Behaviour::Garbage, Behaviour::Refuse] {
+        relay.set(behaviour);
+        let started = Instant::now();
+        let mut slowest = Duration::ZERO;
+        while started.elapsed() < Duration::from_millis(1_500) {
+            let asked = Instant::now();
+            let session = fixture.session();
+            session.query("INSERT INTO t VALUES (1)").unwrap();
+            session.query("SELECT count(*) FROM t").unwrap();
+            slowest = slowest.max(asked.elapsed());
+        }
+        println!("measured: slowest session beside a node that does {behaviour:?}: {slowest:?}");
+        assert!(slowest < Duration::from_secs(2), "{behaviour:?}: {slowest:?}");
+        assert_eq!(fixture.metrics().sum("tiffin_node_healthy", &[("node", "pg9")]), 0.0);
+    }
+    // A replica that freezes leaves the reads, and comes back.
+    let replica = fixture.cluster.replica(0);
+    replica.sigstop().unwrap();
+    fixture.wait_in_read_set([]);
+    assert_eq!(fixture.ran_on(&fixture.session(), "SELECT inet_server_port()"), "pg0");
+    replica.sigcont().unwrap();
+    fixture.wait_in_read_set([replica]);
+    // A replica that crashes under a read: the read is served all the same.
+    let session = fixture.session();
+    assert_eq!(fixture.ran_on(&session, "SELECT inet_server_port()"), "pg1");
+    replica.kill9().unwrap();
+    for _ in 0..20 {
+        assert_eq!(fixture.ran_on(&session, "SELECT inet_server_port()"), "pg0");
+    }
+    replica.start().unwrap();
+    fixture.wait_in_read_set([replica]);
+}

@@ -1,0 +1,191 @@
+//! Reload, drain, and what the proxy tells about itself.
+
+use crate::support::wire::{self, Wire};
+use crate::support::{Fixture, PATIENCE, Proxy, Session, binary, proxy, state_of, wait_until};
+use serde_json::{Value, json};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_reload_takes_effect_and_a_refused_file_does_not() {
+    let fixture = Fixture::start();
+    let session = fixture.session();
+    session.query("CREATE TABLE t (n int)").unwrap();
+    let write = |config: &Value| {
+        fixture.proxy.write_config(config).unwrap();
+        fixture.proxy.signal("HUP").unwrap();
+    };
+    let level = || fixture.session().value("SHOW tiffin.consistency").unwrap();
+    let mut config = fixture.config.clone();
+    config["clusters"]["main"]["routing"]["consistency"] = "strong".into();
+    write(&config);
+    wait_until(PATIENCE, || level() == "strong").expect("the new level");
+
+    // Every mistake at once, and nothing of it comes into force.
+    let mut broken = config.clone();
+    broken["clusters"]["main"]["routing"] = json!({ "consistency": "sometimes", "max_lag": "5" });
+    broken["clusters"]["main"]["pool"] = json!({ "size_maximum": 3 });
+    broken["wokers"] = 4.into();
+    write(&broken);
+    let told = |word: &str| fixture.proxy.log().contains(word);
+    wait_until(PATIENCE, || {
+        ["sometimes", "max_lag", "size_maximum", "wokers"].iter().all(|word| told(word))
+    })
+    .unwrap_or_else(|_| panic!("{}", fixture.proxy.log()));
+    assert_eq!(level(), "strong");
+    assert!(!told(&fixture.cluster.app.password));
+    // The same file refused by the commands, with lines and an exit status.
+    for command in ["check", "run"] {
+        let output = Command::new(binary())
+            .args([command, "--config"])
+            .arg(&fixture.proxy.config_path)
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{command}");
+        let said =
+            String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        for word in ["sometimes", "max_lag", "size_maximum", "wokers", "workers"] {
+            assert!(said.contains(word), "{command}: {word}: {said}");
+        }
+    }
+    // A node leaves and comes back; the session that was there all the time does not notice.
+    let mut fewer = fixture.config.clone();
+    fewer["clusters"]["main"]["nodes"].as_object_mut().unwrap().remove("pg2");
+    write(&fewer);
+    wait_until(PATIENCE, || {
+        fixture.metrics().with("tiffin_node_healthy", &[("node", "pg2")]).is_empty()
+    })
+    .expect("pg2 is gone");
+    session.query("INSERT INTO t VALUES (1)").unwrap();
+    assert!(!fixture.share(&fixture.session(), 40).contains_key("pg2"));
+    write(&fixture.config);
+    wait_until(PATIENCE, || fixture.share(&fixture.session(), 40).contains_key("pg2"))
+        .expect("pg2 is back");
+    session.query("INSERT INTO t VALUES (1)").unwrap();
+}
+
+#[test]
+fn a_drain_cuts_no_statement() {
+    let fixture = Fixture::build()
+        .replicas(1)
+        .config(|config| {
+            config["auth"]["method"] = "password".into();
+            config["shutdown"]["drain_timeout"] = "20s".into();
+        })
+        .start();
+    let app = &fixture.cluster.app;
+    let (mut idle, _) =
+        Wire::login(fixture.proxy.port, wire::VERSION_3_0, &app.user, &app.password);
+    let (running, in_transaction) = (fixture.session(), fixture.session());
+    in_transaction.query("CREATE TABLE t (n int)").unwrap();
+    in_transaction.query("BEGIN").unwrap();
+    in_transaction.query("INSERT INTO t VALUES (1)").unwrap();
+    std::thread::scope(|scope| {
+        let statement = scope.spawn(|| running.value("SELECT 'done' FROM pg_sleep(2)"));
+        let active = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(2)%' AND state = 'active' AND pid <> pg_backend_pid()";
+        wait_until(PATIENCE, || {
+            fixture.cluster.servers().iter().any(|s| s.value(active).is_ok_and(|n| n == "1"))
+        })
+        .expect("the statement runs");
+        fixture.proxy.signal("TERM").unwrap();
+        // The idle client is told and closed, new ones are not taken, the others end in peace.
+        assert_eq!(idle.closed_with().as_deref(), Some("57P01"));
+        wait_until(PATIENCE, || Session::connect(&fixture.config()).is_err())
+            .expect("no new clients");
+        if let Ok((status, _)) = fixture.proxy.get("/ready") {
+            assert_eq!(status, 503);
+        }
+        in_transaction.query("INSERT INTO t VALUES (2)").unwrap();
+        in_transaction.query("COMMIT").unwrap();
+        assert_eq!(statement.join().unwrap().unwrap(), "done");
+    });
+    let status = fixture.proxy.wait().unwrap();
+    assert!(status.success(), "{status:?}\n{}", fixture.proxy.log());
+    assert_eq!(
+        fixture.direct(fixture.cluster.primary()).value("SELECT count(*) FROM t").unwrap(),
+        "2"
+    );
+}
+
+#[test]
+fn a_drain_is_bounded() {
+    let fixture = Fixture::build()
+        .replicas(0)
+        .config(|config| config["shutdown"]["drain_timeout"] = "1s".into())
+        .start();
+    let session = fixture.session();
+    session.query("BEGIN").unwrap();
+    session.query("SELECT 1").unwrap();
+    let started = Instant::now();
+    fixture.proxy.signal("TERM").unwrap();
+    fixture.proxy.wait().unwrap();
+    assert!(
+        (Duration::from_millis(900)..PATIENCE).contains(&started.elapsed()),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(state_of(session.query("COMMIT")), "57P01");
+}
+
+#[test]
+fn pages_tell_the_state() {
+    let fixture = Fixture::start();
+    fixture.session().query("CREATE TABLE t (n int)").unwrap();
+    let page = |path: &str| fixture.proxy.get(path).unwrap();
+    assert_eq!(page("/health").0, 200);
+    assert_eq!(page("/ready").0, 200);
+    assert_eq!(page("/nowhere").0, 404);
+    let (status, body) = page("/api/v1/topology");
+    assert_eq!(status, 200);
+    let topology: Value = serde_json::from_str(&body).expect("JSON");
+    for name in ["main", "pg0", "pg1", "pg2", "primary", "replica"] {
+        assert!(topology.to_string().contains(&format!("\"{name}\"")), "{name}: {topology}");
+    }
+    assert!(!body.contains(&fixture.cluster.service.password));
+    for _ in 0..50 {
+        fixture.session().query("SELECT 1").unwrap();
+    }
+    let metrics = fixture.metrics();
+    let reads = metrics.sum("tiffin_routed_total", &[("reason", "least_lag")]);
+    assert!(reads >= 50.0, "{reads}");
+    assert_eq!(metrics.sum("tiffin_cluster_has_primary", &[]), 1.0);
+    assert_eq!(metrics.sum("tiffin_node_healthy", &[]), 3.0);
+    assert!(metrics.sum("tiffin_query_seconds_count", &[]) >= 50.0);
+    // Without a primary the proxy is alive, and says what it lacks.
+    fixture.cluster.primary().kill9().unwrap();
+    wait_until(PATIENCE, || fixture.metrics().sum("tiffin_cluster_has_primary", &[]) == 0.0)
+        .expect("noticed");
+    assert_eq!(page("/health").0, 200);
+}
+
+#[test]
+fn logs_are_json_when_asked() {
+    let fixture = Fixture::build()
+        .replicas(0)
+        .config(|config| config["log"] = json!({ "format": "json", "level": "debug" }))
+        .start();
+    fixture.session().query("SELECT 1").unwrap();
+    let log = fixture.proxy.log();
+    assert!(!log.is_empty());
+    for line in log.lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    assert!(!log.contains(&fixture.cluster.app.password));
+    assert!(!log.contains(&fixture.cluster.service.password));
+}
+
+/// Two proxies, one cluster: the second is started while nothing is there yet.
+#[test]
+fn a_proxy_that_is_there_first_serves_once_the_servers_are() {
+    let fixture = Fixture::build().replicas(1).start();
+    fixture.cluster.servers().iter().for_each(|server| server.kill9().unwrap());
+    let config = proxy::config(&fixture.cluster, 0).unwrap();
+    let second = Proxy::spawn(binary(), &fixture.cluster, &config).unwrap();
+    wait_until(PATIENCE, || second.get("/health").is_ok_and(|(status, _)| status == 200))
+        .expect("alive");
+    assert_ne!(second.get("/ready").unwrap().0, 200);
+    fixture.cluster.servers().iter().for_each(|server| server.start().unwrap());
+    second.wait_ready().unwrap();
+    let client = crate::support::client_config(second.port, &fixture.cluster.app);
+    Session::connect(&client).unwrap().query("CREATE TABLE t (n int)").unwrap();
+}

@@ -1,0 +1,83 @@
+//! A cable between the proxy and a server that can be cut, frozen or led elsewhere.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// To this port on 127.0.0.1.
+    Forward(u16),
+    /// Closes each connection at once.
+    Refuse,
+    /// Accepts and says nothing.
+    Hang,
+    /// Answers with bytes that mean nothing.
+    Garbage,
+}
+
+pub struct Relay {
+    pub port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    behaviour: Behaviour,
+    open: Vec<TcpStream>,
+}
+
+impl Relay {
+    pub fn start(behaviour: Behaviour) -> Relay {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(Mutex::new(State { behaviour, open: Vec::new() }));
+        let shared = state.clone();
+        // The thread ends with the test's process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                serve(client, &shared);
+            }
+        });
+        Relay { port, state }
+    }
+
+    /// Cuts every open connection; new ones are treated in the new way.
+    pub fn set(&self, behaviour: Behaviour) {
+        let mut state = self.state.lock().unwrap();
+        state.behaviour = behaviour;
+        for stream in state.open.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn serve(mut client: TcpStream, state: &Arc<Mutex<State>>) {
+    let mut locked = state.lock().unwrap();
+    match locked.behaviour {
+        Behaviour::Refuse => drop(client),
+        Behaviour::Hang => locked.open.push(client),
+        Behaviour::Garbage => {
+            std::thread::spawn(move || {
+                let _ = client.write_all(&[0x55; 4096]);
+                std::thread::park_timeout(Duration::from_secs(1));
+            });
+        }
+        Behaviour::Forward(port) => {
+            let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return };
+            for stream in [&client, &server] {
+                let _ = stream.set_nodelay(true);
+                locked.open.push(stream.try_clone().unwrap());
+            }
+            copy(client.try_clone().unwrap(), server.try_clone().unwrap());
+            copy(server, client);
+        }
+    }
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream) {
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}

@@ -1,0 +1,91 @@
+#!/bin/sh
+# Installs what this machine lacks, with apt-get, as root or by sudo. Does nothing, and asks the
+# network nothing, when all is there.
+#
+#   scripts/install-deps.sh test          PostgreSQL's server programs, a C compiler
+#   scripts/install-deps.sh test bench    also HAProxy, PgBouncer, pgbench and python3
+set -eu
+
+missing=""
+need() { # need PACKAGE COMMAND...: the package, if one of the commands cannot be found
+    package=$1
+    shift
+    for command in "$@"; do
+        command -v "$command" >/dev/null 2>&1 || { missing="$missing $package"; return; }
+    done
+}
+
+has_postgres() {
+    for folder in "${TIFFIN_PG_BIN:-}" /usr/lib/postgresql/*/bin; do
+        [ -x "$folder/postgres" ] && [ -x "$folder/pg_basebackup" ] && return
+    done
+    command -v postgres >/dev/null 2>&1 && command -v pg_basebackup >/dev/null 2>&1
+}
+
+for group in "${@:-test}"; do
+    case $group in
+    test)
+        need gcc cc
+        need libc6-dev cc
+        need make make
+        need findutils find
+        has_postgres || missing="$missing postgresql"
+        ;;
+    bench)
+        need haproxy haproxy
+        need pgbouncer pgbouncer
+        need python3 python3
+        need postgresql-contrib pgbench
+        ;;
+    *)
+        echo "usage: scripts/install-deps.sh [test] [bench]" >&2
+        exit 2
+        ;;
+    esac
+done
+
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "cargo is missing: install Rust from https://rustup.rs and run this again" >&2
+    exit 1
+fi
+for component in fmt clippy; do
+    cargo "$component" --version >/dev/null 2>&1 && continue
+    [ "$component" = fmt ] && component=rustfmt
+    if ! command -v rustup >/dev/null 2>&1; then
+        echo "cargo $component is missing: install the component $component of your Rust" >&2
+        exit 1
+    fi
+    rustup component add "$component"
+done
+
+[ -z "$missing" ] && exit 0
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "please install, by the names they have on this system:$missing" >&2
+    exit 1
+fi
+as_root=""
+if [ "$(id -u)" != 0 ]; then
+    if ! command -v sudo >/dev/null 2>&1; then
+        echo "please install as root: apt-get install$missing" >&2
+        exit 1
+    fi
+    as_root=sudo
+fi
+apt() {
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@"
+}
+
+echo "installing:$missing"
+apt update
+case $missing in
+*" postgresql"*)
+    # The package would create a cluster of its own and start it; nobody asked for that one.
+    apt install -y --no-install-recommends postgresql-common
+    conf=/etc/postgresql-common/createcluster.conf
+    if [ -f "$conf" ] && ! grep -q '^create_main_cluster' "$conf"; then
+        echo 'create_main_cluster = false' | $as_root tee -a "$conf" >/dev/null
+    fi
+    ;;
+esac
+# shellcheck disable=SC2086 # a list of packages
+apt install -y --no-install-recommends $missing

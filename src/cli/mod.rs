@@ -1,0 +1,104 @@
+//! The command line: one file per command.
+//!
+//! Only here and in `main.rs` are errors `anyhow` and is anything printed. A command ends with
+//! a [`Exit`]; what it has to say is a sentence.
+
+mod check;
+mod facts;
+mod findings;
+mod run;
+pub mod sandbox;
+mod watch;
+
+use crate::config::{Config, Loaded};
+use clap::{Parser, Subcommand};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// How the program ends, as shells see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Ok,
+    /// The command did its work and found something wrong, or could not do it.
+    Failure,
+    /// The arguments or the configuration are wrong: nothing was tried.
+    Usage,
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::Failure => 1,
+            Exit::Usage => 2,
+        }
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "tiffin", version, about, long_about = ABOUT, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const ABOUT: &str = "\
+A proxy that applications connect to instead of their PostgreSQL database: writes go to the
+primary, each read to the best replica that is fresh enough, and everything is re-pointed at once
+when the primary changes.";
+
+const EXIT_CODES: &str = "\
+Exit status: 0 all is well, 1 something failed or is missing, 2 wrong arguments or configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration, and every node that it names
+    #[command(long_about = check::ABOUT, after_help = check::EXAMPLES)]
+    Check(check::CheckArgs),
+    /// Run the proxy
+    #[command(long_about = run::ABOUT, after_help = run::EXAMPLES)]
+    Run(run::RunArgs),
+    /// Start a primary, replicas and the proxy on this machine, and show what the proxy does
+    Sandbox(sandbox::SandboxArgs),
+}
+
+/// Reads the configuration and prints its warnings; `None` after its problems were printed.
+fn load(path: &Path) -> Option<Config> {
+    match Config::load_with_warnings(path) {
+        Ok(Loaded { config, warnings }) => {
+            if !warnings.is_empty() {
+                eprintln!("{}", warnings.lines("warning: "));
+            }
+            Some(config)
+        }
+        Err(problems) => {
+            let many = if problems.count() == 1 { "one mistake" } else { "mistakes" };
+            eprintln!("{problems}\ntiffin: the configuration has {many}.");
+            None
+        }
+    }
+}
+
+/// Rows under a line of titles, in columns of equal width.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        out.push_str(&format!("  {}\n", line.trim_end()));
+    }
+    out
+}
+
+/// Runs the command that the arguments name.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let exit = match arguments.command {
+        Command::Sandbox(args) => return sandbox::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Run(args) => run::run(&args),
+    };
+    Ok(ExitCode::from(exit?.code()))
+}

@@ -1,0 +1,46 @@
+//! `tiffin run`: the proxy itself.
+
+use super::{Exit, load};
+use crate::config::{Log, LogFormat};
+use crate::server;
+use anyhow::Context;
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+
+pub const ABOUT: &str = "\
+Run the proxy in the foreground until SIGTERM or SIGINT. SIGHUP loads the configuration again; a
+file that is refused leaves the running one in force. On SIGTERM no new clients are let in, idle
+ones are told (57P01), and transactions may end within shutdown.drain_timeout.";
+
+pub const EXAMPLES: &str = "\
+Examples:
+  tiffin run --config /etc/tiffin/config.yaml
+  RUST_LOG=tiffin=debug tiffin run --config config.yaml";
+
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The configuration (YAML); config.example.yaml has every key
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
+    let Some(config) = load(&args.config) else { return Ok(Exit::Usage) };
+    start_log(&config.log)?;
+    server::run(&args.config, config)?;
+    Ok(Exit::Ok)
+}
+
+/// `RUST_LOG` wins over the file: it is what one sets in a hurry.
+fn start_log(log: &Log) -> anyhow::Result<()> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(level) => EnvFilter::try_new(level).context("RUST_LOG")?,
+        Err(_) => EnvFilter::try_new(&log.level).context("log.level")?,
+    };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match log.format {
+        LogFormat::Text => subscriber.with_ansi(false).try_init(),
+        LogFormat::Json => subscriber.json().try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))
+}

@@ -1,0 +1,264 @@
+//! The tour: statements through the proxy, and on which server each of them ran.
+//!
+//! A server says its own port by `inet_server_port()`, so nothing is shown that a server has not
+//! said. Each line ends with `ok` or `FAILED`. The steps build on one another: the last leaves
+//! a healthy cluster whose primary is another server than at the start.
+
+use super::proxy::Proxy;
+use super::servers::{Cluster, Mode, Server, Session, client_config, wait_until};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Enough that each of a few replicas is chosen when the choice is even or by chance.
+const READS: usize = 40;
+/// Write-then-read pairs of one session.
+const PAIRS: usize = 40;
+/// Well above the default `max_lag` of one second.
+const APPLY_DELAY_MS: u64 = 3_000;
+/// What is waited for here takes the apply delay and some probe intervals.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const READ: &str = "SELECT count(*), inet_server_port() FROM lunch";
+const WRITE: &str = "INSERT INTO lunch (dish) VALUES ('dal') RETURNING id, inet_server_port()";
+
+/// Takes the tour; whether every step was seen to hold.
+pub fn run(cluster: &Cluster, proxy: &Proxy) -> Result<bool> {
+    let tour = Tour { cluster, proxy, screen: Screen::new() };
+    let steps: [(&str, Step<'_>); 5] = [
+        ("A write goes to the primary", Tour::write),
+        ("Reads are shared by the replicas", Tour::reads),
+        ("A lagging replica leaves the reads, and a session still reads its own writes", Tour::lag),
+        ("Having caught up, it returns", Tour::return_to_reads),
+        ("A replica is promoted, and everything follows", Tour::promote),
+    ];
+    for (number, (title, step)) in steps.iter().enumerate() {
+        tour.screen.title(number + 1, title);
+        if let Err(error) = step(&tour) {
+            tour.screen.line(&format!("{error:#}"), "", false);
+        }
+    }
+    Ok(tour.screen.all_held.load(Ordering::Relaxed))
+}
+
+type Step<'a> = fn(&Tour<'a>) -> Result<()>;
+
+struct Tour<'a> {
+    cluster: &'a Cluster,
+    proxy: &'a Proxy,
+    screen: Screen,
+}
+
+/// How many statements each server ran, by its name.
+type Share = BTreeMap<String, usize>;
+
+impl Tour<'_> {
+    fn write(&self) -> Result<()> {
+        let session = self.connect()?;
+        let table = "CREATE TABLE lunch (id bigserial PRIMARY KEY, dish text NOT NULL)";
+        session.query(table)?;
+        self.screen.line(table, "", true);
+        let (_, server) = self.run(&session, WRITE)?;
+        self.screen.line(WRITE, &server, server == self.cluster.primary().name);
+        Ok(())
+    }
+
+    fn reads(&self) -> Result<()> {
+        self.cluster.wait_caught_up(self.cluster.primary())?;
+        // A new session has written nothing and may read wherever the lag is small.
+        let session = self.connect()?;
+        let all: Vec<&Server> = self.cluster.replicas().iter().collect();
+        let share = self.until_read_by(&session, &all)?;
+        self.screen.line(&format!("{READS} × {READ}"), &told(&share), self.are(&share, &all));
+        Ok(())
+    }
+
+    fn lag(&self) -> Result<()> {
+        let (lagging, others) = self.lagging();
+        lagging.set_apply_delay(APPLY_DELAY_MS)?;
+        let name = &lagging.name;
+        self.screen.note(&format!("{name} applies everything {} s late", APPLY_DELAY_MS / 1000));
+
+        // Idle, a primary leaves nothing to lag behind: somebody has to write.
+        let session = self.connect()?;
+        let reader = self.connect()?;
+        let started = Instant::now();
+        wait_until(PATIENCE, || {
+            session.query(WRITE).is_ok()
+                && self.share(&reader).is_ok_and(|share| self.are(&share, &others))
+        })
+        .context("the lagging replica goes on being read")?;
+        let after =
+            format!("{} · left after {:.1} s", names(&others), started.elapsed().as_secs_f32());
+        self.screen.line(&format!("INSERT …; {READS} × {READ}"), &after, true);
+
+        let mut share = Share::new();
+        let mut found = 0;
+        for _ in 0..PAIRS {
+            let (id, _) = self.run(&session, WRITE)?;
+            let own = format!("SELECT id, inet_server_port() FROM lunch WHERE id = {id}");
+            match self.run(&session, &own) {
+                Ok((read, server)) if read == id => {
+                    found += 1;
+                    *share.entry(server).or_default() += 1;
+                }
+                _ => {}
+            }
+        }
+        let what = format!("{PAIRS} × INSERT … ; SELECT … WHERE id = the new one");
+        self.screen.line(&what, &format!("{found} found: {}", told(&share)), found == PAIRS);
+        Ok(())
+    }
+
+    fn return_to_reads(&self) -> Result<()> {
+        let (lagging, _) = self.lagging();
+        lagging.set_apply_delay(0)?;
+        self.screen.note(&format!("{} applies at once again", lagging.name));
+        let started = Instant::now();
+        let session = self.connect()?;
+        let all: Vec<&Server> = self.cluster.replicas().iter().collect();
+        let share = self.until_read_by(&session, &all)?;
+        let after =
+            format!("{} · back after {:.1} s", told(&share), started.elapsed().as_secs_f32());
+        self.screen.line(&format!("{READS} × {READ}"), &after, self.are(&share, &all));
+        Ok(())
+    }
+
+    fn promote(&self) -> Result<()> {
+        let (old, new) = (self.cluster.primary(), self.cluster.replica(0));
+        let session = self.connect()?;
+        old.stop(Mode::Fast)?;
+        self.screen.note(&format!("{} is stopped", old.name));
+        // Sent while there is no primary, the statement waits for the next one.
+        let (ran, promoted) = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| (self.run(&session, WRITE), Instant::now()));
+            let promoted = new.promote().map(|()| Instant::now());
+            let joined = waiting.join();
+            anyhow::Ok((joined.ok().context("the writing thread panicked")?, promoted?))
+        })?;
+        self.screen.note(&format!("{} is promoted", new.name));
+        let (answer, answered) = ran;
+        let (_, server) = answer.context("the waiting INSERT")?;
+        let gap = answered.saturating_duration_since(promoted).as_millis();
+        let seen = format!("{server} · {gap} ms after the promotion");
+        self.screen.line("INSERT …, sent while there was no primary", &seen, server == new.name);
+
+        for replica in &self.cluster.replicas()[1..] {
+            self.cluster.follow(replica, new)?;
+        }
+        self.cluster.rejoin(old, new)?;
+        self.cluster.wait_caught_up(new)?;
+        let servers = self.cluster.servers().iter();
+        let replicas: Vec<&Server> = servers.filter(|server| server.name != new.name).collect();
+        self.screen.note(&format!("{} replicate from {}", names(&replicas), new.name));
+        let reader = self.connect()?;
+        let share = self.until_read_by(&reader, &replicas)?;
+        self.screen.line(&format!("{READS} × {READ}"), &told(&share), self.are(&share, &replicas));
+        Ok(())
+    }
+
+    /// The replica that will lag, and the servers that are to be read meanwhile.
+    fn lagging(&self) -> (&Server, Vec<&Server>) {
+        match self.cluster.replicas() {
+            [only] => (only, vec![self.cluster.primary()]),
+            [others @ .., last] => (last, others.iter().collect()),
+            [] => (self.cluster.primary(), Vec::new()),
+        }
+    }
+
+    fn connect(&self) -> Result<Session> {
+        Session::connect(&client_config(self.proxy.port, &self.cluster.app))
+            .context("connect to the proxy")
+    }
+
+    /// Runs a statement whose second column is `inet_server_port()`: the first column, and the
+    /// name of the server.
+    fn run(&self, session: &Session, sql: &str) -> Result<(String, String)> {
+        let rows = session.query(sql)?;
+        let Some([Some(first), Some(port)]) = rows.first().map(Vec::as_slice) else {
+            bail!("no row: {sql}");
+        };
+        let server = self.cluster.by_port(port.parse()?).context("an unknown server answered")?;
+        Ok((first.clone(), server.name.clone()))
+    }
+
+    fn share(&self, session: &Session) -> Result<Share> {
+        let mut share = Share::new();
+        for _ in 0..READS {
+            *share.entry(self.run(session, READ)?.1).or_default() += 1;
+        }
+        Ok(share)
+    }
+
+    /// Reads until exactly these servers share the reads, or patience ends; the last share.
+    fn until_read_by(&self, session: &Session, servers: &[&Server]) -> Result<Share> {
+        let mut last = self.share(session)?;
+        wait_until(PATIENCE, || {
+            self.are(&last, servers) || {
+                last = self.share(session).unwrap_or_default();
+                false
+            }
+        })
+        .ok();
+        Ok(last)
+    }
+
+    fn are(&self, share: &Share, servers: &[&Server]) -> bool {
+        share.len() == servers.len()
+            && servers.iter().all(|server| share.contains_key(&server.name))
+    }
+}
+
+fn told(share: &Share) -> String {
+    let parts: Vec<String> = share.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    parts.join(" · ")
+}
+
+fn names(servers: &[&Server]) -> String {
+    let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
+    names.join(" and ")
+}
+
+/// Columns of a line: what was run, what was seen, whether it held.
+const WHAT_WIDTH: usize = 58;
+const SEEN_WIDTH: usize = 34;
+
+struct Screen {
+    coloured: bool,
+    all_held: AtomicBool,
+}
+
+impl Screen {
+    fn new() -> Screen {
+        let coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Screen { coloured, all_held: AtomicBool::new(true) }
+    }
+
+    fn title(&self, number: usize, title: &str) {
+        println!("\n{}", self.paint("1", &format!("{number}  {title}")));
+    }
+
+    /// Something that was done to the servers.
+    fn note(&self, text: &str) {
+        println!("   {}", self.paint("2", &format!("({text})")));
+        let _ = std::io::stdout().flush();
+    }
+
+    fn line(&self, what: &str, seen: &str, held: bool) {
+        let what: String = match what.char_indices().nth(WHAT_WIDTH) {
+            Some(_) if !seen.is_empty() => {
+                what.chars().take(WHAT_WIDTH - 2).chain(" …".chars()).collect()
+            }
+            _ => what.to_string(),
+        };
+        let word = if held { self.paint("32", "ok") } else { self.paint("1;31", "FAILED") };
+        println!("   {what:WHAT_WIDTH$} {seen:SEEN_WIDTH$} {word}");
+        self.all_held.fetch_and(held, Ordering::Relaxed);
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+}

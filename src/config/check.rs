@@ -1,0 +1,267 @@
+//! From the file to the checked [`Config`]: reading, the top-level sections, and the report.
+//!
+//! Users are in `users.rs`, clusters in `cluster.rs`. Every function notes problems in the walk
+//! and goes on; whether there were any is asked once, at the end.
+
+use super::file;
+use super::problem::{PROBLEMS_MAX, Problem, Problems};
+use super::section::{Noted, Section, Walk};
+use super::tls::{self, TlsError};
+use super::{
+    Auth, AuthMethod, ClientTls, ClientTlsMode, Config, Limits, Listen, ListenAddress, Log,
+    Shutdown, cluster, units, users,
+};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// Twenty thousand users with their verifiers fit ten times over.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A valid configuration and what should nevertheless be told.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    /// Not fatal: readable password files, settings without effect. May be empty.
+    pub warnings: Problems,
+}
+
+impl Config {
+    /// Reads a file and the secrets that it names. Warnings are logged.
+    pub fn load(path: &Path) -> Result<Config, Problems> {
+        let loaded = Config::load_with_warnings(path)?;
+        for warning in &loaded.warnings.list {
+            tracing::warn!(line = warning.line, key = %warning.key, "configuration: {}", warning.message);
+        }
+        Ok(loaded.config)
+    }
+
+    /// Reads a file and the secrets that it names.
+    pub fn load_with_warnings(path: &Path) -> Result<Loaded, Problems> {
+        let name = path.display().to_string();
+        let text = read_file(path)
+            .map_err(|fault| Problems::of_file(&name, format!("cannot read the file: {fault}")))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        Config::parse(&name, &text, base, &|variable| std::env::var(variable).ok())
+    }
+
+    /// Checks a text. `file` is the name for messages, relative file names start at `base`, and
+    /// `env` gives the environment's variables.
+    pub fn parse(
+        file: &str,
+        text: &str,
+        base: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Loaded, Problems> {
+        let tree = file::read(text).map_err(|error| {
+            let file::Position { line, column } = error.position;
+            let problem = Problem { line, column, key: String::new(), message: error.message };
+            Problems { file: file.to_owned(), list: vec![problem], left_out: 0 }
+        })?;
+        let walk = Walk::new(base, env);
+        let config = config(&Section::root(&walk, &tree));
+        let noted = walk.noted.take();
+        let (warnings, errors): (Vec<Noted>, Vec<Noted>) =
+            noted.into_iter().partition(|noted| noted.warning);
+        if !errors.is_empty() {
+            return Err(report(file, text, errors));
+        }
+        Ok(Loaded { config, warnings: report(file, text, warnings) })
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("it is larger than {}", units::write_size(FILE_BYTES_MAX)));
+    }
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
+}
+
+/// Looks the lines up and sorts by them.
+fn report(file: &str, text: &str, mut noted: Vec<Noted>) -> Problems {
+    noted.sort_by_key(|noted| noted.place);
+    let left_out = noted.len().saturating_sub(PROBLEMS_MAX);
+    noted.truncate(PROBLEMS_MAX);
+    let problem = |noted: Noted| {
+        let file::Position { line, column } = file::locate(text, noted.place);
+        Problem { line, column, key: noted.key, message: noted.message }
+    };
+    Problems { file: file.to_owned(), list: noted.into_iter().map(problem).collect(), left_out }
+}
+
+pub(super) fn config(root: &Section<'_>) -> Config {
+    let auth = auth(&root.section("auth"));
+    let client_tls = client_tls(&root.section("tls"));
+    let users = users::users(root, &auth, &client_tls);
+    Config {
+        listen: listen(&root.section("listen")),
+        workers: workers(root),
+        limits: limits(&root.section("limits")),
+        client_tls,
+        auth,
+        users,
+        clusters: cluster::clusters(root),
+        log: log(&root.section("log")),
+        shutdown: Shutdown { drain_timeout: root.section("shutdown").duration("drain_timeout") },
+    }
+}
+
+fn workers(root: &Section<'_>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    root.count("workers").and_then(|count| usize::try_from(count).ok()).unwrap_or_else(cores)
+}
+
+fn listen(section: &Section<'_>) -> Listen {
+    let mut postgres: Vec<ListenAddress> = Vec::new();
+    for (place, path, address) in section.parsed_list("postgres", units::listen_address) {
+        match collision(&postgres, &address) {
+            Some(message) => section.walk.note(place, path, message),
+            None => postgres.push(address),
+        }
+    }
+    if section.has("postgres") {
+        if section
+            .value("postgres")
+            .is_some_and(|node| matches!(&node.value, file::Value::List(items) if items.is_empty()))
+        {
+            section.note("postgres", "must name at least one address".to_owned());
+        }
+    } else {
+        postgres.push(ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 6432))));
+    }
+    let http = http(section);
+    if let Some(http) = http
+        && let Some(message) = collision(&postgres, &ListenAddress::Tcp(http))
+    {
+        section.contradiction("http", message);
+    }
+    Listen { postgres, http }
+}
+
+fn http(section: &Section<'_>) -> Option<SocketAddr> {
+    match section.text("http")?.as_str() {
+        "none" => None,
+        text => units::socket_address(text)
+            .map_err(|message| section.note("http", format!("{message}, or `none`")))
+            .ok(),
+    }
+}
+
+/// Why an address cannot be listened on beside the others.
+fn collision(others: &[ListenAddress], new: &ListenAddress) -> Option<String> {
+    let same = |other: &&ListenAddress| match (other, new) {
+        (ListenAddress::Tcp(a), ListenAddress::Tcp(b)) => {
+            let covers = a.ip() == b.ip()
+                || (a.is_ipv4() == b.is_ipv4()
+                    && (a.ip().is_unspecified() || b.ip().is_unspecified()));
+            covers && a.port() == b.port() && a.port() != 0
+        }
+        (a, b) => *a == b,
+    };
+    others
+        .iter()
+        .find(same)
+        .map(|_| "is already listened on by another address of `listen`".to_owned())
+}
+
+fn limits(section: &Section<'_>) -> Limits {
+    Limits {
+        clients_max: section.number("clients_max"),
+        startup_timeout: section.duration("startup_timeout"),
+        message_timeout: section.duration("message_timeout"),
+        write_timeout: section.duration("write_timeout"),
+        parse_bytes_max: section
+            .size("parse_bytes_max")
+            .and_then(|size| usize::try_from(size).ok())
+            .unwrap_or(0),
+        auth_delay: section.duration("auth_delay"),
+        client_statements_max: section.number("client_statements_max"),
+        classify_cache_max: section.number("classify_cache_max"),
+    }
+}
+
+fn client_tls(section: &Section<'_>) -> ClientTls {
+    let mode: ClientTlsMode = section.chosen("mode");
+    let tls = ClientTls {
+        mode,
+        certificate: section.file("certificate"),
+        key: section.file("key"),
+        client_ca: section.file("client_ca"),
+    };
+    pair(section);
+    let word = super::Word::word(mode);
+    if mode == ClientTlsMode::Disable {
+        if section.has("certificate") || section.has("client_ca") {
+            section.contradiction("mode", "is `disable` although certificates are given; must be `allow`, `require`, `verify-ca` or `verify-full`, or the files left out".to_owned());
+        }
+    } else if !section.has("certificate") && !section.has("key") {
+        section.contradiction("mode", format!("is `{word}`, which needs `certificate` and `key`"));
+    }
+    tls_files(section, || tls::ClientTlsAcceptor::new(&tls).err());
+    let verifies = matches!(mode, ClientTlsMode::VerifyCa | ClientTlsMode::VerifyFull);
+    if verifies && !section.has("client_ca") {
+        section.contradiction("mode", format!("is `{word}`, which needs `client_ca`"));
+    } else if !verifies && mode != ClientTlsMode::Disable && section.has("client_ca") {
+        section.warn("client_ca", format!("has no effect while `mode` is `{word}`; only `verify-ca` and `verify-full` ask for client certificates"));
+    }
+    tls
+}
+
+/// Certificates and keys that can be read must also be some, and fit each other. `open` reads
+/// them; it is not asked if something is wrong with the section already.
+pub(super) fn tls_files(section: &Section<'_>, open: impl Fn() -> Option<TlsError>) {
+    if section.is_faulty() {
+        return;
+    }
+    let Some(error) = open() else { return };
+    let path = match &error {
+        TlsError::File { path, .. } | TlsError::NoCertificate { path } => Some(path.clone()),
+        TlsError::Missing { .. } | TlsError::Unusable(_) => None,
+    };
+    let names = ["certificate", "key", "client_ca", "ca"];
+    let is_it = |name: &&str| section.names_file(name, path.as_deref());
+    section.note(names.into_iter().find(is_it).unwrap_or("certificate"), error.to_string());
+}
+
+/// A certificate and its key only make sense together.
+pub(super) fn pair(section: &Section<'_>) {
+    for (one, other) in [("certificate", "key"), ("key", "certificate")] {
+        if section.has(one) && !section.has(other) {
+            section.note(one, format!("needs `{other}` beside it"));
+        }
+    }
+}
+
+fn auth(section: &Section<'_>) -> Auth {
+    let query = section.text("query");
+    if let Some(text) = &query
+        && !text.contains("$1")
+    {
+        section.note("query", "must contain `$1`, which stands for the user's name".to_owned());
+    }
+    if query.is_none() && section.has("query_cache") {
+        section.warn("query_cache", "has no effect without `query`".to_owned());
+    }
+    let method: AuthMethod = section.chosen("method");
+    if method == AuthMethod::Trust {
+        section.warn(
+            "method",
+            "is `trust`: whoever reaches a listening address is let in as any user".to_owned(),
+        );
+    }
+    Auth { method, query, query_cache: section.duration("query_cache") }
+}
+
+fn log(section: &Section<'_>) -> Log {
+    let level = section.text("level").unwrap_or_default();
+    if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&level) {
+        section.note(
+            "level",
+            format!("is not understood: {error}; must be as `info` or `info,tiffin::pool=debug`"),
+        );
+    }
+    Log { format: section.chosen("format"), level }
+}

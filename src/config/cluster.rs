@@ -1,0 +1,354 @@
+//! Clusters: nodes, service user, and the settings of pool, monitor, routing and gate.
+
+use super::check::{pair, tls_files};
+use super::file::{Node, Place, Value};
+use super::secret::secret;
+use super::section::Section;
+use super::tls::ServerTlsConnector;
+use super::{
+    Address, Balance, Cluster, Gate, Monitor, NodeConfig, Pool, Routing, ServerTls, ServerTlsMode,
+    Service, Word, units,
+};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Replicas of one primary; more are a mistake, and node ids are small.
+const NODES_MAX: usize = 256;
+/// Names become labels of metrics and parts of messages.
+const NAME_CHARS_MAX: usize = 63;
+
+/// Checks all clusters, and that a database leads to one of them only.
+pub(super) fn clusters(root: &Section<'_>) -> Vec<Arc<Cluster>> {
+    let mut clusters: Vec<Arc<Cluster>> = Vec::new();
+    let sections = root.sections("clusters");
+    if sections.is_empty()
+        && root.value("clusters").is_some_and(|node| matches!(node.value, Value::Map(_)))
+    {
+        root.note("clusters", "must name at least one cluster".to_owned());
+    }
+    for (name, section) in &sections {
+        if let Some(message) = bad_name(name) {
+            section.note_whole(message);
+        }
+        let cluster = cluster(name, section);
+        for other in &clusters {
+            shared_databases(section, &cluster, other);
+        }
+        clusters.push(Arc::new(cluster));
+    }
+    clusters
+}
+
+fn bad_name(name: &str) -> Option<String> {
+    let fits =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/' | '[' | ']');
+    let fine = !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(fits);
+    (!fine).then(|| format!("`{name}` cannot be a name; must be 1 to {NAME_CHARS_MAX} letters, digits, `_`, `-` or `.`"))
+}
+
+fn shared_databases(section: &Section<'_>, new: &Cluster, other: &Cluster) {
+    if new.databases.is_empty() && other.databases.is_empty() {
+        section.contradiction("databases", format!("takes any database, and so does cluster `{}`; must be named in all clusters but one", other.name));
+    }
+    for name in new.databases.keys().filter(|name| other.databases.contains_key(*name)) {
+        section.contradiction(
+            "databases",
+            format!(
+                "`{name}` is also a database of cluster `{}`; must be in one cluster only",
+                other.name
+            ),
+        );
+    }
+}
+
+fn cluster(name: &str, section: &Section<'_>) -> Cluster {
+    let nodes = nodes(section);
+    let cluster = Cluster {
+        name: name.into(),
+        engine: section.chosen("engine"),
+        databases: databases(section),
+        service: service(&section.section("service")),
+        server_tls: server_tls(&section.section("tls"), &nodes),
+        pool: pool(&section.section("pool")),
+        monitor: monitor(&section.section("monitor")),
+        routing: routing(&section.section("routing")),
+        gate: gate(&section.section("gate")),
+        nodes,
+    };
+    weights(section, &cluster);
+    let lag_max = cluster.routing.lag_max;
+    if lag_max < cluster.monitor.interval * 2 {
+        section.section("routing").warn("max_lag", "is less than two of `monitor.interval`; replicas will leave the read set although they follow closely".to_owned());
+    }
+    cluster
+}
+
+fn weights(section: &Section<'_>, cluster: &Cluster) {
+    let weighted = cluster.routing.balance == Balance::Weighted;
+    if weighted && !cluster.nodes.is_empty() && cluster.nodes.iter().all(|node| node.weight == 0) {
+        section.contradiction(
+            "nodes",
+            "have no weight above 0, but `routing.balance` is `weighted`; at least one must"
+                .to_owned(),
+        );
+    }
+}
+
+fn databases(section: &Section<'_>) -> BTreeMap<String, String> {
+    let mut databases = BTreeMap::new();
+    match section.value("databases").map(|node| &node.value) {
+        Some(Value::Map(entries)) => {
+            let mut seen = HashSet::new();
+            for entry in entries {
+                let path = format!("{}.{}", section.path_of("databases"), entry.key);
+                if !seen.insert(&entry.key) {
+                    section.walk.note(
+                        entry.key_place,
+                        path.clone(),
+                        "is given twice; the second one is here".to_owned(),
+                    );
+                }
+                match &entry.node.value {
+                    Value::Text(text) if !text.is_empty() => {
+                        databases.insert(entry.key.clone(), text.clone());
+                    }
+                    Value::Null => {
+                        databases.insert(entry.key.clone(), entry.key.clone());
+                    }
+                    other => {
+                        let message = format!(
+                            "must be the servers' name of the database as a text, not {}",
+                            other.kind()
+                        );
+                        section.walk.note(entry.node.place, path, message);
+                    }
+                }
+            }
+        }
+        Some(_) => {
+            for name in section.texts("databases") {
+                databases.insert(name.clone(), name);
+            }
+        }
+        None => {}
+    }
+    databases
+}
+
+/// Nodes are written as a mapping or a list; both lead here.
+fn nodes<'w>(section: &Section<'w>) -> Vec<NodeConfig> {
+    let items: Vec<(Option<String>, Place, &'w Node, String)> = match section.value("nodes") {
+        None => return Vec::new(),
+        Some(node) => {
+            match &node.value {
+                Value::Map(entries) => entries
+                    .iter()
+                    .map(|entry| {
+                        let path = format!("{}.{}", section.path_of("nodes"), entry.key);
+                        (Some(entry.key.clone()), entry.key_place, &entry.node, path)
+                    })
+                    .collect(),
+                Value::List(items) => items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, item)| {
+                        (None, item.place, item, format!("{}[{index}]", section.path_of("nodes")))
+                    })
+                    .collect(),
+                other => {
+                    section.note("nodes", format!("must be a mapping of names to addresses, or a list of addresses, not {}", other.kind()));
+                    return Vec::new();
+                }
+            }
+        }
+    };
+    if items.is_empty() {
+        section.note("nodes", "must name at least one server".to_owned());
+    }
+    if items.len() > NODES_MAX {
+        section.note("nodes", format!("are {}; must be at most {NODES_MAX}", items.len()));
+    }
+    let mut seen = Seen::default();
+    let checked = |(name, place, item, path): (Option<String>, Place, &'w Node, String)| {
+        let node = node(section, name, place, item, &path)?;
+        seen.repeated(&node)
+            .into_iter()
+            .for_each(|message| section.walk.note(place, path.clone(), message));
+        Some(node)
+    };
+    items.into_iter().filter_map(checked).collect()
+}
+
+/// Names and addresses of the nodes so far.
+#[derive(Default)]
+struct Seen {
+    names: HashSet<Arc<str>>,
+    addresses: HashMap<Address, Arc<str>>,
+}
+
+impl Seen {
+    fn repeated(&mut self, node: &NodeConfig) -> Vec<String> {
+        let mut messages = Vec::new();
+        if !self.names.insert(node.name.clone()) {
+            messages.push(format!("another node is called `{}`; names must differ", node.name));
+        }
+        match self.addresses.get(&node.address) {
+            Some(other) => messages.push(format!(
+                "{} is already the address of node `{other}`; addresses must differ",
+                node.address
+            )),
+            None => {
+                self.addresses.insert(node.address.clone(), node.name.clone());
+            }
+        }
+        messages
+    }
+}
+
+fn node<'w>(
+    cluster: &Section<'w>,
+    name: Option<String>,
+    place: Place,
+    item: &'w Node,
+    path: &str,
+) -> Option<NodeConfig> {
+    const WEIGHT: u32 = 100;
+    if let Value::Text(text) = &item.value {
+        let address = units::server_address(text)
+            .map_err(|message| cluster.walk.note(item.place, path.to_owned(), message))
+            .ok()?;
+        let name = name.unwrap_or_else(|| text.clone());
+        named(cluster, place, path, &name);
+        return Some(NodeConfig {
+            name: name.into(),
+            address,
+            zone: None,
+            tags: Vec::new(),
+            weight: WEIGHT,
+        });
+    }
+    let section = cluster.open("clusters.*.nodes.*", path.to_owned(), place, item);
+    let written = section.text("name");
+    if name.is_some() && written.is_some() {
+        section.note("name", "is only for lists; this node already has a name".to_owned());
+    }
+    let zone = section.text("zone").map(Arc::from);
+    let tags = section.texts("tags");
+    let weight = u32::try_from(section.number("weight")).unwrap_or(WEIGHT);
+    let address = section.parsed("address", units::server_address)?;
+    let name = name.or(written).unwrap_or_else(|| address.to_string());
+    named(cluster, place, path, &name);
+    Some(NodeConfig { name: name.into(), address, zone, tags, weight })
+}
+
+fn named(cluster: &Section<'_>, place: Place, path: &str, name: &str) {
+    if let Some(message) = bad_name(name) {
+        cluster.walk.note(place, path.to_owned(), message);
+    }
+}
+
+fn service(section: &Section<'_>) -> Service {
+    Service {
+        user: section.required("user"),
+        password: secret(section, "password"),
+        database: section.required("database"),
+    }
+}
+
+fn server_tls(section: &Section<'_>, nodes: &[NodeConfig]) -> ServerTls {
+    let mode: ServerTlsMode = section.chosen("mode");
+    let tls = ServerTls {
+        mode,
+        ca: section.file("ca"),
+        certificate: section.file("certificate"),
+        key: section.file("key"),
+        direct: section.flag("direct"),
+    };
+    pair(section);
+    let word = mode.word();
+    let verifies = matches!(mode, ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull);
+    if verifies && !section.has("ca") {
+        section.contradiction("mode", format!("is `{word}`, which needs `ca`"));
+    } else if !verifies && section.has("ca") {
+        section.warn("ca", format!("has no effect while `mode` is `{word}`; only `verify-ca` and `verify-full` check the server's certificate"));
+    }
+    if mode == ServerTlsMode::Disable && (section.has("certificate") || section.has("key")) {
+        section.contradiction("mode", "is `disable` although a certificate is given".to_owned());
+    }
+    let optional = matches!(mode, ServerTlsMode::Disable | ServerTlsMode::Prefer);
+    if tls.direct && optional {
+        section.contradiction(
+            "direct",
+            format!(
+                "is `true`, which needs `mode: require`, `verify-ca` or `verify-full`, not `{word}`"
+            ),
+        );
+    }
+    tls_files(section, || ServerTlsConnector::new(&tls).err());
+    let unix = nodes.iter().find(|node| matches!(node.address, Address::Unix { .. }));
+    if let Some(node) = unix.filter(|_| !optional) {
+        section.contradiction(
+            "mode",
+            format!(
+                "is `{word}`, but node `{}` is a Unix socket, over which servers speak no TLS",
+                node.name
+            ),
+        );
+    }
+    tls
+}
+
+fn pool(section: &Section<'_>) -> Pool {
+    let pool = Pool {
+        mode: section.chosen("mode"),
+        size_max: section.number("size_max"),
+        idle_min: section.number("idle_min"),
+        idle_timeout: section.duration("idle_timeout"),
+        lifetime_max: section.duration("lifetime_max"),
+        wait_timeout: section.duration("wait_timeout"),
+        waiting_max: section.number("waiting_max"),
+        connect_timeout: section.duration("connect_timeout"),
+        statements_max: section.number("statements_max"),
+    };
+    if pool.idle_min > pool.size_max {
+        section.contradiction(
+            "idle_min",
+            format!("is {}, more than `size_max`, which is {}", pool.idle_min, pool.size_max),
+        );
+    }
+    pool
+}
+
+fn monitor(section: &Section<'_>) -> Monitor {
+    Monitor {
+        interval: section.duration("interval"),
+        timeout: section.duration("timeout"),
+        failures: u32::try_from(section.number("failures")).unwrap_or(u32::MAX),
+        catalog_interval: section.duration("catalog_interval"),
+    }
+}
+
+fn routing(section: &Section<'_>) -> Routing {
+    let routing = Routing {
+        consistency: section.chosen("consistency"),
+        lag_max: section.duration("max_lag"),
+        lag_bytes_max: section.size("max_lag_bytes"),
+        balance: section.chosen("balance"),
+        on_lag: section.chosen("on_lag"),
+        catchup_wait: section.duration("catchup_wait"),
+        read_functions: section.texts("read_functions"),
+        write_functions: section.texts("write_functions"),
+    };
+    for name in routing.read_functions.iter().filter(|name| routing.write_functions.contains(name))
+    {
+        section.contradiction(
+            "write_functions",
+            format!("`{name}` is also in `read_functions`; must be in one of them"),
+        );
+    }
+    routing
+}
+
+fn gate(section: &Section<'_>) -> Gate {
+    Gate { hold: section.duration("hold"), waiting_max: section.number("waiting_max") }
+}

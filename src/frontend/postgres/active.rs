@@ -1,0 +1,331 @@
+//! A conversation while it holds a server connection: the buffers, what is under way, and what
+//! replies do to the session.
+
+use super::plan::Batch;
+use super::statements::Statements;
+use crate::backend::postgres::connection::{Connection, Reported};
+use crate::backend::postgres::replies::{Kind, OnError, Ready, Replies, Watch, Way};
+use crate::metrics::{ErrorOrigin, NodeIndex, WorkerStats};
+use crate::pool::LocalPool;
+use crate::pool::shared::Pooled;
+use crate::protocol::buffer::Buffer;
+use crate::protocol::postgres::reply::{ErrorFields, Status};
+use crate::session::{Session, Transaction};
+use crate::sql::{Pin, SessionEffect, Statement};
+use crate::topology::NodeId;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Everything that exists only while a server connection is held. Kept by the worker for the
+/// next request, so that a request allocates nothing.
+#[derive(Debug, Default)]
+pub struct Active {
+    pub server: Option<Server>,
+    pub replies: Replies,
+    /// To the server.
+    pub outbox: Buffer,
+    /// From the server.
+    pub read: Buffer,
+    /// To the client, before what is forwarded from `read`.
+    pub local: Buffer,
+    /// The requests that were sent, and what is known of their end.
+    pub batch: Batch,
+    pub progress: Progress,
+    /// Whether the TLS layer towards the server, the client, still holds bytes.
+    pub server_unflushed: bool,
+    pub client_unflushed: bool,
+}
+
+/// The connection and where it leads.
+#[derive(Debug)]
+pub struct Server {
+    pub pooled: Pooled,
+    pub pool: Rc<LocalPool>,
+    pub node: NodeId,
+    pub incarnation: u64,
+    /// Whether it was chosen as the primary: everything may be sent to it.
+    pub is_primary: bool,
+}
+
+#[derive(Debug)]
+pub struct Progress {
+    pub status: Status,
+    /// The request's bytes are still in the inbox, and nothing of its reply has reached the
+    /// client: it can be sent elsewhere.
+    pub repeatable: bool,
+    /// An error was swallowed in order to repeat the request.
+    pub intercepted: bool,
+    /// Something that may have written was sent since the last end of a transaction.
+    pub writing: bool,
+    /// DDL ran since the last end of a transaction.
+    pub ddl: bool,
+    /// DDL has been committed: the catalog must be loaded again.
+    pub ddl_done: bool,
+    /// What the proxy itself asked has failed; the connection is not to be used.
+    pub broken: Option<Box<str>>,
+    /// The last request was sent without its Sync: the connection is in the middle of it.
+    pub segment_open: bool,
+    /// The client has the server's own FATAL message.
+    pub fatal_told: bool,
+    pub started: Instant,
+    /// Extended-protocol statements that ended well since the last ReadyForQuery and leave
+    /// something behind.
+    pub executed: Vec<Arc<Statement>>,
+}
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress {
+            status: Status::Idle,
+            repeatable: false,
+            intercepted: false,
+            writing: false,
+            ddl: false,
+            ddl_done: false,
+            broken: None,
+            segment_open: false,
+            fatal_told: false,
+            started: Instant::now(),
+            executed: Vec::new(),
+        }
+    }
+}
+
+impl Active {
+    /// Whether everything that was sent is answered and everything that came is passed on.
+    pub fn is_quiet(&self) -> bool {
+        self.replies.is_quiet()
+            && self.outbox.is_empty()
+            && self.local.is_empty()
+            && self.replies.forwardable() == 0
+            && !self.server_unflushed
+            && !self.client_unflushed
+    }
+
+    pub fn connection(&mut self) -> Option<&mut Connection> {
+        self.server.as_mut().map(|server| &mut *server.pooled.connection)
+    }
+}
+
+/// What replies change, borrowed for one scan.
+pub struct Observer<'a> {
+    pub session: &'a mut Session,
+    pub statements: &'a mut Statements,
+    pub known: &'a mut Arc<Reported>,
+    pub connection: &'a mut Connection,
+    pub progress: &'a mut Progress,
+    pub stats: &'a WorkerStats,
+    pub cluster: usize,
+    pub incarnation: u64,
+    /// Whether the connection leads to a replica: some of its errors are no answer.
+    pub on_replica: bool,
+}
+
+impl Watch for Observer<'_> {
+    fn parameter(&mut self, name: &[u8], value: &[u8]) -> bool {
+        Reported::set(&mut self.connection.reported, name, value);
+        Reported::set(self.known, name, value)
+    }
+
+    fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError {
+        if self.progress.repeatable && self.on_replica && is_no_answer(fields) {
+            self.progress.intercepted = true;
+            self.progress.repeatable = false;
+            return OnError::Intercept;
+        }
+        match front {
+            // A Parse that the proxy injected stands for one that the client sent.
+            Some((Kind::Parse, Way::Swallow)) => {}
+            Some((_, Way::Swallow)) => {
+                if !self.progress.intercepted {
+                    let message = String::from_utf8_lossy(fields.message);
+                    let sqlstate = String::from_utf8_lossy(fields.sqlstate);
+                    self.progress.broken = Some(format!("{sqlstate}: {message}").into());
+                }
+                return OnError::Swallow;
+            }
+            _ => {}
+        }
+        self.progress.fatal_told |= fields.is_fatal();
+        self.stats.error(ErrorOrigin::Server, fields.sqlstate);
+        OnError::Forward
+    }
+
+    fn executed(&mut self, statement: Arc<Statement>) {
+        self.progress.executed.push(statement);
+    }
+
+    fn ready(&mut self, ready: Ready) {
+        if ready.swallowed {
+            self.progress.status = ready.status;
+            return;
+        }
+        let now = Instant::now();
+        let node = NodeIndex(self.connection.node.0);
+        self.stats.query_done(self.cluster, node, now - self.progress.started);
+        let before = self.progress.status;
+        self.progress.status = ready.status;
+        let simple = ready.statement.is_some();
+        let mut executed = std::mem::take(&mut self.progress.executed);
+        executed.extend(ready.statement);
+        if !executed.is_empty() {
+            self.apply(&executed, &ready_facts(ready.failed, ready.status, before, simple));
+            executed.clear();
+        }
+        self.progress.executed = executed;
+        self.reconcile(ready.status);
+        if ready.status == Status::Idle {
+            self.ended(now);
+        }
+        self.session.positions.read(self.connection.node, self.incarnation, now);
+    }
+
+    fn not_prepared(&mut self, id: u64) {
+        self.connection.prepared.remove(id);
+        if self.connection.unnamed == Some(id) {
+            self.connection.unnamed = None;
+        }
+    }
+
+    fn notification(&mut self) -> bool {
+        self.session.pins.contains(Pin::Listen)
+    }
+}
+
+/// How the statements of a request ended.
+struct Facts {
+    failed: bool,
+    /// The transaction block was in a failed state before: COMMIT rolls back.
+    was_failed: bool,
+    status: Status,
+    simple: bool,
+}
+
+fn ready_facts(failed: bool, status: Status, before: Status, simple: bool) -> Facts {
+    Facts { failed, was_failed: before == Status::Failed, status, simple }
+}
+
+impl Observer<'_> {
+    /// Takes over what statements have left behind.
+    fn apply(&mut self, executed: &[Arc<Statement>], facts: &Facts) {
+        if facts.failed && (facts.simple || facts.status == Status::Idle) {
+            // The implicit transaction was rolled back, unless the text controlled transactions
+            // itself: then how far it came is not known.
+            let controls = executed.iter().flat_map(|statement| &statement.session).any(is_control);
+            let sets = executed.iter().any(|statement| statement.session.len() > 1);
+            if controls && sets {
+                self.session.pins.insert(Pin::Setting);
+            }
+            self.pin_anyway(executed);
+            return;
+        }
+        for statement in executed {
+            self.progress.ddl |= statement.is_ddl;
+            for effect in &statement.session {
+                self.effect(effect, facts);
+            }
+        }
+    }
+
+    /// What may hold even though the statement failed: a lock taken before the error, an unknown
+    /// text.
+    fn pin_anyway(&mut self, executed: &[Arc<Statement>]) {
+        for effect in executed.iter().flat_map(|statement| &statement.session) {
+            if let SessionEffect::Pin(Pin::AdvisoryLock | Pin::Unknown) = effect {
+                self.session.apply(effect);
+            }
+        }
+    }
+
+    fn effect(&mut self, effect: &SessionEffect, facts: &Facts) {
+        match effect {
+            SessionEffect::Begin(_) => self.session.opened(),
+            SessionEffect::Commit { chain } | SessionEffect::Rollback { chain } => {
+                let commits = matches!(effect, SessionEffect::Commit { .. }) && !facts.was_failed;
+                self.session.closed(commits);
+                if *chain {
+                    self.session.opened();
+                }
+            }
+            SessionEffect::PrepareTransaction => self.session.closed(true),
+            SessionEffect::Discard(crate::sql::Discard::All) => {
+                self.statements.named.clear();
+                self.connection.prepared.clear();
+                self.connection.settings = None;
+                self.session.apply(effect);
+            }
+            SessionEffect::Deallocate(None) => {
+                self.statements.named.clear();
+                self.connection.prepared.clear();
+                self.session.apply(effect);
+            }
+            SessionEffect::Reset(_)
+            | SessionEffect::ResetAll
+            | SessionEffect::Set { value: None, .. } => {
+                // The server went back to its own start-up values, not to the client's.
+                self.connection.settings = None;
+                self.session.apply(effect);
+            }
+            other => self.session.apply(other),
+        }
+    }
+
+    /// The server's word on the transaction is the last one.
+    fn reconcile(&mut self, status: Status) {
+        match (status, &self.session.transaction) {
+            (Status::Open, Transaction::Open) => {}
+            (Status::Open, _) => self.session.opened(),
+            (Status::Failed, _) => {
+                self.session.opened();
+                self.session.failed();
+            }
+            (Status::Idle, Transaction::Idle) => {}
+            // Ended by something that was not seen: what it did to the settings is not known.
+            (Status::Idle, _) => {
+                let before = self.session.settings.clone();
+                self.session.closed(false);
+                if before != self.session.settings {
+                    self.session.pins.insert(Pin::Setting);
+                }
+            }
+        }
+    }
+
+    /// No transaction is open any more.
+    fn ended(&mut self, now: Instant) {
+        if std::mem::take(&mut self.progress.writing) {
+            self.session.positions.wrote(now);
+        }
+        self.progress.ddl_done |= std::mem::take(&mut self.progress.ddl);
+        self.statements.end_transaction();
+        if let Some(settings) = &mut self.connection.settings
+            && !Arc::ptr_eq(settings, &self.session.settings)
+        {
+            *settings = self.session.settings.clone();
+        }
+    }
+}
+
+fn is_control(effect: &SessionEffect) -> bool {
+    matches!(
+        effect,
+        SessionEffect::Begin(_) | SessionEffect::Commit { .. } | SessionEffect::Rollback { .. }
+    )
+}
+
+/// Errors of a replica that say nothing of the statement: it would have run elsewhere.
+///
+/// 25006: "cannot execute … in a read-only transaction", or during recovery. 40001 and 40P01:
+/// a conflict with recovery ended it. 57P01, 57P02, 57P03, 53300: the server goes down or is
+/// full. 55000 and 0A000 are among those of functions that do not work during recovery.
+fn is_no_answer(fields: &ErrorFields<'_>) -> bool {
+    match fields.sqlstate {
+        b"25006" | b"57P01" | b"57P02" | b"57P03" | b"53300" | b"40001" | b"40P01" => true,
+        b"55000" | b"0A000" => {
+            let message = fields.message;
+            message.windows(8).any(|part| part == b"recovery" || part == b"standby ")
+        }
+        _ => false,
+    }
+}

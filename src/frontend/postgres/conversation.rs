@@ -1,0 +1,475 @@
+//! One client's conversation, from its first request to its end:
+//!
+//! ```text
+//! welcome ─▶ next batch ─▶ plan ─▶ answer here ──────────────────────────┐
+//!               ▲                 └▶ acquire a server ─▶ send ─▶ serve ──┤
+//!               │                        ▲                      │ repeat │
+//!               │                        └──────────────────────┘        │
+//!               └────────── release the server, if nothing holds it ◀────┘
+//! ```
+//!
+//! Each stage is a file of this folder: [`super::plan`], [`super::local`], [`super::acquire`],
+//! [`super::encode`], [`super::serve`].
+
+use super::active::{Active, Progress};
+use super::fault::{Fault, Refused};
+use super::plan::{Batch, Extent, Planner, What, extent};
+use super::scratch::Scratch;
+use super::serve::Served;
+use super::stall::Stall;
+use super::statements::Statements;
+use crate::backend::postgres::auth::ServerSecret;
+use crate::backend::postgres::connection::Reported;
+use crate::backend::stream::Stream;
+use crate::frontend::cluster::LocalCluster;
+use crate::frontend::worker::{Entry, Worker};
+use crate::metrics::{NodeIndex, RouteReason, ServerClosed};
+use crate::monitor::catalog::CatalogSlot;
+use crate::pool::LocalPool;
+use crate::protocol::buffer::Buffer;
+use crate::protocol::postgres::frame::FrameError;
+use crate::protocol::postgres::reply::{Status, put_ready};
+use crate::session::{Class, Need, Session, Transaction};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+
+/// Bytes that are held back for a batch beyond the longest text that is parsed: the rest of the
+/// batch's messages.
+const HOLD_MARGIN_BYTES: usize = 16 * 1024;
+
+/// Room that a read from a client asks for.
+const READ_BYTES_MIN: usize = 8 * 1024;
+
+/// How often a read is sent to another server before its error is the client's.
+const REPEATS_MAX: u32 = 3;
+
+/// Who the client is.
+#[derive(Debug)]
+pub struct Identity {
+    pub user: Arc<str>,
+    /// As the servers know it.
+    pub database: Arc<str>,
+    pub secret: ServerSecret,
+}
+
+/// A client that has been let in.
+pub struct Conversation {
+    pub(super) worker: Rc<Worker>,
+    pub(super) scratch: Rc<Scratch>,
+    pub(super) cluster: Rc<LocalCluster>,
+    pub(super) identity: Rc<Identity>,
+    pub(super) entry: Rc<Entry>,
+    pub(super) catalog: Arc<CatalogSlot>,
+    pub(super) client: Stream,
+    /// What the client has sent; its first `taken` bytes are planned or sent.
+    pub(super) inbox: Buffer,
+    pub(super) taken: usize,
+    /// Bytes of a long message still to be passed on.
+    pub(super) streaming: usize,
+    pub(super) session: Session,
+    pub(super) statements: Statements,
+    /// The parameters that the client knows.
+    pub(super) known: Arc<Reported>,
+    pub(super) pools: Vec<Option<Rc<LocalPool>>>,
+    pub(super) active: Option<Box<Active>>,
+    /// A refused batch of the extended protocol: everything up to its Sync is ignored.
+    pub(super) skipping: bool,
+    pub(super) stall: Stall,
+}
+
+/// What a client that is waited for has sent.
+enum Next {
+    Batch(usize),
+    Open(usize),
+}
+
+impl Conversation {
+    /// Serves the client until it leaves or cannot be served any more.
+    pub async fn run(mut self) {
+        let fault = match self.serve_all().await {
+            Ok(()) => Fault::ClientLeft,
+            Err(fault) => fault,
+        };
+        self.farewell(&fault).await;
+    }
+
+    async fn serve_all(&mut self) -> Result<(), Fault> {
+        loop {
+            let (bytes, open) = match self.next().await? {
+                Next::Batch(bytes) => (bytes, false),
+                Next::Open(bytes) => (bytes, true),
+            };
+            if self.skipping {
+                self.skip(bytes).await?;
+                continue;
+            }
+            if self.cluster.retired.get() && self.session.is_free() {
+                self.move_to_successor()?;
+            }
+            let mut batch = self.take_batch();
+            self.plan(bytes, &mut batch);
+            if let Some(error) = batch.broken {
+                return Err(error.into());
+            }
+            if ends(&batch) {
+                return Ok(());
+            }
+            if !open && self.answer_here(&batch).await? {
+                self.inbox.consume(bytes);
+                self.keep_batch(batch);
+                continue;
+            }
+            self.taken = bytes;
+            self.serve_batch(batch, open).await?;
+        }
+    }
+
+    /// Brings a batch to a server and its replies back, as often as it takes.
+    async fn serve_batch(&mut self, batch: Batch, open: bool) -> Result<(), Fault> {
+        let mut need = self.need(&batch, open);
+        let mut batch = Some(batch);
+        for repeats in 0.. {
+            if let Err(refused) = self.acquire(&need).await? {
+                let batch = batch.take().unwrap_or_default();
+                self.refuse(&batch, &refused).await?;
+                self.keep_batch(batch);
+                return Ok(());
+            }
+            self.send(batch.take().unwrap_or_default(), open, repeats < REPEATS_MAX);
+            let served = poll_fn(|cx| self.poll_serve(cx)).await;
+            match served {
+                Ok(Served::Done) => {
+                    self.release().await;
+                    return Ok(());
+                }
+                Ok(Served::Repeat) => {
+                    self.count_retry();
+                    batch = self.give_up_server();
+                    need = Need::Primary(RouteReason::RetriedOnPrimary);
+                }
+                Err(fault) if self.can_repeat(&fault) => {
+                    self.count_retry();
+                    batch = self.drop_server(ServerClosed::Broken);
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(())
+    }
+
+    fn need(&self, batch: &Batch, open: bool) -> Need {
+        use crate::config::PoolMode;
+        let config = &self.cluster.handle.config;
+        if config.pool.mode == PoolMode::Session {
+            return Need::Primary(RouteReason::SessionPin);
+        }
+        let class = batch.class.as_ref().unwrap_or(&Class::Session);
+        match self.session.need(class, batch.hint.as_ref(), &config.routing) {
+            // More of the same implicit transaction may follow, and it may write.
+            Need::Replica(need) if open && !need.transaction => {
+                Need::Primary(RouteReason::SegmentOpen)
+            }
+            Need::Any if open => Need::Primary(RouteReason::SegmentOpen),
+            need => need,
+        }
+    }
+
+    /// The configuration was loaded again: the session goes on with the cluster of now.
+    fn move_to_successor(&mut self) -> Result<(), Fault> {
+        let name = &self.cluster.handle.config.name;
+        let clusters = self.worker.clusters.borrow();
+        let Some(successor) = clusters.iter().find(|cluster| cluster.handle.config.name == *name)
+        else {
+            return Err(Fault::ShuttingDown);
+        };
+        self.cluster = successor.clone();
+        self.catalog = self.cluster.handle.catalogs.get(&self.identity.database);
+        self.pools.clear();
+        Ok(())
+    }
+
+    /// Waits for the client, holding no memory for it while it is silent.
+    async fn next(&mut self) -> Result<Next, Fault> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, Fault>> {
+        let hold = self.hold_bytes();
+        loop {
+            if !self.inbox.is_empty() {
+                match extent(self.inbox.filled(), hold)? {
+                    Extent::Whole(bytes) => {
+                        self.stall.clear();
+                        return Poll::Ready(Ok(Next::Batch(bytes)));
+                    }
+                    Extent::Open(bytes) => {
+                        self.stall.clear();
+                        return Poll::Ready(Ok(Next::Open(bytes)));
+                    }
+                    Extent::Partial => {}
+                }
+            } else if self.worker.draining.get() && self.session.is_free() {
+                return Poll::Ready(Err(Fault::ShuttingDown));
+            }
+            match self.poll_read_client(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Fault::ClientLeft)),
+                Poll::Ready(Ok(_)) => self.stall.clear(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending if self.inbox.is_empty() => {
+                    self.worker.keep_buffer(std::mem::take(&mut self.inbox));
+                    self.entry.remember(cx.waker());
+                    return Poll::Pending;
+                }
+                Poll::Pending => {
+                    let limit = self.worker.limits().message_timeout;
+                    ready!(self.stall.poll(cx, limit));
+                    return Poll::Ready(Err(Fault::ClientStalled(limit)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn poll_read_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.inbox.capacity() == 0 {
+            self.inbox = self.worker.take_buffer();
+        }
+        let count = ready!(poll_read_into(&mut self.client, &mut self.inbox, cx))?;
+        self.worker.stats().bytes_in(count);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Bytes of a batch that are held back until it is whole.
+    pub(super) fn hold_bytes(&self) -> usize {
+        let limits = self.worker.limits();
+        limits.parse_bytes_max + HOLD_MARGIN_BYTES
+    }
+
+    pub(super) fn plan(&mut self, bytes: usize, batch: &mut Batch) {
+        batch.clear();
+        let limits = self.worker.limits();
+        let catalog = self.catalog.load();
+        let standard = self.known.get(b"standard_conforming_strings") != Some(b"off");
+        let mut planner = Planner {
+            worker: &self.worker,
+            registry: &self.scratch.registry,
+            statements: &mut self.statements,
+            settings: &self.session.settings,
+            standard_strings: standard,
+            catalog: &catalog,
+            database: &self.identity.database,
+            statements_max: limits.client_statements_max,
+        };
+        planner.plan(&self.inbox.filled()[self.taken..self.taken + bytes], batch);
+    }
+
+    /// The rest of a refused batch; its Sync is answered.
+    async fn skip(&mut self, bytes: usize) -> Result<(), Fault> {
+        let filled = &self.inbox.filled()[..bytes];
+        let synced = filled.ends_with(b"S\0\0\0\x04");
+        if bytes == 0 {
+            return Err(FrameError::Length.into());
+        }
+        self.inbox.consume(bytes);
+        if synced {
+            self.skipping = false;
+            let mut out = Vec::new();
+            put_ready(&mut out, self.status());
+            self.tell(&out).await?;
+        }
+        Ok(())
+    }
+
+    /// The client learns that a batch was not run.
+    async fn refuse(&mut self, batch: &Batch, refused: &Refused) -> Result<(), Fault> {
+        self.worker.stats().error(crate::metrics::ErrorOrigin::Proxy, refused.sqlstate.as_bytes());
+        self.inbox.consume(self.taken);
+        self.taken = 0;
+        if matches!(self.session.transaction, Transaction::Held(_)) {
+            self.session.failed();
+        }
+        let mut out = Vec::new();
+        refused.report().put(&mut out);
+        match batch.ops.last().map(|op| &op.what) {
+            Some(What::Query(_) | What::Sync | What::Function) => {
+                put_ready(&mut out, self.status());
+            }
+            _ => self.skipping = true,
+        }
+        self.tell(&out).await
+    }
+
+    /// The transaction status for a ReadyForQuery of the proxy's own.
+    pub(super) fn status(&self) -> Status {
+        match self.session.transaction {
+            Transaction::Idle => Status::Idle,
+            Transaction::Held(_) | Transaction::Open => Status::Open,
+            Transaction::Failed => Status::Failed,
+        }
+    }
+
+    /// Writes the proxy's own words to the client, within `limits.write_timeout`.
+    pub(super) async fn tell(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let limit = self.worker.limits().write_timeout;
+        let write = async {
+            self.client.write_all(bytes).await?;
+            self.client.flush().await
+        };
+        match timeout(limit, write).await {
+            Ok(done) => done?,
+            Err(_) => return Err(Fault::ClientDoesNotRead(limit)),
+        }
+        self.worker.stats().bytes_out(bytes.len());
+        Ok(())
+    }
+
+    /// Ends the conversation: the server connection is closed, the client told why.
+    pub(super) async fn farewell(&mut self, fault: &Fault) {
+        let clean = matches!(fault, Fault::ClientLeft | Fault::ShuttingDown);
+        if clean && self.active.is_some() && self.session.is_free() && self.is_quiet() {
+            self.release().await;
+        }
+        let why = if clean { ServerClosed::Abandoned } else { ServerClosed::Broken };
+        self.drop_server(why);
+        let mut out = Vec::new();
+        fault.put(&mut out);
+        if !out.is_empty() {
+            self.worker
+                .stats()
+                .error(crate::metrics::ErrorOrigin::Proxy, fault.sqlstate().as_bytes());
+            tracing::info!(user = %self.identity.user, database = %self.identity.database, "{fault}");
+            let _ = self.tell(&out).await;
+        }
+        let _ = self.client.shutdown().await;
+        self.worker.leave(&self.entry);
+    }
+
+    /// Whether a fault of the server can be hidden: a read of which nothing has reached the
+    /// client.
+    fn can_repeat(&self, fault: &Fault) -> bool {
+        let Fault::ServerLost { .. } = fault else { return false };
+        self.active
+            .as_ref()
+            .is_some_and(|active| active.progress.repeatable || active.progress.intercepted)
+    }
+
+    fn count_retry(&self) {
+        if let Some(server) = self.active.as_ref().and_then(|active| active.server.as_ref()) {
+            self.worker.stats().retried(self.cluster.handle.index, NodeIndex(server.node.0));
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.active.as_ref().is_none_or(|active| active.is_quiet())
+    }
+
+    /// A batch whose memory was used before.
+    fn take_batch(&mut self) -> Batch {
+        self.scratch.take_batch()
+    }
+
+    pub(super) fn keep_batch(&self, batch: Batch) {
+        self.scratch.keep_batch(batch);
+    }
+
+    /// Gives the connection back after an error that was not the client's business.
+    fn give_up_server(&mut self) -> Option<Batch> {
+        let mut active = self.active.take()?;
+        let batch = std::mem::take(&mut active.batch);
+        self.entry.bind(None);
+        if let Some(server) = active.server.take() {
+            self.cluster.count_busy(usize::from(server.node.0), false);
+            server.pool.give_back(server.pooled, Instant::now());
+        }
+        self.scratch.keep_active(active, &self.worker);
+        Some(batch)
+    }
+
+    /// Closes the connection; gives the batch that was under way.
+    pub(super) fn drop_server(&mut self, why: ServerClosed) -> Option<Batch> {
+        let mut active = self.active.take()?;
+        let batch = std::mem::take(&mut active.batch);
+        self.entry.bind(None);
+        if let Some(server) = active.server.take() {
+            self.cluster.count_busy(usize::from(server.node.0), false);
+            server.pool.stats.active_closed();
+            let node = NodeIndex(server.node.0);
+            self.worker.stats().server_closed(self.cluster.handle.index, node, why);
+        }
+        active.progress = Progress::default();
+        self.scratch.keep_active(active, &self.worker);
+        Some(batch)
+    }
+
+    /// Gives the connection back if nothing holds it.
+    pub(super) async fn release(&mut self) {
+        // A cancel request on its way must not meet the next session's statement.
+        if self.entry.cancelling.get() > 0 {
+            let entry = self.entry.clone();
+            poll_fn(|cx| {
+                entry.remember(cx.waker());
+                if entry.cancelling.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+        let Some(mut active) = self.active.take() else { return };
+        self.entry.bind(None);
+        if let Some(server) = active.server.take() {
+            self.cluster.count_busy(usize::from(server.node.0), false);
+            server.pool.give_back(server.pooled, Instant::now());
+        }
+        self.scratch.keep_active(active, &self.worker);
+    }
+}
+
+/// Whether the client says good-bye.
+fn ends(batch: &Batch) -> bool {
+    batch.ops.last().is_some_and(|op| matches!(op.what, What::Terminate))
+}
+
+/// Reads once into the free part of a buffer; 0 is the end of the stream.
+pub(super) fn poll_read_into(
+    stream: &mut Stream,
+    buffer: &mut Buffer,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut room = ReadBuf::new(buffer.spare(READ_BYTES_MIN));
+    ready!(Pin::new(stream).poll_read(cx, &mut room))?;
+    let count = room.filled().len();
+    buffer.advance(count);
+    Poll::Ready(Ok(count))
+}
+
+/// Writes once; the count is what was taken. `unflushed` tells whether the TLS layer still holds
+/// bytes afterwards.
+pub(super) fn poll_write_from(
+    stream: &mut Stream,
+    bytes: &[u8],
+    unflushed: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let count = ready!(Pin::new(&mut *stream).poll_write(cx, bytes))?;
+    if count == 0 {
+        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+    }
+    *unflushed = stream.is_tls();
+    Poll::Ready(Ok(count))
+}
+
+/// Lets the TLS layer write what it holds.
+pub(super) fn poll_flush(
+    stream: &mut Stream,
+    unflushed: &mut bool,
+    cx: &mut Context<'_>,
+) -> io::Result<()> {
+    if *unflushed && Pin::new(stream).poll_flush(cx)?.is_ready() {
+        *unflushed = false;
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! From planned messages to what is sent to a server, and the replies expected for it.
+
+use super::plan::{Batch, Meant, Op, What, leaves_something};
+use super::statements::{Prepared, Statements, Unnamed, server_name};
+use crate::backend::postgres::connection::Connection;
+use crate::backend::postgres::replies::{Expected, Kind, Replies, Way};
+use crate::protocol::buffer::Buffer;
+use crate::protocol::postgres::reply::{CLOSE_COMPLETE, PARSE_COMPLETE};
+use crate::protocol::postgres::request::{self, Request};
+use crate::sql::Statement;
+use std::sync::Arc;
+
+/// Writes requests for one server connection.
+pub struct Encoder<'a> {
+    pub connection: &'a mut Connection,
+    pub replies: &'a mut Replies,
+    pub outbox: &'a mut Buffer,
+    pub unnamed: &'a Unnamed,
+    /// `pool.statements_max`.
+    pub statements_max: usize,
+}
+
+impl Encoder<'_> {
+    /// Writes a batch; `bytes` are the client's messages from the batch's start.
+    pub fn batch(&mut self, batch: &Batch, bytes: &[u8]) {
+        for Op { at, what } in &batch.ops {
+            self.message(what, &bytes[at.clone()]);
+        }
+    }
+
+    /// A simple query of the proxy's own.
+    pub fn own_query(&mut self, sql: &[u8]) {
+        self.put(|out| request::put_query(out, sql));
+        self.connection.unnamed = None;
+        self.expect(Kind::Query, Way::Swallow);
+    }
+
+    fn message(&mut self, what: &What, message: &[u8]) {
+        match what {
+            What::Query(statement) => {
+                // A simple query drops the unnamed statement (`exec_simple_query`).
+                self.connection.unnamed = None;
+                self.forward(message, Kind::Query, Some(statement));
+            }
+            What::Parse(prepared) => self.parse(prepared),
+            What::ParseUnnamed(id) => {
+                self.connection.unnamed = Some(*id);
+                self.outbox.extend(message);
+                let expected = Expected::new(Kind::Parse, Way::Forward);
+                self.replies.push(Expected { prepared: Some(*id), ..expected });
+            }
+            What::ParseAgain(prepared) => self.parse_again(prepared),
+            What::Bind(meant) => {
+                self.ensure(meant);
+                self.bind(meant, message);
+                self.expect(Kind::Bind, Way::Forward);
+            }
+            What::DescribeStatement(meant) => {
+                self.ensure(meant);
+                match meant {
+                    Meant::Named(prepared) => {
+                        self.put(|out| request::put_statement(out, b'D', &prepared.server_name));
+                    }
+                    _ => self.outbox.extend(message),
+                }
+                self.expect(Kind::Describe, Way::Forward);
+            }
+            What::DescribePortal => self.forward(message, Kind::Describe, None),
+            // The server keeps it: another client may want it, and its number is bounded.
+            What::CloseStatement(Meant::Named(_)) => {
+                self.expect(Kind::Close, Way::Simulate(CLOSE_COMPLETE));
+            }
+            What::CloseStatement(_) => {
+                self.connection.unnamed = None;
+                self.forward(message, Kind::Close, None);
+            }
+            What::ClosePortal => self.forward(message, Kind::Close, None),
+            What::Execute(statement) => self.forward(message, Kind::Execute, statement.as_ref()),
+            What::Sync => self.forward(message, Kind::Sync, None),
+            What::Function => self.forward(message, Kind::Function, None),
+            What::CopyEnd => self.forward(message, Kind::CopyEnd, None),
+            What::Flush | What::CopyData => self.outbox.extend(message),
+            What::Terminate => {}
+        }
+    }
+
+    fn forward(&mut self, message: &[u8], kind: Kind, statement: Option<&Arc<Statement>>) {
+        self.outbox.extend(message);
+        let statement = statement.filter(|statement| leaves_something(statement)).cloned();
+        self.replies.push(Expected { statement, ..Expected::new(kind, Way::Forward) });
+    }
+
+    fn expect(&mut self, kind: Kind, way: Way) {
+        self.replies.push(Expected::new(kind, way));
+    }
+
+    fn parse(&mut self, prepared: &Prepared) {
+        if self.connection.prepared.touch(prepared.id) {
+            self.expect(Kind::Parse, Way::Simulate(PARSE_COMPLETE));
+        } else {
+            self.send_parse(prepared, Way::Forward);
+        }
+    }
+
+    /// The server must say that the name is taken: it does for the name that it knows.
+    fn parse_again(&mut self, prepared: &Prepared) {
+        if !self.connection.prepared.touch(prepared.id) {
+            self.send_parse(prepared, Way::Swallow);
+        }
+        self.put(|out| {
+            request::put_parse(out, &prepared.server_name, &prepared.sql, &prepared.types);
+        });
+        self.expect(Kind::Parse, Way::Forward);
+    }
+
+    /// Prepares a statement on this connection unless it has it.
+    fn ensure(&mut self, meant: &Meant) {
+        match meant {
+            Meant::Named(prepared) => {
+                if !self.connection.prepared.touch(prepared.id) {
+                    self.send_parse(prepared, Way::Swallow);
+                }
+            }
+            Meant::Unnamed(id) => {
+                let missing = self.connection.unnamed != Some(*id);
+                if missing && self.unnamed.id == *id && !self.unnamed.sql.is_empty() {
+                    let Unnamed { sql, types, .. } = self.unnamed;
+                    let mut out = Vec::new();
+                    request::put_parse(&mut out, b"", sql, types);
+                    self.outbox.extend(&out);
+                    self.connection.unnamed = Some(*id);
+                    let expected = Expected::new(Kind::Parse, Way::Swallow);
+                    self.replies.push(Expected { prepared: Some(*id), ..expected });
+                }
+            }
+            Meant::Foreign => {}
+        }
+    }
+
+    fn send_parse(&mut self, prepared: &Prepared, way: Way) {
+        if let Some(evicted) = self.connection.prepared.insert(prepared.id, self.statements_max) {
+            self.put(|out| request::put_statement(out, b'C', &server_name(evicted)));
+            self.expect(Kind::Close, Way::Swallow);
+        }
+        self.put(|out| {
+            request::put_parse(out, &prepared.server_name, &prepared.sql, &prepared.types);
+        });
+        let expected = Expected::new(Kind::Parse, way);
+        self.replies.push(Expected { prepared: Some(prepared.id), ..expected });
+    }
+
+    fn bind(&mut self, meant: &Meant, message: &[u8]) {
+        match (meant, request::read(message)) {
+            (Meant::Named(prepared), Ok(Request::Bind { portal, rest, .. })) => {
+                self.put_bind(portal, &prepared.server_name, rest);
+            }
+            _ => self.outbox.extend(message),
+        }
+    }
+
+    /// Bind with another statement name, without a detour through a vector: it is on the way of
+    /// every prepared query.
+    fn put_bind(&mut self, portal: &[u8], statement: &[u8], rest: &[u8]) {
+        let length = 4 + portal.len() + 1 + statement.len() + 1 + rest.len();
+        let head = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+        for part in [&b"B"[..], &head, portal, b"\0", statement, b"\0", rest] {
+            self.outbox.extend(part);
+        }
+    }
+
+    fn put(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
+        let mut out = Vec::new();
+        fill(&mut out);
+        self.outbox.extend(&out);
+    }
+}
+
+/// The first part of a Bind that is longer than what is held; `missing` bytes follow.
+pub fn large_bind(
+    encoder: &mut Encoder<'_>,
+    statements: &Statements,
+    (portal, name, rest): (&[u8], &[u8], &[u8]),
+    missing: usize,
+) {
+    let named = statements.named.get(name).cloned();
+    let meant = match &named {
+        Some(prepared) => Meant::Named(prepared.clone()),
+        None if name.is_empty() => Meant::Unnamed(statements.unnamed.id),
+        None => Meant::Foreign,
+    };
+    encoder.ensure(&meant);
+    let server_name = named.as_ref().map_or(name, |prepared| &prepared.server_name);
+    let mut out = Vec::new();
+    request::put_bind(&mut out, portal, server_name, rest, missing);
+    encoder.outbox.extend(&out);
+    encoder.expect(Kind::Bind, Way::Forward);
+}

@@ -1,0 +1,279 @@
+//! What the proxy answers itself: a BEGIN that waits for its first statement, the end of a
+//! transaction that no server has seen, `tiffin.*` settings, and batches that ask for nothing.
+
+use super::conversation::Conversation;
+use super::fault::{Fault, Refused};
+use super::plan::{Batch, Meant, Op, What};
+use crate::config::PoolMode;
+use crate::protocol::postgres::frame::put;
+use crate::protocol::postgres::reply::{
+    BIND_COMPLETE, CLOSE_COMPLETE, NO_DATA, PARSE_COMPLETE, put_command_complete, put_ready,
+    put_text_columns, put_text_result,
+};
+use crate::protocol::postgres::request::{self, Request};
+use crate::session::Transaction;
+use crate::session::transaction::Held;
+use crate::sql::{Consistency, SessionEffect, Statement, hint};
+use std::sync::Arc;
+
+/// A result of the proxy's own.
+enum Answer {
+    Tag(&'static str),
+    /// One row of one column.
+    Row {
+        column: String,
+        value: String,
+    },
+    Refused(Refused),
+}
+
+impl Conversation {
+    /// Answers a whole batch without a server, if it can be. The session holds no connection.
+    pub(super) async fn answer_here(&mut self, batch: &Batch) -> Result<bool, Fault> {
+        if self.cluster.handle.config.pool.mode == PoolMode::Session {
+            return Ok(false);
+        }
+        if !batch.runs {
+            return self.answer_nothing(batch).await;
+        }
+        let Some((statement, text)) = self.only_statement(batch) else { return Ok(false) };
+        let Some(answer) = self.answer(&statement, &text) else { return Ok(false) };
+        let mut out = Vec::new();
+        self.put_answer(batch, &answer, &mut out);
+        self.tell(&out).await?;
+        Ok(true)
+    }
+
+    /// A batch that runs and prepares nothing: a lone Sync, a Close.
+    async fn answer_nothing(&mut self, batch: &Batch) -> Result<bool, Fault> {
+        let nothing = batch
+            .ops
+            .iter()
+            .all(|op| matches!(op.what, What::Sync | What::CloseStatement(Meant::Named(_))));
+        if !nothing {
+            return Ok(false);
+        }
+        let mut out = Vec::new();
+        for op in &batch.ops {
+            match op.what {
+                What::Sync => put_ready(&mut out, self.status()),
+                _ => out.extend_from_slice(CLOSE_COMPLETE),
+            }
+        }
+        self.tell(&out).await?;
+        Ok(true)
+    }
+
+    /// The statement of a batch that runs exactly one, with its text.
+    fn only_statement(&self, batch: &Batch) -> Option<(Arc<Statement>, Box<[u8]>)> {
+        let bytes = self.inbox.filled();
+        if let [Op { at, what: What::Query(statement) }] = &batch.ops[..] {
+            let Ok(Request::Query(text)) = request::read(&bytes[at.clone()]) else { return None };
+            return (statement.count == 1).then(|| (statement.clone(), text.into()));
+        }
+        if !matches!(batch.ops.last()?.what, What::Sync) {
+            return None;
+        }
+        let (mut meant, mut statement) = (None, None);
+        for op in &batch.ops {
+            match &op.what {
+                What::Bind(bound) if meant.is_none() => meant = Some(bound),
+                What::Execute(runs) if statement.is_none() => statement = Some(runs.clone()?),
+                What::Parse(_) | What::ParseUnnamed(_) | What::Sync => {}
+                What::DescribeStatement(_) | What::DescribePortal => {}
+                _ => return None,
+            }
+        }
+        let text = match meant? {
+            Meant::Named(prepared) => prepared.sql.clone(),
+            Meant::Unnamed(_) => self.statements.unnamed.sql.as_slice().into(),
+            Meant::Foreign => return None,
+        };
+        statement.filter(|statement| statement.count == 1).map(|statement| (statement, text))
+    }
+
+    fn answer(&mut self, statement: &Statement, text: &[u8]) -> Option<Answer> {
+        let [effect] = &statement.session[..] else {
+            return self.answer_failed(statement);
+        };
+        match (effect, &mut self.session.transaction) {
+            (SessionEffect::Begin(modes), Transaction::Idle) => {
+                let held = Held { texts: vec![text.into()], modes: *modes };
+                self.session.transaction = Transaction::Held(held);
+                let start = first_word(text).eq_ignore_ascii_case(b"start");
+                Some(Answer::Tag(if start { "START TRANSACTION" } else { "BEGIN" }))
+            }
+            (SessionEffect::SetTransaction(modes), Transaction::Held(held)) => {
+                held.texts.push(text.into());
+                held.modes.read_only = modes.read_only.or(held.modes.read_only);
+                held.modes.isolation = modes.isolation.or(held.modes.isolation);
+                held.modes.deferrable = modes.deferrable.or(held.modes.deferrable);
+                Some(Answer::Tag("SET"))
+            }
+            (SessionEffect::Commit { chain: false }, Transaction::Held(_)) => {
+                self.session.closed(true);
+                Some(Answer::Tag("COMMIT"))
+            }
+            (
+                SessionEffect::Commit { chain: false } | SessionEffect::Rollback { chain: false },
+                Transaction::Held(_) | Transaction::Failed,
+            ) => {
+                self.session.closed(false);
+                Some(Answer::Tag("ROLLBACK"))
+            }
+            (SessionEffect::SetTiffin { key, value }, _) => {
+                Some(match self.set_tiffin(key, value.as_deref()) {
+                    Ok(tag) => Answer::Tag(tag),
+                    Err(refused) => Answer::Refused(refused),
+                })
+            }
+            (SessionEffect::ShowTiffin { key }, _) => Some(self.show_tiffin(key)),
+            _ => self.answer_failed(statement),
+        }
+    }
+
+    /// A transaction that failed before a server knew of it.
+    fn answer_failed(&self, _: &Statement) -> Option<Answer> {
+        let failed = matches!(self.session.transaction, Transaction::Failed);
+        failed.then(|| {
+            let message =
+                "current transaction is aborted, commands ignored until end of transaction block";
+            Answer::Refused(Refused::new("25P02", message))
+        })
+    }
+
+    fn set_tiffin(&mut self, key: &str, value: Option<&str>) -> Result<&'static str, Refused> {
+        let overrides = &mut self.session.overrides;
+        let word = value.map(|value| value.trim_matches('\''));
+        let invalid = |allowed: &str| {
+            let message = format!(
+                "invalid value for parameter \"tiffin.{key}\": \"{}\"",
+                word.unwrap_or_default()
+            );
+            Refused { hint: None, ..Refused::new("22023", format!("{message} ({allowed})")) }
+        };
+        match key {
+            "consistency" => {
+                overrides.consistency = match word {
+                    None | Some("default") => None,
+                    Some(word) => Some(
+                        Consistency::parse(word)
+                            .ok_or_else(|| invalid("eventual, bounded, session, strong"))?,
+                    ),
+                };
+            }
+            "max_lag" => {
+                overrides.lag_max = match word {
+                    None | Some("default") => None,
+                    Some(word) => Some(
+                        hint::duration(word)
+                            .ok_or_else(|| invalid("a time such as 500ms or 5s"))?,
+                    ),
+                };
+            }
+            "target" | "node" => {
+                overrides.target = match word {
+                    None | Some("default" | "") => None,
+                    Some(word) => Some(hint::target(word)),
+                };
+            }
+            _ => {
+                let message = format!("unrecognized configuration parameter \"tiffin.{key}\"");
+                return Err(Refused::new("42704", message));
+            }
+        }
+        Ok(if value.is_some() { "SET" } else { "RESET" })
+    }
+
+    fn show_tiffin(&self, key: &str) -> Answer {
+        let routing = &self.cluster.handle.config.routing;
+        let overrides = &self.session.overrides;
+        let value = match key {
+            "consistency" => {
+                overrides.consistency.unwrap_or(routing.consistency).as_str().to_owned()
+            }
+            "max_lag" => {
+                format!("{}ms", overrides.lag_max.unwrap_or(routing.lag_max).as_millis())
+            }
+            "target" | "node" => match &overrides.target {
+                None => "default".to_owned(),
+                Some(crate::sql::HintTarget::Primary) => "primary".to_owned(),
+                Some(crate::sql::HintTarget::Replica) => "replica".to_owned(),
+                Some(crate::sql::HintTarget::Node(name)) => name.to_string(),
+            },
+            _ => {
+                let message = format!("unrecognized configuration parameter \"tiffin.{key}\"");
+                return Answer::Refused(Refused::new("42704", message));
+            }
+        };
+        Answer::Row { column: format!("tiffin.{key}"), value }
+    }
+
+    /// The replies to a batch whose only statement has this answer.
+    fn put_answer(&mut self, batch: &Batch, answer: &Answer, out: &mut Vec<u8>) {
+        let mut failed = false;
+        for op in &batch.ops {
+            match &op.what {
+                What::Query(_) => {
+                    if let Answer::Row { column, value } = answer {
+                        put_text_result(out, column, value, "SHOW");
+                    } else {
+                        put_result(answer, out);
+                    }
+                    self.put_status(out);
+                }
+                What::Sync => self.put_status(out),
+                _ if failed => {}
+                What::Parse(_) | What::ParseUnnamed(_) => out.extend_from_slice(PARSE_COMPLETE),
+                What::Bind(_) => out.extend_from_slice(BIND_COMPLETE),
+                What::DescribeStatement(_) => {
+                    put(out, b't', |out| out.extend_from_slice(&[0, 0]));
+                    put_columns(answer, out);
+                }
+                What::DescribePortal => put_columns(answer, out),
+                What::Execute(_) => {
+                    failed = matches!(answer, Answer::Refused(_));
+                    put_result(answer, out);
+                }
+                _ => {}
+            }
+        }
+        if matches!(answer, Answer::Refused(_))
+            && matches!(self.session.transaction, Transaction::Held(_))
+        {
+            self.session.failed();
+        }
+    }
+
+    fn put_status(&self, out: &mut Vec<u8>) {
+        put_ready(out, self.status());
+    }
+}
+
+fn put_columns(answer: &Answer, out: &mut Vec<u8>) {
+    match answer {
+        Answer::Row { column, .. } => put_text_columns(out, column),
+        _ => out.extend_from_slice(NO_DATA),
+    }
+}
+
+fn put_result(answer: &Answer, out: &mut Vec<u8>) {
+    match answer {
+        Answer::Tag(tag) => put_command_complete(out, tag),
+        Answer::Row { value, .. } => {
+            put(out, b'D', |out| {
+                out.extend_from_slice(&1u16.to_be_bytes());
+                out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_be_bytes());
+                out.extend_from_slice(value.as_bytes());
+            });
+            put_command_complete(out, "SHOW");
+        }
+        Answer::Refused(refused) => refused.report().put(out),
+    }
+}
+
+fn first_word(text: &[u8]) -> &[u8] {
+    let text = text.trim_ascii_start();
+    let end = text.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(text.len());
+    &text[..end]
+}

@@ -1,0 +1,343 @@
+//! From a client's messages to what is to be done with each: [`Batch`].
+//!
+//! A batch ends where the client waits for an answer: at a Query, a Sync or a FunctionCall. A
+//! session without a connection is routed by whole batches, so that a read is only sent to a
+//! replica when all that runs with it in one implicit transaction has been seen.
+
+use super::statements::{
+    Classified, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
+};
+use crate::frontend::worker::Worker;
+use crate::metrics::RouteReason;
+use crate::protocol::postgres::frame::{self, FrameError};
+use crate::protocol::postgres::request::{self, Object, Request};
+use crate::session::{Class, Settings};
+use crate::sql::{Catalog, Effect, Hint, Pin, SessionEffect, Statement};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Where a batch ends in the bytes that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it is there, in so many bytes.
+    Whole(usize),
+    /// More bytes are needed.
+    Partial,
+    /// The client wants an answer in the middle (Flush), or the batch is longer than what is
+    /// held back: so many bytes of complete messages are there.
+    Open(usize),
+}
+
+/// Finds the end of the first batch. `hold` is how many bytes are held back for it.
+pub fn extent(bytes: &[u8], hold: usize) -> Result<Extent, FrameError> {
+    let mut at = 0;
+    while let Some(head) = frame::head(&bytes[at..])? {
+        if !request::is_request_tag(head.tag) {
+            return Err(FrameError::Tag(head.tag));
+        }
+        if head.bytes > hold {
+            return Ok(Extent::Open(at));
+        }
+        if bytes.len() - at < head.bytes {
+            break;
+        }
+        at += head.bytes;
+        match head.tag {
+            b'Q' | b'S' | b'F' | b'X' => return Ok(Extent::Whole(at)),
+            b'H' => return Ok(Extent::Open(at)),
+            _ => {}
+        }
+    }
+    Ok(if bytes.len() >= hold { Extent::Open(at) } else { Extent::Partial })
+}
+
+/// Bytes of the complete messages at the front that a bound session may send at once. COPY data
+/// and messages longer than `hold` are streamed instead.
+pub fn complete(bytes: &[u8], hold: usize) -> Result<usize, FrameError> {
+    let mut at = 0;
+    while let Some(head) = frame::head(&bytes[at..])? {
+        if !request::is_request_tag(head.tag) {
+            return Err(FrameError::Tag(head.tag));
+        }
+        if head.tag == b'd' || head.bytes > hold || bytes.len() - at < head.bytes {
+            break;
+        }
+        at += head.bytes;
+    }
+    Ok(at)
+}
+
+/// Which prepared statement a message means.
+#[derive(Debug, Clone)]
+pub enum Meant {
+    Named(Rc<Prepared>),
+    Unnamed(u64),
+    /// Not one that this client made by Parse: perhaps one made by PREPARE.
+    Foreign,
+}
+
+/// What is to be done with one message.
+#[derive(Debug, Clone)]
+pub enum What {
+    Query(Arc<Statement>),
+    Parse(Rc<Prepared>),
+    ParseUnnamed(u64),
+    /// The client already has a statement of this name.
+    ParseAgain(Rc<Prepared>),
+    Bind(Meant),
+    DescribeStatement(Meant),
+    DescribePortal,
+    CloseStatement(Meant),
+    ClosePortal,
+    Execute(Option<Arc<Statement>>),
+    Sync,
+    Flush,
+    Function,
+    CopyData,
+    CopyEnd,
+    Terminate,
+}
+
+#[derive(Debug, Clone)]
+pub struct Op {
+    /// The message, counted from the start of the batch.
+    pub at: Range<usize>,
+    pub what: What,
+}
+
+/// Messages with what is to be done with each, and what they need together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub ops: Vec<Op>,
+    /// Of everything that runs; of what is only parsed when nothing runs.
+    pub class: Option<Class>,
+    pub hint: Option<Hint>,
+    /// Whether a statement runs.
+    pub runs: bool,
+    pub bytes: usize,
+    /// A message that could not be read; those before it stand.
+    pub broken: Option<FrameError>,
+}
+
+impl Batch {
+    pub fn clear(&mut self) {
+        self.ops.clear();
+        *self = Batch { ops: std::mem::take(&mut self.ops), ..Batch::default() };
+    }
+
+    fn join(&mut self, statement: &Statement, runs: bool) {
+        let class = Class::of(statement);
+        if runs && !self.runs {
+            self.runs = true;
+            self.class = None;
+        }
+        if runs || !self.runs {
+            self.class = Some(match self.class.take() {
+                Some(before) => before.join(class),
+                None => class,
+            });
+            if statement.hint.is_some() && self.hint.is_none() {
+                self.hint = statement.hint.clone();
+            }
+        }
+    }
+}
+
+/// What planning needs of the session.
+pub struct Planner<'a> {
+    pub worker: &'a Worker,
+    pub registry: &'a Registry,
+    pub statements: &'a mut Statements,
+    pub settings: &'a Settings,
+    pub standard_strings: bool,
+    pub catalog: &'a Catalog,
+    pub database: &'a Arc<str>,
+    pub statements_max: usize,
+}
+
+impl Planner<'_> {
+    /// Plans all messages in `bytes`, which are complete.
+    pub fn plan(&mut self, bytes: &[u8], batch: &mut Batch) {
+        let mut at = 0;
+        while let Ok(Some(head)) = frame::head(&bytes[at..]) {
+            let end = at + head.bytes;
+            let planned =
+                request::read(&bytes[at..end]).and_then(|request| self.message(request, batch));
+            match planned {
+                Ok(what) => batch.ops.push(Op { at: at..end, what }),
+                Err(error) => {
+                    batch.broken = Some(error);
+                    break;
+                }
+            }
+            at = end;
+        }
+        batch.bytes = at;
+    }
+
+    fn message(&mut self, request: Request<'_>, batch: &mut Batch) -> Result<What, FrameError> {
+        Ok(match request {
+            Request::Query(sql) => {
+                let statement = self.classify(sql);
+                batch.join(&statement, true);
+                What::Query(statement)
+            }
+            Request::Parse { name: b"", sql, types } => self.parse_unnamed(sql, types, batch),
+            Request::Parse { name, sql, types } => self.parse(name, sql, types, batch)?,
+            Request::Bind { portal, statement, .. } => {
+                let meant = self.meant(statement);
+                let runs = self.statement_of(&meant);
+                self.statements.bind(portal, runs.as_ref());
+                match &runs {
+                    Some(statement) => batch.join(statement, true),
+                    None => batch.join(&foreign(), true),
+                }
+                What::Bind(meant)
+            }
+            Request::Describe(Object::Statement, name) => What::DescribeStatement(self.meant(name)),
+            Request::Describe(Object::Portal, _) => What::DescribePortal,
+            Request::Close(Object::Statement, name) => {
+                let meant = self.meant(name);
+                self.statements.named.remove(name);
+                What::CloseStatement(meant)
+            }
+            Request::Close(Object::Portal, name) => {
+                self.statements.close_portal(name);
+                What::ClosePortal
+            }
+            Request::Execute { portal } => {
+                let statement = self.statements.portal(portal).cloned();
+                What::Execute(statement.filter(|statement| leaves_something(statement)))
+            }
+            Request::Function => {
+                batch.runs = true;
+                batch.class = Some(Class::Write(RouteReason::Write));
+                What::Function
+            }
+            Request::Sync => What::Sync,
+            Request::Flush => What::Flush,
+            Request::CopyData => What::CopyData,
+            Request::CopyDone | Request::CopyFail => What::CopyEnd,
+            Request::Terminate => What::Terminate,
+        })
+    }
+
+    pub fn classify(&self, sql: &[u8]) -> Arc<Statement> {
+        let mut classifier = self.worker.classifier.borrow_mut();
+        classifier.classify(sql, self.standard_strings, self.catalog)
+    }
+
+    fn parse_unnamed(&mut self, sql: &[u8], types: &[u8], batch: &mut Batch) -> What {
+        let statement = self.classify(sql);
+        batch.join(&statement, false);
+        let id = self.worker.next_id();
+        let unnamed = &mut self.statements.unnamed;
+        unnamed.id = id;
+        unnamed.sql.clear();
+        unnamed.types.clear();
+        if sql.len() + types.len() <= UNNAMED_BYTES_MAX {
+            unnamed.sql.extend_from_slice(sql);
+            unnamed.types.extend_from_slice(types);
+        }
+        unnamed.classified = Some(Classified { statement, catalog: self.catalog.version });
+        What::ParseUnnamed(id)
+    }
+
+    fn parse(
+        &mut self,
+        name: &[u8],
+        sql: &[u8],
+        types: &[u8],
+        batch: &mut Batch,
+    ) -> Result<What, FrameError> {
+        let statement = self.classify(sql);
+        batch.join(&statement, false);
+        if let Some(known) = self.statements.named.get(name) {
+            return Ok(What::ParseAgain(known.clone()));
+        }
+        let id =
+            self.registry.id((sql, types), self.settings, self.database, || self.worker.next_id());
+        let prepared = Rc::new(Prepared {
+            id,
+            server_name: server_name(id),
+            sql: sql.into(),
+            types: types.into(),
+            classified: RefCell::new(Classified { statement, catalog: self.catalog.version }),
+        });
+        if self.statements.named.len() < self.statements_max {
+            self.statements.named.insert(name.into(), prepared.clone());
+        }
+        Ok(What::Parse(prepared))
+    }
+
+    fn meant(&self, name: &[u8]) -> Meant {
+        if name.is_empty() {
+            return Meant::Unnamed(self.statements.unnamed.id);
+        }
+        match self.statements.named.get(name) {
+            Some(prepared) => Meant::Named(prepared.clone()),
+            None => Meant::Foreign,
+        }
+    }
+
+    /// What a prepared statement does, by the catalog of now.
+    fn statement_of(&mut self, meant: &Meant) -> Option<Arc<Statement>> {
+        let version = self.catalog.version;
+        match meant {
+            Meant::Named(prepared) => {
+                let known = prepared.classified.borrow().clone();
+                if known.catalog == version {
+                    return Some(known.statement);
+                }
+                let statement = self.classify(&prepared.sql);
+                *prepared.classified.borrow_mut() =
+                    Classified { statement: statement.clone(), catalog: version };
+                Some(statement)
+            }
+            Meant::Unnamed(_) => {
+                let known = self.statements.unnamed.classified.clone()?;
+                if known.catalog == version || self.statements.unnamed.sql.is_empty() {
+                    return Some(known.statement);
+                }
+                let statement = self.classify(&self.statements.unnamed.sql);
+                self.statements.unnamed.classified =
+                    Some(Classified { statement: statement.clone(), catalog: version });
+                Some(statement)
+            }
+            Meant::Foreign => None,
+        }
+    }
+}
+
+/// Whether a statement does something that has to be remembered when it has run.
+pub fn leaves_something(statement: &Statement) -> bool {
+    !statement.session.is_empty() || statement.is_ddl
+}
+
+/// A statement that the proxy has not seen.
+pub fn foreign() -> Statement {
+    unseen("unknown_prepared", "runs a prepared statement that the proxy has not seen", vec![])
+}
+
+/// A text that is longer than what is parsed.
+pub fn too_large() -> Statement {
+    let session = vec![SessionEffect::Pin(Pin::Unknown)];
+    unseen("too_large", "the text is longer than what is parsed", session)
+}
+
+fn unseen(code: &'static str, reason: &str, session: Vec<SessionEffect>) -> Statement {
+    Statement {
+        effect: Effect::Unknown,
+        reason: reason.into(),
+        reason_code: code,
+        tables_read: vec![],
+        tables_written: vec![],
+        functions: vec![],
+        session,
+        count: 1,
+        is_ddl: false,
+        hint: None,
+    }
+}

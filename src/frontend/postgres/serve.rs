@@ -1,0 +1,544 @@
+//! The relay between a client and the server connection that it holds: both directions at once,
+//! each with one buffer, so that neither side can block the other.
+
+use super::active::{Active, Observer, Server};
+use super::conversation::{Conversation, poll_flush, poll_read_into, poll_write_from};
+use super::encode::{Encoder, large_bind};
+use super::fault::Fault;
+use super::plan::{Batch, What, complete, foreign, too_large};
+use crate::backend::postgres::replies::{Expected, Kind, Way};
+use crate::config::PoolMode;
+use crate::metrics::NodeIndex;
+use crate::protocol::postgres::frame::{self, FrameError, HEAD_BYTES};
+use crate::protocol::postgres::reply::{Status, put_parameter_status};
+use crate::protocol::postgres::request;
+use crate::session::{Class, Settings, Transaction};
+use crate::sql::Pin;
+use crate::topology::Evidence;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// How a stretch of relaying ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// Nothing is under way and nothing holds the connection.
+    Done,
+    /// The reply was no answer; the request is to be sent elsewhere.
+    Repeat,
+}
+
+impl Conversation {
+    /// Writes a batch for the server that was just acquired.
+    pub(super) fn send(&mut self, batch: Batch, open: bool, may_repeat: bool) {
+        let Some(mut active) = self.active.take() else { return };
+        self.tell_parameters(&mut active);
+        let held = self.prelude(&mut active);
+        let bytes = &self.inbox.filled()[..self.taken];
+        if let Some((mut encoder, _)) = self.encoder(&mut active) {
+            encoder.batch(&batch, bytes);
+        }
+        let progress = &mut active.progress;
+        progress.started = Instant::now();
+        progress.writing |= writes(&batch) || held;
+        progress.segment_open = open || leaves_open(&batch);
+        progress.repeatable =
+            may_repeat && !open && !held && matches!(batch.class, Some(Class::Read));
+        if !progress.repeatable {
+            self.inbox.consume(self.taken);
+            self.taken = 0;
+        }
+        active.batch = batch;
+        self.active = Some(active);
+    }
+
+    /// Brings only the session's settings to the server that was just acquired.
+    pub(super) fn send_settings(&mut self) {
+        let Some(mut active) = self.active.take() else { return };
+        self.prelude(&mut active);
+        self.active = Some(active);
+    }
+
+    /// Moves bytes in both directions until nothing more is to be done on this connection.
+    /// Cancel safe: no.
+    pub(super) fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Result<Served, Fault>> {
+        loop {
+            let replied = self.poll_replies(cx)?;
+            if replied && let Some(served) = self.settled()? {
+                return Poll::Ready(Ok(served));
+            }
+            let requested = self.poll_requests(cx)?;
+            if replied || requested {
+                self.stall.clear();
+                continue;
+            }
+            if let Some(served) = self.settled()? {
+                return Poll::Ready(Ok(served));
+            }
+            return self.poll_stall(cx).map(Err);
+        }
+    }
+
+    /// Whether the connection can go, and why.
+    fn settled(&mut self) -> Result<Option<Served>, Fault> {
+        let Some(active) = &mut self.active else { return Ok(Some(Served::Done)) };
+        if let Some(error) = active.progress.broken.take() {
+            return Err(Fault::Settings(error.into()));
+        }
+        if !active.is_quiet() || self.streaming > 0 {
+            return Ok(None);
+        }
+        if std::mem::take(&mut active.progress.ddl_done) {
+            self.cluster.handle.catalogs.ddl_ran(&self.identity.database);
+        }
+        if active.progress.intercepted {
+            return Ok(Some(Served::Repeat));
+        }
+        let session_mode = self.cluster.handle.config.pool.mode == PoolMode::Session;
+        let free = active.progress.status == Status::Idle
+            && self.session.is_free()
+            && !session_mode
+            && !active.progress.segment_open;
+        Ok(free.then_some(Served::Done))
+    }
+
+    /// From the server to the client. Whether anything moved.
+    fn poll_replies(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let mut moved = self.poll_to_client(cx)?;
+        let Some(active) = &mut self.active else { return Ok(moved) };
+        if !active.local.is_empty() || active.replies.forwardable() > 0 {
+            return Ok(moved);
+        }
+        let Some(server) = &mut active.server else { return Ok(moved) };
+        let stream = &mut server.pooled.connection.stream;
+        match poll_read_into(stream, &mut active.read, cx) {
+            Poll::Pending => return Ok(moved),
+            Poll::Ready(Ok(0)) => {
+                return Err(self.server_lost(&io::ErrorKind::UnexpectedEof.into()));
+            }
+            Poll::Ready(Err(error)) => return Err(self.server_lost(&error)),
+            Poll::Ready(Ok(_)) => {}
+        }
+        self.scan()?;
+        moved |= self.poll_to_client(cx)?;
+        Ok(moved || self.active.is_some())
+    }
+
+    /// Matches what the server has sent with what was asked.
+    fn scan(&mut self) -> Result<(), Fault> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let Active { server, replies, read, local, progress, .. } = &mut **active;
+        let Some(server) = server else { return Ok(()) };
+        let stats = self.worker.stats();
+        let (was_local, was_repeatable) = (local.len(), progress.repeatable);
+        let mut observer = Observer {
+            session: &mut self.session,
+            statements: &mut self.statements,
+            known: &mut self.known,
+            connection: &mut server.pooled.connection,
+            progress,
+            stats: &stats,
+            cluster: self.cluster.handle.index,
+            incarnation: server.incarnation,
+            on_replica: !server.is_primary,
+        };
+        let scanned = replies.scan(read, local, &mut observer);
+        let answered = replies.forwardable() > 0 || local.len() > was_local;
+        if was_repeatable && answered && progress.repeatable {
+            progress.repeatable = false;
+            self.inbox.consume(self.taken);
+            self.taken = 0;
+        }
+        scanned.map(|_| ()).map_err(|error| {
+            let error = io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+            self.server_lost(&error)
+        })
+    }
+
+    fn poll_to_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let Some(active) = &mut self.active else { return Ok(false) };
+        let mut moved = false;
+        loop {
+            poll_flush(&mut self.client, &mut active.client_unflushed, cx)?;
+            let forwardable = active.replies.forwardable();
+            let from_local = !active.local.is_empty();
+            let bytes = match from_local {
+                true => active.local.filled(),
+                false if forwardable > 0 => &active.read.filled()[..forwardable],
+                false => return Ok(moved),
+            };
+            let written =
+                poll_write_from(&mut self.client, bytes, &mut active.client_unflushed, cx)?;
+            let Poll::Ready(count) = written else { return Ok(moved) };
+            self.worker.stats().bytes_out(count);
+            if from_local {
+                active.local.consume(count);
+            } else {
+                active.read.consume(count);
+                active.replies.forwarded(count);
+            }
+            moved = true;
+        }
+    }
+
+    /// From the client to the server. Whether anything moved.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let mut moved = self.poll_to_server(cx)?;
+        let sending = self.active.as_ref().is_none_or(|active| !active.outbox.is_empty());
+        if sending {
+            return Ok(moved);
+        }
+        if self.intake()? {
+            self.poll_to_server(cx)?;
+            return Ok(true);
+        }
+        // What cannot be sent yet is not read for ever: the client feels it.
+        let hold = self.hold_bytes();
+        if self.inbox.len() >= hold + HEAD_BYTES {
+            return Ok(moved);
+        }
+        match self.poll_read_client(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Fault::ClientLeft),
+            Poll::Ready(Ok(_)) => moved = true,
+        }
+        if self.inbox.is_empty() && !moved {
+            self.worker.keep_buffer(std::mem::take(&mut self.inbox));
+        }
+        Ok(moved)
+    }
+
+    fn poll_to_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let Some(active) = &mut self.active else { return Ok(false) };
+        let Active { server, outbox, server_unflushed, .. } = &mut **active;
+        let Some(server) = server else { return Ok(false) };
+        let stream = &mut server.pooled.connection.stream;
+        let mut moved = false;
+        let outcome = loop {
+            if let Err(error) = poll_flush(stream, server_unflushed, cx) {
+                break Err(error);
+            }
+            if outbox.is_empty() {
+                break Ok(());
+            }
+            match poll_write_from(stream, outbox.filled(), server_unflushed, cx) {
+                Poll::Pending => break Ok(()),
+                Poll::Ready(Ok(count)) => outbox.consume(count),
+                Poll::Ready(Err(error)) => break Err(error),
+            }
+            moved = true;
+        };
+        match outcome {
+            Ok(()) => Ok(moved),
+            // What the server said before it closed is still to be read, and says more.
+            Err(_) if self.has_unread_replies(cx) => {
+                if let Some(active) = &mut self.active {
+                    active.outbox.clear();
+                }
+                Ok(true)
+            }
+            Err(error) => Err(self.server_lost(&error)),
+        }
+    }
+
+    fn has_unread_replies(&self, cx: &mut Context<'_>) -> bool {
+        let server = self.active.as_ref().and_then(|active| active.server.as_ref());
+        server.is_some_and(|server| server.pooled.connection.stream.looks_readable(cx))
+    }
+
+    /// Takes more of the client's messages, if they may go to this server. Whether there is
+    /// something to send now.
+    fn intake(&mut self) -> Result<bool, Fault> {
+        if self.streaming > 0 {
+            return Ok(self.stream());
+        }
+        if self.inbox.len() <= self.taken || !self.may_send_more() {
+            return Ok(false);
+        }
+        self.check_epoch()?;
+        let hold = self.hold_bytes();
+        let bytes = complete(&self.inbox.filled()[self.taken..], hold)?;
+        if bytes == 0 {
+            return self.begin_streaming(hold);
+        }
+        let mut batch = self.scratch.take_batch();
+        self.plan(bytes, &mut batch);
+        if let Some(error) = batch.broken {
+            return Err(error.into());
+        }
+        let Some(mut active) = self.active.take() else { return Ok(false) };
+        if active.is_quiet() && active.progress.status == Status::Idle {
+            self.prelude(&mut active);
+            active.progress.started = Instant::now();
+        }
+        let message = &self.inbox.filled()[self.taken..self.taken + bytes];
+        if let Some((mut encoder, _)) = self.encoder(&mut active) {
+            encoder.batch(&batch, message);
+        }
+        active.progress.writing |= writes(&batch);
+        active.progress.segment_open = leaves_open(&batch);
+        let left = batch.ops.iter().any(|op| matches!(op.what, What::Terminate));
+        self.active = Some(active);
+        self.scratch.keep_batch(batch);
+        self.inbox.consume(self.taken + bytes);
+        self.taken = 0;
+        if left { Err(Fault::ClientLeft) } else { Ok(true) }
+    }
+
+    /// Whether the client's next messages may go to the server that it holds. Everything may go
+    /// to the primary, and to wherever a transaction or a pin holds the session; beyond that a
+    /// replica gets whole batches, each routed on its own.
+    fn may_send_more(&self) -> bool {
+        let Some(active) = &self.active else { return false };
+        if active.progress.repeatable || active.progress.intercepted {
+            return false;
+        }
+        let Some(server) = &active.server else { return false };
+        let in_transaction = !matches!(self.session.transaction, Transaction::Idle);
+        let bound = in_transaction
+            || active.progress.segment_open
+            || !self.session.pins.is_empty()
+            || active.replies.is_copy_in();
+        if bound {
+            return true;
+        }
+        // A free session on the primary goes on there while replies are due; after that it is
+        // routed anew.
+        if server.is_primary && !active.is_quiet() {
+            return true;
+        }
+        self.cluster.handle.config.pool.mode == PoolMode::Session
+    }
+
+    /// A primary that is one no more gets nothing, whatever is open on it.
+    fn check_epoch(&self) -> Result<(), Fault> {
+        let Some(server) = self.active.as_ref().and_then(|active| active.server.as_ref()) else {
+            return Ok(());
+        };
+        let snapshot = self.cluster.handle.topology.load();
+        if server.is_primary && snapshot.epoch != server.pooled.connection.epoch {
+            self.worker.stats().fenced_write_avoided(self.cluster.handle.index);
+            let node = snapshot.node(server.node).name.to_string();
+            return Err(Fault::PrimaryChanged { node });
+        }
+        Ok(())
+    }
+
+    /// A message that is too long to be held, or COPY data: its head is looked at, the rest is
+    /// passed on as it comes.
+    fn begin_streaming(&mut self, hold: usize) -> Result<bool, Fault> {
+        let bytes = &self.inbox.filled()[self.taken..];
+        let Some(head) = frame::head(bytes)? else { return Ok(false) };
+        if head.tag != b'd' && (head.bytes <= hold || bytes.len() < hold) {
+            return Ok(false);
+        }
+        let Some(mut active) = self.active.take() else { return Ok(false) };
+        let begun = self.long_message(head, &mut active, hold);
+        self.active = Some(active);
+        let seen = begun?;
+        self.streaming = head.bytes - seen;
+        self.inbox.consume(self.taken + seen);
+        self.taken = 0;
+        self.stream();
+        Ok(true)
+    }
+
+    /// Sends what must be known of a long message; gives how many of its bytes that took.
+    fn long_message(
+        &mut self,
+        head: frame::Head,
+        active: &mut Active,
+        hold: usize,
+    ) -> Result<usize, FrameError> {
+        let bytes = &self.inbox.filled()[self.taken..];
+        let statements = &mut self.statements;
+        let unseen = |statement| Some(Arc::new(statement));
+        match head.tag {
+            b'd' => return Ok(0),
+            b'B' => {
+                let part = &bytes[HEAD_BYTES..hold];
+                let bound = request::bind_head(part)?;
+                let missing = head.bytes - hold;
+                statements.bind(bound.0, None);
+                let statements = &self.statements;
+                if let Some((mut encoder, _)) =
+                    encoder_for(active, statements, self.statements_max())
+                {
+                    large_bind(&mut encoder, statements, bound, missing);
+                }
+                active.progress.writing = true;
+                active.progress.segment_open = true;
+                return Ok(hold);
+            }
+            b'Q' => {
+                let statement = unseen(too_large());
+                active
+                    .replies
+                    .push(Expected { statement, ..Expected::new(Kind::Query, Way::Forward) });
+                self.session.pins.insert(Pin::Unknown);
+            }
+            b'P' => {
+                // Not kept for other connections: the session stays on this one.
+                active.replies.push(Expected::new(Kind::Parse, Way::Forward));
+                self.session.pins.insert(Pin::Unknown);
+                if bytes.get(HEAD_BYTES) == Some(&0) {
+                    statements.unnamed.sql.clear();
+                    statements.unnamed.id = 0;
+                    statements.unnamed.classified = None;
+                    statements.bind(b"", Some(&Arc::new(foreign())));
+                }
+            }
+            b'F' => active.replies.push(Expected::new(Kind::Function, Way::Forward)),
+            _ => return Err(FrameError::Length),
+        }
+        if let Some(connection) = active.connection() {
+            connection.unnamed = None;
+        }
+        active.progress.writing = true;
+        active.progress.segment_open = head.tag == b'P';
+        Ok(0)
+    }
+
+    /// Passes on what has come of a long message.
+    fn stream(&mut self) -> bool {
+        let Some(active) = &mut self.active else { return false };
+        let count = self.streaming.min(self.inbox.len());
+        active.outbox.extend(&self.inbox.filled()[..count]);
+        self.inbox.consume(count);
+        self.streaming -= count;
+        count > 0
+    }
+
+    /// What must run before the client's request: the difference of settings, and the BEGIN that
+    /// was held back. Whether there was one.
+    fn prelude(&mut self, active: &mut Active) -> bool {
+        let wanted = self.session.settings.clone();
+        let Some((mut encoder, is_idle)) = self.encoder(active) else { return false };
+        if is_idle {
+            let known = encoder.connection.settings.as_ref();
+            let same = known.is_some_and(|known| Arc::ptr_eq(known, &wanted) || **known == *wanted);
+            if !same {
+                let mut sql = match known {
+                    Some(known) => known.difference(&wanted),
+                    None => {
+                        let scratch =
+                            "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;".to_owned();
+                        scratch + &Settings::default().difference(&wanted)
+                    }
+                };
+                sql.retain(|character| character != '\0');
+                encoder.own_query(sql.as_bytes());
+            }
+            encoder.connection.settings = Some(wanted);
+        }
+        let Transaction::Held(held) = &mut self.session.transaction else { return false };
+        let texts = std::mem::take(&mut held.texts);
+        if let Some((mut encoder, _)) = self.encoder(active) {
+            for text in &texts {
+                encoder.own_query(text);
+            }
+        }
+        self.session.opened();
+        true
+    }
+
+    /// Tells the client the parameters in which this server differs from what it knows.
+    fn tell_parameters(&mut self, active: &mut Active) {
+        let Some(connection) = active.connection() else { return };
+        if Arc::ptr_eq(&connection.reported, &self.known) {
+            return;
+        }
+        if *connection.reported == *self.known {
+            connection.reported = self.known.clone();
+            return;
+        }
+        let mut out = Vec::new();
+        let mut changed = Vec::new();
+        for (name, value) in connection.reported.iter() {
+            // What the session has set itself follows with the settings.
+            let name_text = String::from_utf8_lossy(name).to_ascii_lowercase();
+            if self.known.get(name) != Some(value)
+                && self.session.settings.get(&name_text).is_none()
+            {
+                put_parameter_status(&mut out, name, value);
+                changed.push((name.to_vec(), value.to_vec()));
+            }
+        }
+        for (name, value) in changed {
+            crate::backend::postgres::connection::Reported::set(&mut self.known, &name, &value);
+        }
+        active.local.extend(&out);
+    }
+
+    fn encoder<'a>(&'a self, active: &'a mut Active) -> Option<(Encoder<'a>, bool)> {
+        encoder_for(active, &self.statements, self.statements_max())
+    }
+
+    fn statements_max(&self) -> usize {
+        self.cluster.handle.config.pool.statements_max
+    }
+
+    /// Somebody keeps us waiting: the client in the middle of a message, or by not reading.
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
+        let limits = self.worker.limits();
+        self.entry.remember(cx.waker());
+        let Some(active) = &self.active else { return Poll::Pending };
+        let unread = !active.local.is_empty() || active.replies.forwardable() > 0;
+        if unread || active.client_unflushed {
+            let limit = limits.write_timeout;
+            return self.stall.poll(cx, limit).map(|()| Fault::ClientDoesNotRead(limit));
+        }
+        let partial = self.streaming > 0 || (self.inbox.len() > self.taken && active.is_quiet());
+        if partial && active.outbox.is_empty() {
+            let limit = limits.message_timeout;
+            return self.stall.poll(cx, limit).map(|()| Fault::ClientStalled(limit));
+        }
+        self.stall.clear();
+        Poll::Pending
+    }
+
+    /// The server's connection broke: the monitor hears of it at once.
+    fn server_lost(&mut self, error: &io::Error) -> Fault {
+        let Some(Active { server: Some(server), progress, .. }) = self.active.as_deref() else {
+            return Fault::ClientLeft;
+        };
+        let Server { node, .. } = *server;
+        let topology = &self.cluster.handle.topology;
+        topology.report(Evidence::Failed { node, error: error.to_string().into() });
+        let name = topology.load().node(node).name.to_string();
+        let index = NodeIndex(node.0);
+        let why = crate::metrics::ServerClosed::Broken;
+        self.worker.stats().server_closed(self.cluster.handle.index, index, why);
+        Fault::ServerLost {
+            node: name,
+            error: error.to_string(),
+            writing: progress.writing && server.is_primary,
+            told: progress.fatal_told,
+        }
+    }
+}
+
+/// An encoder for the connection, and whether no transaction is open and nothing under way there.
+fn encoder_for<'a>(
+    active: &'a mut Active,
+    statements: &'a super::statements::Statements,
+    statements_max: usize,
+) -> Option<(Encoder<'a>, bool)> {
+    let Active { server, replies, outbox, progress, .. } = active;
+    let connection = &mut *server.as_mut()?.pooled.connection;
+    let is_idle = progress.status == Status::Idle && replies.is_quiet() && outbox.is_empty();
+    let unnamed = &statements.unnamed;
+    Some((Encoder { connection, replies, outbox, unnamed, statements_max }, is_idle))
+}
+
+/// Whether a batch may write, so that the session must see it afterwards.
+fn writes(batch: &Batch) -> bool {
+    !matches!(batch.class, None | Some(Class::Read | Class::Session))
+}
+
+/// Whether more of the same implicit transaction is to come: no Query and no Sync ends it yet.
+fn leaves_open(batch: &Batch) -> bool {
+    let last = batch.ops.last().map(|op| &op.what);
+    !matches!(last, Some(What::Query(_) | What::Sync | What::Function | What::CopyEnd))
+}

@@ -1,0 +1,205 @@
+//! The start of a conversation: the settings of the start-up packet are checked by a server, and
+//! the client learns its parameters and its cancel key.
+
+use super::conversation::{Conversation, Identity};
+use super::fault::{Fault, Refused};
+use super::scratch::Scratch;
+use super::serve::Served;
+use super::stall::Stall;
+use super::startup::Accepted;
+use super::statements::Statements;
+use crate::backend::postgres::connection::Reported;
+use crate::frontend::cluster::{LocalCluster, WelcomeKey};
+use crate::frontend::worker::Worker;
+use crate::protocol::buffer::Buffer;
+use crate::protocol::postgres::reply::{Status, put_backend_key, put_parameter_status, put_ready};
+use crate::session::settings::literal;
+use crate::session::{Need, Session, Settings};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::time::timeout;
+
+/// Cancel keys of protocol 3.0 and 3.2 (manual, section 55.2.8).
+const KEY_BYTES_3_0: usize = 4;
+const KEY_BYTES_3_2: usize = 32;
+
+impl Conversation {
+    /// Begins the conversation with a client that has proved who it is. A client that cannot be
+    /// served is told, and gone.
+    pub async fn begin(
+        accepted: Box<Accepted>,
+        worker: Rc<Worker>,
+        scratch: Rc<Scratch>,
+        cluster: Rc<LocalCluster>,
+        database: Arc<str>,
+    ) -> Option<Conversation> {
+        let minor = accepted.minor;
+        let mut startup = Settings::default();
+        for (name, value) in &accepted.parameters {
+            add_startup(&mut startup, name, value);
+        }
+        let startup = worker.intern_settings(Arc::new(startup));
+        let key = cancel_key(if minor >= 2 { KEY_BYTES_3_2 } else { KEY_BYTES_3_0 })?;
+        let catalog = cluster.handle.catalogs.get(&database);
+        let mut inbox = Buffer::default();
+        inbox.extend(&accepted.leftover);
+        let identity = Rc::new(Identity {
+            user: accepted.user.as_str().into(),
+            database,
+            secret: accepted.server_secret,
+        });
+        let mut conversation = Conversation {
+            entry: worker.enter(key),
+            worker,
+            scratch,
+            cluster,
+            identity,
+            catalog,
+            client: accepted.stream,
+            inbox,
+            taken: 0,
+            streaming: 0,
+            session: Session::new(startup),
+            statements: Statements::default(),
+            known: Arc::default(),
+            pools: Vec::new(),
+            active: None,
+            skipping: false,
+            stall: Stall::default(),
+        };
+        match conversation.welcome().await {
+            Ok(()) => Some(conversation),
+            Err(fault) => {
+                conversation.farewell(&fault).await;
+                None
+            }
+        }
+    }
+
+    async fn welcome(&mut self) -> Result<(), Fault> {
+        let key = WelcomeKey {
+            user: self.identity.user.clone(),
+            database: self.identity.database.clone(),
+            settings: self.session.startup.clone(),
+        };
+        let reported = match self.cluster.welcome(&key) {
+            Some(reported) => reported,
+            None => {
+                let reported = self.ask_server().await?;
+                let reported = self.worker.intern_reported(reported);
+                self.cluster.remember_welcome(key, reported.clone());
+                reported
+            }
+        };
+        let mut out = Vec::new();
+        for (name, value) in reported.iter() {
+            put_parameter_status(&mut out, name, value);
+        }
+        // Known to clients of version 14 and later; here it never changes.
+        put_parameter_status(&mut out, b"in_hot_standby", b"off");
+        put_backend_key(&mut out, self.entry.process_id, &self.entry.secret);
+        put_ready(&mut out, Status::Idle);
+        self.known = reported;
+        self.tell(&out).await
+    }
+
+    /// The parameters of a server connection that has this session's settings.
+    async fn ask_server(&mut self) -> Result<Arc<Reported>, Fault> {
+        let limit = super::acquire::LOGIN_WAIT_MAX;
+        let acquired = match timeout(limit, self.acquire(&Need::Any)).await {
+            Ok(acquired) => acquired?,
+            Err(_) => Err(Refused::new("57P03", "no server could be connected to")),
+        };
+        if let Err(Refused { sqlstate, message, .. }) = acquired {
+            return Err(Fault::Login { sqlstate, message });
+        }
+        // With an empty batch only the settings are sent.
+        self.send_settings();
+        match poll_fn(|cx| self.poll_serve(cx)).await {
+            Ok(Served::Done | Served::Repeat) => {}
+            Err(Fault::Settings(message)) => {
+                let sqlstate = message.get(..5).unwrap_or("22023").to_owned();
+                let message = message.get(7..).unwrap_or_default().to_owned();
+                return Err(Fault::Login { sqlstate, message });
+            }
+            Err(fault) => return Err(fault),
+        }
+        let reported = match self.active.as_mut().and_then(|active| active.connection()) {
+            Some(connection) => connection.reported.clone(),
+            None => Arc::default(),
+        };
+        self.release().await;
+        Ok(reported)
+    }
+}
+
+/// A parameter of the start-up packet as a setting.
+fn add_startup(settings: &mut Settings, name: &[u8], value: &[u8]) {
+    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+    let value = String::from_utf8_lossy(value);
+    if name.starts_with("_pq_.") {
+        return;
+    }
+    if name != "options" {
+        settings.set(name.into(), literal(&value).into());
+        return;
+    }
+    for (name, value) in options(&value) {
+        settings.set(name.into(), literal(&value).into());
+    }
+}
+
+/// `-c name=value` and `--name=value` of the `options` parameter, with backslash as the escape
+/// (`pg_split_opts`, `src/backend/utils/init/postinit.c`).
+fn options(text: &str) -> Vec<(String, String)> {
+    let mut words = vec![String::new()];
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => words.last_mut().unwrap_or(&mut String::new()).extend(characters.next()),
+            space if space.is_ascii_whitespace() => words.push(String::new()),
+            other => words.last_mut().unwrap_or(&mut String::new()).push(other),
+        }
+    }
+    let mut settings = Vec::new();
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        let assignment = match word.strip_prefix("--") {
+            Some(long) => long.to_owned(),
+            None if word == "-c" => words.next().unwrap_or_default(),
+            None => word.strip_prefix("-c").unwrap_or_default().to_owned(),
+        };
+        if let Some((name, value)) = assignment.split_once('=') {
+            settings.push((name.to_ascii_lowercase().replace('-', "_"), value.to_owned()));
+        }
+    }
+    settings
+}
+
+fn cancel_key(bytes: usize) -> Option<Box<[u8]>> {
+    let mut key = vec![0; bytes];
+    aws_lc_rs::rand::fill(&mut key).ok()?;
+    Some(key.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::options;
+
+    #[test]
+    fn start_up_options() {
+        let table = [
+            ("-c a=1 --b-c=2", vec![("a", "1"), ("b_c", "2")]),
+            (r"-c search_path=a,\ b", vec![("search_path", "a, b")]),
+            ("-ca=1", vec![("a", "1")]),
+            ("", vec![]),
+            ("-x", vec![]),
+        ];
+        for (text, expected) in table {
+            let found = options(text);
+            let found: Vec<_> = found.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+}

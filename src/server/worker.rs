@@ -1,0 +1,315 @@
+//! A worker thread: a runtime of its own, one task per client, and the housekeeping of its pools.
+
+use super::listen::Socket;
+use crate::backend::stream::Plain;
+use crate::config::{Config, Limits};
+use crate::frontend::cluster::{ClusterHandle, LocalCluster};
+use crate::frontend::postgres::auth_context::AuthContext;
+use crate::frontend::postgres::conversation::Conversation;
+use crate::frontend::postgres::replication;
+use crate::frontend::postgres::scratch::Scratch;
+use crate::frontend::postgres::startup::{Accepted, Opening, PeerAddress, StartupError, accept};
+use crate::frontend::worker::{Worker, worker_of};
+use crate::metrics::{AuthFailure, WorkerStats};
+use crate::pool::Lend;
+use crate::sql::{Classifier, ClassifierLimits};
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+/// Messages to a worker; a sender waits for room.
+const MESSAGES_MAX: usize = 1024;
+/// Workers that are short ask again when they have to wait again.
+const LENDS_MAX: usize = 1024;
+/// Idle connections are looked at this often.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a worker is told.
+pub enum Message {
+    Client(Socket, PeerAddress),
+    /// A cancel request for one of its sessions; answered when it has been passed on.
+    Cancel {
+        process_id: i32,
+        key: Box<[u8]>,
+        done: oneshot::Sender<bool>,
+    },
+    /// Who the other workers are.
+    Peers(Vec<mpsc::Sender<Message>>),
+    Reload {
+        limits: Arc<Limits>,
+        clusters: Vec<Arc<ClusterHandle>>,
+        stats: WorkerStats,
+    },
+    /// Idle clients are told good-bye, the others when they are done.
+    Drain,
+}
+
+/// The receiving ends that a worker is given.
+pub struct Seat {
+    index: usize,
+    messages: mpsc::Sender<Message>,
+    inbox: mpsc::Receiver<Message>,
+    lends: mpsc::Receiver<Lend>,
+}
+
+/// The ends of all workers' channels.
+pub fn seats(workers: usize) -> (Vec<Seat>, Vec<mpsc::Sender<Lend>>) {
+    let (mut seats, mut lenders) = (Vec::new(), Vec::new());
+    for index in 0..workers {
+        let (messages, inbox) = mpsc::channel(MESSAGES_MAX);
+        let (lender, lends) = mpsc::channel(LENDS_MAX);
+        seats.push(Seat { index, messages, inbox, lends });
+        lenders.push(lender);
+    }
+    (seats, lenders)
+}
+
+/// Tells the workers of each other.
+pub async fn introduce(workers: &[WorkerHandle]) {
+    let peers: Vec<_> = workers.iter().map(|worker| worker.messages.clone()).collect();
+    for worker in workers {
+        worker.send(Message::Peers(peers.clone())).await;
+    }
+}
+
+/// A worker as the control thread sees it.
+pub struct WorkerHandle {
+    messages: mpsc::Sender<Message>,
+    clients: Arc<AtomicUsize>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl WorkerHandle {
+    pub fn spawn(
+        seat: Seat,
+        stats: WorkerStats,
+        config: &Config,
+        auth: Arc<AuthContext>,
+        clusters: Vec<Arc<ClusterHandle>>,
+    ) -> io::Result<WorkerHandle> {
+        let clients = Arc::new(AtomicUsize::new(0));
+        let (end, ended) = oneshot::channel();
+        let messages = seat.messages.clone();
+        let limits = Arc::new(config.limits.clone());
+        let counter = clients.clone();
+        thread::Builder::new().name(format!("worker-{}", seat.index)).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => {
+                    let set = LocalSet::new();
+                    let serve = Thread::serve(seat, stats, limits, auth, clusters, counter);
+                    set.block_on(&runtime, serve);
+                }
+                Err(error) => tracing::error!(%error, "a worker could not start its runtime"),
+            }
+            let _ = end.send(());
+        })?;
+        Ok(WorkerHandle { messages, clients, ended })
+    }
+
+    /// Clients that were given to it and have not left.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Waits for room; a worker that is gone takes nothing.
+    pub async fn send(&self, message: Message) {
+        if matches!(message, Message::Client(..)) {
+            self.clients.fetch_add(1, Ordering::Relaxed);
+        }
+        let _ = self.messages.send(message).await;
+    }
+
+    /// Resolves when the worker has no clients any more after [`Message::Drain`].
+    pub async fn drained(&mut self) {
+        let _ = (&mut self.ended).await;
+    }
+}
+
+/// What all tasks of one worker thread share.
+struct Thread {
+    worker: Rc<Worker>,
+    scratch: Rc<Scratch>,
+    auth: Arc<AuthContext>,
+    clients: Arc<AtomicUsize>,
+    peers: RefCell<Vec<mpsc::Sender<Message>>>,
+}
+
+impl Thread {
+    async fn serve(
+        seat: Seat,
+        stats: WorkerStats,
+        limits: Arc<Limits>,
+        auth: Arc<AuthContext>,
+        clusters: Vec<Arc<ClusterHandle>>,
+        clients: Arc<AtomicUsize>,
+    ) {
+        let Seat { index, mut inbox, mut lends, .. } = seat;
+        let classifier = Classifier::new(ClassifierLimits {
+            cache_max: limits.classify_cache_max,
+            parse_bytes_max: limits.parse_bytes_max,
+        });
+        let worker = Worker::new(index, stats, limits, classifier);
+        let this = Rc::new(Thread {
+            worker: Rc::new(worker),
+            scratch: Rc::default(),
+            auth,
+            clients,
+            peers: RefCell::default(),
+        });
+        this.install(clusters);
+        let mut tidy = tokio::time::interval(TIDY_INTERVAL);
+        while !(this.worker.draining.get() && this.clients.load(Ordering::Relaxed) == 0) {
+            tokio::select! {
+                Some(message) = inbox.recv() => this.receive(message),
+                Some(lend) = lends.recv() => this.lend(&lend),
+                _ = tidy.tick() => this.tidy(),
+                () = this.emptied(), if this.worker.draining.get() => {}
+            }
+        }
+    }
+
+    fn receive(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Client(socket, peer) => {
+                let this = self.clone();
+                tokio::task::spawn_local(async move {
+                    // Boxed: a start-up needs much more memory than a session.
+                    if let Some(conversation) = Box::pin(this.admit(socket, peer)).await {
+                        conversation.run().await;
+                    }
+                    this.clients.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            Message::Cancel { process_id, key, done } => {
+                let worker = self.worker.clone();
+                tokio::task::spawn_local(async move {
+                    let _ = done.send(worker.cancel(process_id, &key).await);
+                });
+            }
+            Message::Peers(peers) => *self.peers.borrow_mut() = peers,
+            Message::Reload { limits, clusters, stats } => {
+                *self.worker.limits.borrow_mut() = limits;
+                self.worker.replace_stats(stats);
+                self.install(clusters);
+                self.worker.wake_all();
+            }
+            Message::Drain => {
+                self.worker.draining.set(true);
+                self.worker.wake_all();
+            }
+        }
+    }
+
+    /// Sessions of the old clusters move over when they are free.
+    fn install(&self, clusters: Vec<Arc<ClusterHandle>>) {
+        let index = self.worker.index;
+        let fresh = clusters.into_iter().map(|handle| Rc::new(LocalCluster::new(handle, index)));
+        let old = self.worker.clusters.replace(fresh.collect());
+        for cluster in old {
+            cluster.retired.set(true);
+        }
+    }
+
+    /// A client from its first byte to its session.
+    async fn admit(&self, socket: Socket, peer: PeerAddress) -> Option<Conversation> {
+        let plain = match socket {
+            Socket::Tcp(tcp) => TcpStream::from_std(tcp).map(Plain::Tcp),
+            Socket::Unix(unix) => UnixStream::from_std(unix).map(Plain::Unix),
+        };
+        let opening = match plain {
+            Ok(plain) => accept(plain, peer, &self.auth).await,
+            Err(error) => Err(StartupError::Connection(error)),
+        };
+        match opening {
+            Ok(Opening::Session(accepted)) => self.begin(accepted, peer).await,
+            Ok(Opening::Cancel { process_id, key, connection }) => {
+                self.cancel(process_id, key).await;
+                // Closed only now: the client knows by it that the request has arrived.
+                drop(connection);
+                None
+            }
+            Ok(Opening::Closed) => None,
+            Err(error) => {
+                self.count_refusal(&error);
+                tracing::info!(%peer, "a client was not let in: {error}");
+                None
+            }
+        }
+    }
+
+    async fn begin(&self, accepted: Box<Accepted>, peer: PeerAddress) -> Option<Conversation> {
+        let Some((cluster, database)) = self.worker.cluster_of(&accepted.database) else {
+            self.worker.stats().auth_failed(AuthFailure::UnknownDatabase);
+            tracing::info!(%peer, database = accepted.database, "no cluster serves this database");
+            replication::refuse_database(*accepted).await;
+            return None;
+        };
+        if accepted.replication.is_some() {
+            replication::relay(*accepted, &cluster.handle, &database).await;
+            return None;
+        }
+        tracing::debug!(%peer, user = accepted.user, database = &*database, "a client came in");
+        let (worker, scratch) = (self.worker.clone(), self.scratch.clone());
+        Conversation::begin(accepted, worker, scratch, cluster, database).await
+    }
+
+    /// Passes a cancel request to the worker whose session it names.
+    async fn cancel(&self, process_id: i32, key: Box<[u8]>) {
+        let owner = self.peers.borrow().get(worker_of(process_id)).cloned();
+        let mut found = false;
+        if let Some(owner) = owner {
+            let (done, answer) = oneshot::channel();
+            if owner.send(Message::Cancel { process_id, key, done }).await.is_ok() {
+                found = answer.await.unwrap_or(false);
+            }
+        }
+        self.worker.stats().cancel_request(found);
+    }
+
+    fn count_refusal(&self, error: &StartupError) {
+        let why = match error {
+            StartupError::Timeout(_) => AuthFailure::Timeout,
+            StartupError::Refused(refusal) => match refusal.sqlstate {
+                "28P01" => AuthFailure::WrongPassword,
+                "28000" => AuthFailure::UnknownUser,
+                _ => AuthFailure::Protocol,
+            },
+            _ => AuthFailure::Protocol,
+        };
+        self.worker.stats().auth_failed(why);
+    }
+
+    fn lend(&self, lend: &Lend) {
+        for cluster in self.worker.clusters.borrow().iter() {
+            cluster.pools.lend(lend);
+        }
+    }
+
+    fn tidy(&self) {
+        let now = Instant::now();
+        for cluster in self.worker.clusters.borrow().iter() {
+            let epoch = cluster.handle.topology.load().epoch;
+            for (number, pool) in cluster.pools.each().into_iter().enumerate() {
+                pool.tidy(now, true);
+                // Each pool is filled by one worker.
+                let workers = self.peers.borrow().len().max(1);
+                if number % workers == self.worker.index && pool.is_short() {
+                    tokio::task::spawn_local(async move { pool.fill(epoch).await });
+                }
+            }
+        }
+    }
+
+    /// Polled while draining, so that the last client's end is noticed.
+    async fn emptied(&self) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
