@@ -25,9 +25,9 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                      SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '60s'";
 
 /// The catalogs of one cluster, by the server's name of each database.
-pub type Catalogs = Cache<PostgresLoader>;
+pub type PostgresCatalogs = Cache<PostgresLoader>;
 /// One database's catalog: `load()` it for each statement.
-pub type CatalogHandle = Arc<Slot<Catalog>>;
+pub type CatalogSlot = Slot<Catalog>;
 
 /// Loads catalogs from whichever node is the primary.
 pub struct PostgresLoader {

@@ -30,9 +30,6 @@ pub use journal::Journal;
 pub use lags::Lags;
 pub use verdict::Memory;
 
-/// How service connections are encrypted: as all connections to the servers are.
-pub type ServiceTls = Arc<ServerTlsConnector>;
-
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
 use crate::metrics::control::NodeEvents;
@@ -119,7 +116,7 @@ impl Monitor {
         cluster: Arc<Cluster>,
         topology: Arc<Topology>,
         evidence: mpsc::Receiver<Evidence>,
-        tls: &ServiceTls,
+        tls: &Arc<ServerTlsConnector>,
         memory: Memory,
     ) -> MonitorHandle {
         Monitor::spawn_counted(cluster, topology, evidence, tls, memory, Vec::new())
@@ -130,7 +127,7 @@ impl Monitor {
         cluster: Arc<Cluster>,
         topology: Arc<Topology>,
         evidence: mpsc::Receiver<Evidence>,
-        tls: &ServiceTls,
+        tls: &Arc<ServerTlsConnector>,
         memory: Memory,
         events: Vec<NodeEvents>,
     ) -> MonitorHandle {

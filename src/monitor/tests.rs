@@ -1,6 +1,6 @@
 //! The monitor against real servers.
 
-use super::catalog::{CatalogHandle, Catalogs, PostgresLoader};
+use super::catalog::{CatalogSlot, PostgresCatalogs, PostgresLoader};
 use super::fixture::{Servers, cluster_without_nodes, node_config};
 use super::{Memory, Monitor, MonitorHandle, first_snapshot};
 use crate::config::tls::ServerTlsConnector;
@@ -248,7 +248,7 @@ async fn catalogs_are_loaded(watched: &Watched, servers: &Servers) {
     let tls = Arc::new(ServerTlsConnector::disabled());
     let loader = PostgresLoader::new(cluster, watched.topology.clone(), tls);
     let runtime = tokio::runtime::Handle::current();
-    let catalogs = Catalogs::new(loader, Duration::from_secs(60), runtime);
+    let catalogs = PostgresCatalogs::new(loader, Duration::from_secs(60), runtime);
     let effect =
         |catalog: &Catalog, text: &str| classify(text.as_bytes(), true, catalog, 1 << 20).effect;
     let slot = catalogs.get("postgres");
@@ -277,7 +277,7 @@ async fn catalogs_are_loaded(watched: &Watched, servers: &Servers) {
     assert_eq!(catalogs.counts().failed.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
 
-async fn loaded(slot: &CatalogHandle) {
+async fn loaded(slot: &CatalogSlot) {
     let begun = Instant::now();
     while !slot.load().is_loaded() {
         assert!(begun.elapsed() < WITHIN, "the catalog is not loaded");
