@@ -260,9 +260,14 @@ impl Monitor {
     }
 
     fn publish(&mut self) {
+        let before = self.topology.load_full();
+        // After a reload of the configuration the picture of before is better than none, for the
+        // one round that it takes.
+        if before.primary.is_some() && !self.judge.is_settled() {
+            return;
+        }
         let now = Instant::now();
         let next = self.judge.snapshot(now);
-        let before = self.topology.load_full();
         for (change, text) in journal::changes(&before, &next) {
             self.tell(change, &text);
             let text = Arc::from(text);
