@@ -30,9 +30,18 @@ const LOADS_MAX: usize = 2;
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
+/// A database is asked this often whether its catalog has changed behind the proxy's back.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// What is found changed is loaded again no sooner than this after the last load, and than so
+/// many times as long as that took: temporary tables change the catalog all the time.
+const RELOAD_GAP: Duration = Duration::from_secs(2);
+const RELOAD_GAP_LOADS: u32 = 50;
+
 /// Reads catalogs from a server.
 pub trait Loader: Send + Sync + 'static {
     type Catalog: Send + Sync + 'static;
+    /// What is kept of a database from one call to the next, as a connection.
+    type Link: Default + Send + 'static;
 
     /// The catalog of a database of which nothing is known.
     fn unknown(&self) -> Self::Catalog;
@@ -41,7 +50,15 @@ pub trait Loader: Send + Sync + 'static {
     fn load(
         &self,
         database: Arc<str>,
+        link: &mut Self::Link,
     ) -> impl Future<Output = Result<Self::Catalog, String>> + Send;
+
+    /// A number that is another one some time after the catalog changed. Cheap; bounded in time.
+    fn fingerprint(
+        &self,
+        database: Arc<str>,
+        link: &mut Self::Link,
+    ) -> impl Future<Output = Result<i64, String>> + Send;
 }
 
 /// The catalogs of one cluster. Shared by all workers.
@@ -220,10 +237,13 @@ impl<L: Loader> Shared<L> {
     async fn keep(self: Arc<Self>, database: Arc<str>, slot: Arc<Slot<L::Catalog>>) {
         let mut retry = RETRY_FIRST;
         let mut failing = false;
+        let mut link = L::Link::default();
         loop {
             // A wish from before this load is fulfilled by it.
             let _ = tokio::time::timeout(Duration::ZERO, slot.wanted.notified()).await;
-            let again = match self.load(&database, &slot).await {
+            let mark = self.loader.fingerprint(database.clone(), &mut link).await.ok();
+            let began = Instant::now();
+            let again = match self.load(&database, &slot, &mut link).await {
                 Ok(true) => {
                     if std::mem::take(&mut failing) {
                         tracing::info!(%database, "the catalog is loaded again");
@@ -243,19 +263,49 @@ impl<L: Loader> Shared<L> {
                     wait
                 }
             };
-            let _ = tokio::time::timeout_at(Instant::now() + again, slot.wanted.notified()).await;
+            let now = Instant::now();
+            let not_before = now + RELOAD_GAP.max((now - began) * RELOAD_GAP_LOADS);
+            tokio::select! {
+                () = slot.wanted.notified() => {}
+                () = tokio::time::sleep_until(now + again) => {}
+                () = self.changed(&database, &mut link, mark, not_before) => {}
+            }
             if self.forget_unused(&database, &slot) {
                 return;
             }
         }
     }
 
+    /// Returns when somebody has changed the catalog since it had this mark. What cannot be asked
+    /// waits for the next load.
+    async fn changed(
+        &self,
+        database: &Arc<str>,
+        link: &mut L::Link,
+        mark: Option<i64>,
+        not_before: Instant,
+    ) {
+        tokio::time::sleep_until(not_before).await;
+        loop {
+            let seen = self.loader.fingerprint(database.clone(), link).await.ok();
+            if seen.is_some() && seen != mark {
+                return;
+            }
+            tokio::time::sleep(CHECK_INTERVAL).await;
+        }
+    }
+
     /// `Ok(false)`: the load was overtaken by DDL and must be repeated.
-    async fn load(&self, database: &Arc<str>, slot: &Slot<L::Catalog>) -> Result<bool, String> {
+    async fn load(
+        &self,
+        database: &Arc<str>,
+        slot: &Slot<L::Catalog>,
+        link: &mut L::Link,
+    ) -> Result<bool, String> {
         // Never closed.
         let _turn = self.loads.acquire().await.map_err(|error| error.to_string())?;
         let generation = slot.generation.load(Ordering::SeqCst);
-        let loaded = self.loader.load(database.clone()).await;
+        let loaded = self.loader.load(database.clone(), link).await;
         self.count(loaded.is_ok());
         Ok(slot.replace(loaded?, generation))
     }
@@ -286,7 +336,7 @@ impl<L: Loader> Shared<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicI64};
     use tokio::sync::Semaphore;
 
     const INTERVAL: Duration = Duration::from_secs(60);
@@ -296,18 +346,20 @@ mod tests {
     struct Fake {
         started: AtomicU64,
         fails: AtomicBool,
+        changes: AtomicI64,
         /// Loads end when a permit is given.
         gate: Option<Semaphore>,
     }
 
     impl Loader for Arc<Fake> {
         type Catalog = u64;
+        type Link = ();
 
         fn unknown(&self) -> u64 {
             0
         }
 
-        async fn load(&self, _database: Arc<str>) -> Result<u64, String> {
+        async fn load(&self, _database: Arc<str>, _link: &mut ()) -> Result<u64, String> {
             let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
             if let Some(gate) = &self.gate {
                 gate.acquire().await.map_err(|error| error.to_string())?.forget();
@@ -316,6 +368,13 @@ mod tests {
                 return Err("no primary".into());
             }
             Ok(number)
+        }
+
+        async fn fingerprint(&self, _database: Arc<str>, _link: &mut ()) -> Result<i64, String> {
+            if self.fails.load(Ordering::SeqCst) {
+                return Err("no primary".into());
+            }
+            Ok(self.changes.load(Ordering::SeqCst))
         }
     }
 
@@ -383,6 +442,26 @@ mod tests {
         fake.fails.store(false, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(**slot.load(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_behind_the_proxys_back_is_loaded_soon() {
+        let fake = Arc::new(Fake::default());
+        let catalogs = catalogs(&fake);
+        let slot = catalogs.get("app");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(**slot.load(), 1);
+        fake.changes.store(1, Ordering::SeqCst);
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        settle().await;
+        assert_eq!(**slot.load(), 2);
+        // One that changes all the time is not loaded all the time.
+        for change in 2..12 {
+            fake.changes.store(change, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let loads = fake.started.load(Ordering::SeqCst);
+        assert!((5..=7).contains(&loads), "{loads}");
     }
 
     #[tokio::test(start_paused = true)]

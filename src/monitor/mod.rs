@@ -269,6 +269,10 @@ impl Monitor {
         let now = Instant::now();
         let next = self.judge.snapshot(now);
         for (change, text) in journal::changes(&before, &next) {
+            // Nothing is wrong before all nodes had their chance.
+            if change == journal::Change::StillNoPrimary && !self.judge.is_settled() {
+                continue;
+            }
             self.tell(change, &text);
             let text = Arc::from(text);
             self.journal.add(journal::Entry { at: now, wall: SystemTime::now(), change, text });

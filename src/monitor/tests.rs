@@ -274,6 +274,13 @@ async fn catalogs_are_loaded(watched: &Watched, servers: &Servers) {
     for (text, read) in table {
         assert_eq!(effect(&slot.load(), text) == Effect::Read, read, "{text}");
     }
+    // Somebody else's DDL is found without being told.
+    servers.all[0].sql("CREATE TABLE later (n int)");
+    let begun = Instant::now();
+    while effect(&slot.load(), "SELECT * FROM later") != Effect::Read {
+        assert!(begun.elapsed() < WITHIN, "the new table is not known");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert_eq!(catalogs.counts().failed.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
 
