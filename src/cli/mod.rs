@@ -10,7 +10,7 @@ mod run;
 pub mod sandbox;
 mod watch;
 
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Problems};
 use clap::{Parser, Subcommand};
 use std::path::Path;
 use std::process::ExitCode;
@@ -72,11 +72,15 @@ fn load(path: &Path) -> Option<Config> {
             Some(config)
         }
         Err(problems) => {
-            let many = if problems.count() == 1 { "one mistake" } else { "mistakes" };
-            eprintln!("{problems}\ntiffin: the configuration has {many}.");
+            print_problems(&problems);
             None
         }
     }
+}
+
+fn print_problems(problems: &Problems) {
+    let many = if problems.count() == 1 { "one mistake" } else { "mistakes" };
+    eprintln!("{problems}\ntiffin: the configuration has {many}.");
 }
 
 /// Rows under a line of titles, in columns of equal width.

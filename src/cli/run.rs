@@ -1,7 +1,7 @@
 //! `tiffin run`: the proxy itself.
 
-use super::{Exit, load};
-use crate::config::{Log, LogFormat};
+use super::Exit;
+use crate::config::{Config, Loaded, Log, LogFormat};
 use crate::server;
 use anyhow::Context;
 use std::path::PathBuf;
@@ -25,8 +25,17 @@ pub struct RunArgs {
 }
 
 pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
-    let Some(config) = load(&args.config) else { return Ok(Exit::Usage) };
+    let Loaded { config, warnings } = match Config::load_with_warnings(&args.config) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            super::print_problems(&problems);
+            return Ok(Exit::Usage);
+        }
+    };
     start_log(&config.log)?;
+    for warning in warnings.lines("").lines() {
+        tracing::warn!("{warning}");
+    }
     server::run(&args.config, config)?;
     Ok(Exit::Ok)
 }

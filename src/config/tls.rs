@@ -4,17 +4,17 @@
 //! their certificates in one `ArcSwap`: a reload changes them for the next connection, and a
 //! reload that fails changes nothing.
 //!
-//! Not here: how servers' certificates are checked ([`super::tls_verify`]); whether a connection
+//! Not here: how certificates are checked ([`super::tls_verify`]); whether a connection
 //! must be encrypted (frontend and backend decide by the mode that
 //! is kept beside the keys), and the wait for a handshake.
 
-use super::tls_verify::{Check, ServerVerifier};
+use super::tls_verify::{Authorities, Check, ClientVerifier, ServerVerifier};
 use super::{ClientTls, ClientTlsMode, ServerTls, ServerTlsMode};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -95,13 +95,9 @@ fn accepting(config: &ClientTls) -> Result<Accepting, TlsError> {
         .map_err(TlsError::Unusable)?;
     let builder = match &config.client_ca {
         Some(path) => {
-            let roots = Arc::new(read_roots(path)?.0);
-            // Who shows no certificate is refused later, in words, where the mode asks for one.
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-                .allow_unauthenticated()
-                .build()
+            let verifier = ClientVerifier::new(read_authorities(path)?, provider())
                 .map_err(|error| unreadable(path, &error))?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(Arc::new(verifier))
         }
         None if matches!(mode, ClientTlsMode::VerifyCa | ClientTlsMode::VerifyFull) => {
             return Err(TlsError::Missing { what: "a CA for the certificates of clients" });
@@ -173,15 +169,15 @@ fn connecting(config: &ServerTls) -> Result<Connecting, TlsError> {
         ServerTlsMode::VerifyCa => Check::Chain,
         ServerTlsMode::VerifyFull => Check::ChainAndName,
     };
-    let (roots, anchors) = match &config.ca {
-        Some(path) if check != Check::Nothing => read_roots(path)?,
+    let authorities = match &config.ca {
+        Some(path) if check != Check::Nothing => read_authorities(path)?,
         None if check != Check::Nothing => {
             return Err(TlsError::Missing { what: "a CA for the certificates of servers" });
         }
-        _ => (RootCertStore::empty(), Vec::new()),
+        _ => Authorities { roots: RootCertStore::empty().into(), certificates: Vec::new() },
     };
     let provider = provider();
-    let verifier = Arc::new(ServerVerifier::new(check, roots, anchors, &provider));
+    let verifier = Arc::new(ServerVerifier::new(check, authorities, &provider));
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Unusable)?
@@ -295,13 +291,13 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| unreadable(path, &error))
 }
 
-fn read_roots(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsError> {
-    let anchors = read_certificates(path)?;
+fn read_authorities(path: &Path) -> Result<Authorities, TlsError> {
+    let certificates = read_certificates(path)?;
     let mut roots = RootCertStore::empty();
-    for anchor in &anchors {
-        roots.add(anchor.clone()).map_err(|error| unreadable(path, &error))?;
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|error| unreadable(path, &error))?;
     }
-    Ok((roots, anchors))
+    Ok(Authorities { roots: roots.into(), certificates })
 }
 
 #[cfg(test)]
@@ -397,6 +393,21 @@ mod tests {
             let connector = ServerTlsConnector::new(&connector).unwrap();
             let (_, outcome) = shake(&acceptor, &connector, host).await;
             assert_eq!(outcome.is_ok(), accepted, "{server} {mode:?} {ca:?} {host}: {outcome:?}");
+        }
+        for (client, ca, seen) in [
+            ("v1", "v1_ca", Ok(Some("localhost"))),
+            ("v1", "ca", Err(())),
+            ("forged", "v1_ca", Err(())),
+        ] {
+            let towards = certificates.towards_client(ClientTlsMode::Require, "server", Some(ca));
+            let acceptor = ClientTlsAcceptor::new(&towards).unwrap();
+            let mut towards = certificates.towards_server(Require, None);
+            towards.certificate = Some(certificates.path(&format!("{client}.crt")));
+            towards.key = Some(certificates.path(&format!("{client}.key")));
+            let connector = ServerTlsConnector::new(&towards).unwrap();
+            let (outcome, _) = shake(&acceptor, &connector, "localhost").await;
+            let outcome = outcome.as_ref().map(|name| name.as_deref()).map_err(|_| ());
+            assert_eq!(outcome, seen, "{client} {ca}");
         }
     }
 

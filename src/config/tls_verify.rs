@@ -1,6 +1,6 @@
-//! How the certificates of servers are checked.
+//! How the certificates of servers and clients are checked.
 //!
-//! As libpq's `sslmode` does it, where rustls alone is stricter than PostgreSQL's users are used
+//! Those of servers as libpq's `sslmode` does it, where rustls alone is stricter than PostgreSQL's users are used
 //! to: the name may be left unchecked (verify-ca), it may stand in the common name only, the
 //! server's certificate may itself be the configured CA, and it may be of X.509 version 1, as
 //! `openssl x509 -req` makes it from the instructions in PostgreSQL's manual.
@@ -12,12 +12,19 @@ use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
     verify_tls13_signature_with_raw_key,
 };
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
+};
+use rustls_pki_types::{
+    CertificateDer, ServerName, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, UnixTime,
+};
+use std::sync::Arc;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Version};
 
-/// How much is checked.
+/// How much of a server's certificate is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Check {
     /// Against listening only: whoever answers is believed.
@@ -26,24 +33,29 @@ pub(super) enum Check {
     ChainAndName,
 }
 
+/// The configured CAs.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    pub(super) roots: Arc<RootCertStore>,
+    /// What `roots` was made of.
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+}
+
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     check: Check,
-    roots: RootCertStore,
-    anchors: Vec<CertificateDer<'static>>,
+    authorities: Authorities,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerVerifier {
-    /// `anchors` are the certificates that `roots` was made of.
     pub(super) fn new(
         check: Check,
-        roots: RootCertStore,
-        anchors: Vec<CertificateDer<'static>>,
+        authorities: Authorities,
         provider: &CryptoProvider,
     ) -> ServerVerifier {
         let algorithms = provider.signature_verification_algorithms;
-        ServerVerifier { check, roots, anchors, algorithms }
+        ServerVerifier { check, authorities, algorithms }
     }
 
     fn check_chain(
@@ -52,44 +64,19 @@ impl ServerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        if self.anchors.iter().any(|anchor| anchor == leaf) {
+        if self.authorities.certificates.iter().any(|authority| authority == leaf) {
             return check_validity(leaf, now);
         }
         if is_version_1(leaf) {
-            check_validity(leaf, now)?;
-            let vouched = self.anchors.iter().any(|anchor| self.vouches(anchor, leaf));
-            return if vouched { Ok(()) } else { Err(CertificateError::UnknownIssuer.into()) };
+            return self.authorities.check_version_1(leaf, now, &self.algorithms);
         }
         verify_server_cert_signed_by_trust_anchor(
             &ParsedCertificate::try_from(leaf)?,
-            &self.roots,
+            &self.authorities.roots,
             intermediates,
             now,
             self.algorithms.all,
         )
-    }
-
-    /// Whether a certificate without extensions was signed by this CA itself.
-    fn vouches(&self, anchor: &CertificateDer<'_>, leaf: &CertificateDer<'_>) -> bool {
-        let (Ok((_, issuer)), Ok((_, subject))) =
-            (X509Certificate::from_der(anchor), X509Certificate::from_der(leaf))
-        else {
-            return false;
-        };
-        if issuer.subject().as_raw() != subject.issuer().as_raw() {
-            return false;
-        }
-        let (Some(signed), Some((key_algorithm, key))) =
-            (Signed::read(leaf), read_key(issuer.public_key().raw))
-        else {
-            return false;
-        };
-        let fits = |algorithm: &&&dyn rustls_pki_types::SignatureVerificationAlgorithm| {
-            algorithm.signature_alg_id().as_ref() == signed.algorithm
-                && algorithm.public_key_alg_id().as_ref() == key_algorithm
-        };
-        let mut fitting = self.algorithms.all.iter().filter(fits);
-        fitting.any(|found| found.verify_signature(key, signed.body, signed.signature).is_ok())
     }
 
     fn check_name(&self, leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
@@ -138,18 +125,139 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if !is_version_1(certificate) {
-            return verify_tls13_signature(message, certificate, signed, &self.algorithms);
-        }
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-        let key = SubjectPublicKeyInfoDer::from(parsed.public_key().raw);
-        verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms)
+        verify_handshake(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// Checks certificates of clients as rustls does, and those of version 1 besides. Who shows none
+/// is let through here, and refused in words where the mode asks for one.
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
+    usual: Arc<dyn ClientCertVerifier>,
+    authorities: Authorities,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientVerifier {
+    pub(super) fn new(
+        authorities: Authorities,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<ClientVerifier, VerifierBuilderError> {
+        let algorithms = provider.signature_verification_algorithms;
+        let roots = authorities.roots.clone();
+        let usual = WebPkiClientVerifier::builder_with_provider(roots, provider);
+        let usual = usual.allow_unauthenticated().build()?;
+        Ok(ClientVerifier { usual, authorities, algorithms })
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.usual.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if !is_version_1(leaf) {
+            return self.usual.verify_client_cert(leaf, intermediates, now);
+        }
+        self.authorities.check_version_1(leaf, now, &self.algorithms)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.usual.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_handshake(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
+}
+
+/// Checks the signature of a TLS 1.3 handshake. (With TLS 1.2, certificates of version 1 fail.)
+fn verify_handshake(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    if !is_version_1(certificate) {
+        return verify_tls13_signature(message, certificate, signed, algorithms);
+    }
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let key = SubjectPublicKeyInfoDer::from(parsed.public_key().raw);
+    verify_tls13_signature_with_raw_key(message, &key, signed, algorithms)
+}
+
+impl Authorities {
+    /// Whether one of the CAs itself has signed a certificate of version 1, which is valid now.
+    fn check_version_1(
+        &self,
+        leaf: &CertificateDer<'_>,
+        now: UnixTime,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(), Error> {
+        check_validity(leaf, now)?;
+        let vouched = |authority: &CertificateDer<'_>| vouches(authority, leaf, algorithms);
+        if self.certificates.iter().any(vouched) {
+            Ok(())
+        } else {
+            Err(CertificateError::UnknownIssuer.into())
+        }
+    }
+}
+
+fn vouches(
+    authority: &CertificateDer<'_>,
+    leaf: &CertificateDer<'_>,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> bool {
+    let (Ok((_, issuer)), Ok((_, subject))) =
+        (X509Certificate::from_der(authority), X509Certificate::from_der(leaf))
+    else {
+        return false;
+    };
+    if issuer.subject().as_raw() != subject.issuer().as_raw() {
+        return false;
+    }
+    let (Some(signed), Some((key_algorithm, key))) =
+        (Signed::read(leaf), read_key(issuer.public_key().raw))
+    else {
+        return false;
+    };
+    let fits = |algorithm: &&&dyn SignatureVerificationAlgorithm| {
+        algorithm.signature_alg_id().as_ref() == signed.algorithm
+            && algorithm.public_key_alg_id().as_ref() == key_algorithm
+    };
+    let mut fitting = algorithms.all.iter().filter(fits);
+    fitting.any(|found| found.verify_signature(key, signed.body, signed.signature).is_ok())
 }
 
 fn is_version_1(certificate: &CertificateDer<'_>) -> bool {

@@ -42,6 +42,8 @@ pub struct Worker {
     pub classifier: RefCell<Classifier>,
     pub clusters: RefCell<Vec<Rc<LocalCluster>>>,
     pub draining: Cell<bool>,
+    /// What still runs is ended now.
+    pub cutting: Cell<bool>,
     entries: RefCell<HashMap<u32, Rc<Entry>>>,
     next_session: Cell<u32>,
     buffers: RefCell<Vec<Buffer>>,
@@ -101,6 +103,7 @@ impl Worker {
             classifier: RefCell::new(classifier),
             clusters: RefCell::default(),
             draining: Cell::new(false),
+            cutting: Cell::new(false),
             entries: RefCell::default(),
             next_session: Cell::new(1),
             buffers: RefCell::default(),

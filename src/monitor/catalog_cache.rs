@@ -26,6 +26,9 @@ use tokio::time::Instant;
 const DATABASES_MAX: usize = 1000;
 /// Loads at once per cluster: they are heavy for the primary.
 const LOADS_MAX: usize = 2;
+/// A catalog that does not know a name is loaded again no more often than this: clients choose the
+/// names.
+const ASK_GAP: Duration = Duration::from_secs(1);
 /// A failed load is repeated after this, then after twice as long, up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
@@ -74,6 +77,9 @@ pub struct Slot<C> {
     /// Grows with each DDL.
     generation: AtomicU64,
     wanted: Notify,
+    /// When somebody last asked for a load, in milliseconds since `made`, plus one; 0: never.
+    asked: AtomicU64,
+    made: std::time::Instant,
 }
 
 /// By the database's name.
@@ -194,6 +200,20 @@ impl<C> Slot<C> {
             current: ArcSwap::from_pointee(catalog),
             generation: AtomicU64::new(0),
             wanted: Notify::new(),
+            asked: AtomicU64::new(0),
+            made: std::time::Instant::now(),
+        }
+    }
+
+    /// A statement names something that the catalog does not know: perhaps it is new. Loads it
+    /// again soon, however often this is called at most once in [`ASK_GAP`].
+    pub fn ask(&self) {
+        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+        let before = self.asked.load(Ordering::Relaxed);
+        let gap = u64::try_from(ASK_GAP.as_millis()).unwrap_or(u64::MAX);
+        if before == 0 || now - before.min(now) >= gap {
+            self.asked.store(now, Ordering::Relaxed);
+            self.wanted.notify_one();
         }
     }
 

@@ -208,6 +208,20 @@ impl Server {
         Ok(())
     }
 
+    /// Clients that are left are told, and closed.
+    async fn cut(&mut self) {
+        for worker in &self.workers {
+            worker.send(Message::Cut).await;
+        }
+        let told = async {
+            for worker in &mut self.workers {
+                worker.drained().await;
+            }
+        };
+        // A client that does not even read this is nobody's concern any more.
+        let _ = timeout(FAREWELL, told).await;
+    }
+
     /// No new clients; transactions may end within the bound, idle clients are told.
     async fn drain(mut self, signals: &mut Signals) {
         self.admin.draining.store(true, Ordering::Relaxed);
@@ -224,12 +238,18 @@ impl Server {
         tokio::select! {
             done = timeout(limit, drained) => match done {
                 Ok(()) => tracing::info!("all clients have left"),
-                Err(_) => tracing::warn!(
-                    "the drain took longer than {limit:?} (shutdown.drain_timeout): \
-                     what still runs is cut"
-                ),
+                Err(_) => {
+                    tracing::warn!(
+                        "the drain took longer than {limit:?} (shutdown.drain_timeout): \
+                         what still runs is cut"
+                    );
+                    self.cut().await;
+                }
             },
-            name = signals.end.recv() => tracing::warn!("{name} again: what still runs is cut"),
+            name = signals.end.recv() => {
+                tracing::warn!("{name} again: what still runs is cut");
+                self.cut().await;
+            }
         }
         let _ = self.stop_http.send(true);
         self.clusters.stop().await;

@@ -49,6 +49,8 @@ pub enum Message {
     },
     /// Idle clients are told good-bye, the others when they are done.
     Drain,
+    /// The time of the drain is over: whoever is left is told, and cut.
+    Cut,
 }
 
 /// The receiving ends that a worker is given.
@@ -84,6 +86,7 @@ pub struct WorkerHandle {
     messages: mpsc::Sender<Message>,
     clients: Arc<AtomicUsize>,
     ended: oneshot::Receiver<()>,
+    is_ended: bool,
 }
 
 impl WorkerHandle {
@@ -111,7 +114,7 @@ impl WorkerHandle {
             }
             let _ = end.send(());
         })?;
-        Ok(WorkerHandle { messages, clients, ended })
+        Ok(WorkerHandle { messages, clients, ended, is_ended: false })
     }
 
     /// Clients that were given to it and have not left.
@@ -129,7 +132,11 @@ impl WorkerHandle {
 
     /// Resolves when the worker has no clients any more after [`Message::Drain`].
     pub async fn drained(&mut self) {
-        let _ = (&mut self.ended).await;
+        if !self.is_ended {
+            // An error means that the thread is gone as well.
+            let _ = (&mut self.ended).await;
+            self.is_ended = true;
+        }
     }
 }
 
@@ -180,11 +187,14 @@ impl Thread {
         match message {
             Message::Client(socket, peer) => {
                 let this = self.clone();
+                let stats = self.worker.stats();
+                stats.client_opened();
                 tokio::task::spawn_local(async move {
                     // Boxed: a start-up needs much more memory than a session.
                     if let Some(conversation) = Box::pin(this.admit(socket, peer)).await {
                         conversation.run().await;
                     }
+                    this.worker.stats().client_closed();
                     this.clients.fetch_sub(1, Ordering::Relaxed);
                 });
             }
@@ -199,6 +209,10 @@ impl Thread {
                 *self.worker.limits.borrow_mut() = limits;
                 self.worker.replace_stats(stats);
                 self.install(clusters);
+                self.worker.wake_all();
+            }
+            Message::Cut => {
+                self.worker.cutting.set(true);
                 self.worker.wake_all();
             }
             Message::Drain => {

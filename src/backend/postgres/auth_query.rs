@@ -9,11 +9,13 @@ use crate::config::tls::ServerTlsConnector;
 use crate::config::{Address, Secret, Service};
 use crate::protocol::postgres::md5;
 use crate::protocol::postgres::scram::Verifier;
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    BuildError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime,
+};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -32,6 +34,10 @@ const REMEMBERED_MAX: usize = 10_000;
 /// A name without a user is asked for again after this at the latest, so that a new user need not
 /// wait long.
 const NEGATIVE_MAX: Duration = Duration::from_secs(2);
+
+/// An answer that a password did not fit is used on for this long: wrong passwords cost the
+/// servers no more than a query per user in this time.
+const DOUBT_MIN: Duration = Duration::from_secs(1);
 
 /// A user that exists.
 #[derive(Debug, Clone)]
@@ -53,6 +59,12 @@ pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Found>, LookupEr
 /// Asks for a user's secret on behalf of a client that wants this database.
 pub trait SecretLookup: Send + Sync {
     fn lookup<'a>(&'a self, user: &'a str, database: &'a str) -> Lookup<'a>;
+
+    /// The client's password did not fit the answer. It may have been changed since: whoever
+    /// remembers answers should ask again the next time.
+    fn doubt(&self, user: &str, database: &str) {
+        let _ = (user, database);
+    }
 }
 
 /// Asks the nodes of one cluster.
@@ -97,6 +109,11 @@ impl AuthQuery {
         let failed = |_| LookupError { reason: "the proxy is shutting down".to_owned() };
         asking.await.map_err(failed)?
     }
+
+    /// A password did not fit what is remembered of the user: the next lookup asks again.
+    pub fn doubt(&self, user: &str) {
+        self.asker.memory.doubt(user, Instant::now());
+    }
 }
 
 struct Asker {
@@ -111,28 +128,36 @@ impl Asker {
     async fn ask(&self, user: &str, nodes: &[Address]) -> Result<Option<Found>, LookupError> {
         let mut reason = "no node is healthy".to_owned();
         for node in nodes {
-            match timeout(ANSWER_TIMEOUT, self.ask_node(user, node)).await {
+            let twice = async {
+                match self.ask_node(user, node).await {
+                    // An idle connection was cut, which is only seen when it is used.
+                    Err(AskError::Query(error)) if error.is_closed() => {
+                        self.ask_node(user, node).await
+                    }
+                    answer => answer,
+                }
+            };
+            match timeout(ANSWER_TIMEOUT, twice).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => reason = format!("{node}: {error}"),
+                Ok(Err(error)) => reason = format!("{node}: {}", error.sentence()),
                 Err(_) => reason = format!("{node}: no answer within {ANSWER_TIMEOUT:?}"),
             }
         }
         Err(LookupError { reason })
     }
 
-    async fn ask_node(&self, user: &str, node: &Address) -> Result<Option<Found>, String> {
-        let pool = self.pool(node).map_err(|error| error.to_string())?;
-        let client = pool.get().await.map_err(|error| error.to_string())?;
+    async fn ask_node(&self, user: &str, node: &Address) -> Result<Option<Found>, AskError> {
+        let client = self.pool(node)?.get().await?;
         // Somebody may have asked for the same user while this waited for a connection.
         if let Some(known) = self.memory.recall(user, Instant::now()) {
             return Ok(known);
         }
-        let statement = client.prepare_cached(&self.query).await.map_err(sentence)?;
-        let row = client.query(&statement, &[&user]).await.map_err(sentence)?.into_iter().next();
+        let statement = client.prepare_cached(&self.query).await?;
+        let row = client.query(&statement, &[&user]).await?.into_iter().next();
         let found = match row {
             None => None,
             Some(row) => {
-                let secret: Option<String> = row.try_get(1).map_err(sentence)?;
+                let secret: Option<String> = row.try_get(1)?;
                 Some(Found { secret: secret.and_then(secret_of) })
             }
         };
@@ -140,7 +165,7 @@ impl Asker {
         Ok(found)
     }
 
-    fn pool(&self, node: &Address) -> Result<Pool, deadpool_postgres::BuildError> {
+    fn pool(&self, node: &Address) -> Result<Pool, BuildError> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = pools.get(node) {
             return Ok(pool.clone());
@@ -159,11 +184,30 @@ impl Asker {
     }
 }
 
-/// The server's sentence where there is one: tokio-postgres alone says "db error".
-fn sentence(error: tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(said) => format!("{} {}", said.code().code(), said.message()),
-        None => error.to_string(),
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error(transparent)]
+    Query(#[from] tokio_postgres::Error),
+}
+
+impl AskError {
+    /// The server's sentence where there is one: tokio-postgres alone says "db error".
+    fn sentence(&self) -> String {
+        let error = match self {
+            AskError::Query(error) | AskError::Pool(PoolError::Backend(error)) => error,
+            other => return other.to_string(),
+        };
+        match error.as_db_error() {
+            Some(said) => format!("{} {}", said.code().code(), said.message()),
+            None => match std::error::Error::source(error) {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            },
+        }
     }
 }
 
@@ -177,11 +221,18 @@ fn secret_of(text: String) -> Option<Secret> {
     }
 }
 
+/// What is remembered of a name.
+struct Entry<T> {
+    value: T,
+    learned: Instant,
+    until: Instant,
+}
+
 /// Answers with the time until which they are used. Users and names without a user are kept
 /// apart, so that tried-out names do not push out users.
 struct Memory {
-    users: Mutex<HashMap<String, (Instant, Found)>>,
-    nobodies: Mutex<HashMap<String, (Instant, ())>>,
+    users: Remembered<Found>,
+    nobodies: Remembered<()>,
     remember: Duration,
 }
 
@@ -200,26 +251,36 @@ impl Memory {
 
     fn remember(&self, user: &str, found: Option<Found>, now: Instant) {
         match found {
-            Some(found) => keep(&self.users, user, (now + self.remember, found), now),
-            None => {
-                let until = now + (self.remember / 10).min(NEGATIVE_MAX);
-                keep(&self.nobodies, user, (until, ()), now);
-            }
+            Some(found) => keep(&self.users, user, found, now, self.remember),
+            None => keep(&self.nobodies, user, (), now, (self.remember / 10).min(NEGATIVE_MAX)),
+        }
+    }
+
+    fn doubt(&self, user: &str, now: Instant) {
+        let mut users = lock(&self.users);
+        if let Some(entry) = users.get(user)
+            && now.duration_since(entry.learned) >= DOUBT_MIN
+        {
+            users.remove(user);
         }
     }
 }
 
-type Remembered<T> = Mutex<HashMap<String, (Instant, T)>>;
+type Remembered<T> = Mutex<HashMap<String, Entry<T>>>;
 
-fn fresh<T: Clone>(map: &Remembered<T>, user: &str, now: Instant) -> Option<T> {
-    let map = map.lock().unwrap_or_else(PoisonError::into_inner);
-    map.get(user).filter(|(until, _)| now < *until).map(|(_, value)| value.clone())
+/// Nothing is done under the lock that could leave the map half changed.
+fn lock<T>(map: &Remembered<T>) -> MutexGuard<'_, HashMap<String, Entry<T>>> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep<T>(map: &Remembered<T>, user: &str, entry: (Instant, T), now: Instant) {
-    let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+fn fresh<T: Clone>(map: &Remembered<T>, user: &str, now: Instant) -> Option<T> {
+    lock(map).get(user).filter(|entry| now < entry.until).map(|entry| entry.value.clone())
+}
+
+fn keep<T>(map: &Remembered<T>, user: &str, value: T, now: Instant, time: Duration) {
+    let mut map = lock(map);
     if map.len() >= REMEMBERED_MAX {
-        map.retain(|_, (until, _)| now < *until);
+        map.retain(|_, entry| now < entry.until);
     }
     // Still full: somebody has to be asked for again.
     if map.len() >= REMEMBERED_MAX
@@ -227,7 +288,8 @@ fn keep<T>(map: &Remembered<T>, user: &str, entry: (Instant, T), now: Instant) {
     {
         map.remove(&any);
     }
-    map.insert(user.to_owned(), entry);
+    let until = now.checked_add(time).unwrap_or(now);
+    map.insert(user.to_owned(), Entry { value, learned: now, until });
 }
 
 #[cfg(test)]
@@ -250,6 +312,17 @@ mod tests {
         assert!(memory.recall("a", after(60)).is_none());
         assert!(matches!(memory.recall("b", after(1)), Some(None)));
         assert!(memory.recall("b", after(2)).is_none(), "who is new need not wait a minute");
+    }
+
+    #[test]
+    fn a_doubted_answer_is_asked_for_again_but_not_at_every_wrong_password() {
+        let memory = Memory::new(Duration::from_secs(60));
+        let start = Instant::now();
+        memory.remember("a", user(), start);
+        memory.doubt("a", start + DOUBT_MIN / 2);
+        assert!(memory.recall("a", start + DOUBT_MIN).is_some());
+        memory.doubt("a", start + DOUBT_MIN);
+        assert!(memory.recall("a", start + DOUBT_MIN).is_none());
     }
 
     #[test]

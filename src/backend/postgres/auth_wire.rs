@@ -113,7 +113,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     async fn fill(&mut self, wanted: usize) -> Result<(), WireError> {
         while self.buffer.len() < wanted {
             self.buffer.reserve(READ_BYTES);
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            let read = match self.stream.read_buf(&mut self.buffer).await {
+                // How rustls reports a peer that hangs up without TLS's good-bye, as many do.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+                read => read?,
+            };
+            if read == 0 {
                 let empty = self.buffer.is_empty();
                 return Err(if empty { WireError::Closed } else { WireError::Truncated });
             }

@@ -144,7 +144,8 @@ impl ConnectError {
             | ConnectError::Method { .. }
             | ConnectError::Mechanism
             | ConnectError::TlsRefused
-            | ConnectError::TlsName(_) => Fault::Config,
+            | ConnectError::TlsName(_)
+            | ConnectError::Scram(ServerMessageError::Iterations(_)) => Fault::Config,
             ConnectError::Server(fields) => fault_of(&fields.sqlstate),
             _ => Fault::Node,
         }

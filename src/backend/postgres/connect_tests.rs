@@ -7,6 +7,7 @@ use super::connect_fixture::{PATIENCE, Server};
 use crate::config::tls::ServerTlsConnector;
 use crate::config::tls_fixture::Certificates;
 use crate::config::{Address, Secret, ServerTlsMode, Service};
+use crate::protocol::postgres::error::{Severity, encode_error};
 use crate::protocol::postgres::md5;
 use crate::protocol::postgres::scram::{Verifier, derive};
 use crate::protocol::postgres::startup::Parameter;
@@ -257,6 +258,11 @@ async fn users_are_looked_up(server: &Server, certificates: &Certificates) {
     // What is remembered needs no node.
     assert!(query.lookup("scram_user", &[]).await.unwrap().is_some());
     assert!(query.lookup("nobody", &[]).await.unwrap().is_none());
+    // Idle connections that were cut cost nobody a login.
+    server.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ 'tiffin'",
+    );
+    assert!(query.lookup("alice", &nodes).await.unwrap().is_some());
     let error = query.lookup("clear_user", &[down]).await.unwrap_err();
     assert!(error.reason.contains("127.0.0.1:1"), "{error}");
     let broken = AuthQuery::new("SELECT nonsense", PATIENCE, &service, tls, runtime);
@@ -270,9 +276,7 @@ async fn pretenders_are_found_out_in_time() {
     let secret = pw();
     let error = |message: &str| {
         let mut bytes = bytes::BytesMut::new();
-        let severity = crate::protocol::postgres::error::Severity::Fatal;
-        let encode = crate::protocol::postgres::error::encode_error;
-        encode(&mut bytes, severity, "57P03", message, None, None);
+        encode_error(&mut bytes, Severity::Fatal, "57P03", message, None, None);
         bytes.to_vec()
     };
     let nonce_of_another = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0".to_vec();
@@ -386,4 +390,67 @@ async fn a_port_that_nobody_listens_on_is_unreachable() {
         assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
         assert_eq!((error.sqlstate(), error.fault()), ("08001", Fault::Node));
     }
+}
+
+/// One pretender per connection, each of which says something else.
+async fn connect_in_turns(tls: &ServerTlsConnector, turns: &[&[u8]]) -> Established {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let pretend = async {
+        let mut kept = Vec::new();
+        for turn in turns {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut hello = [0; 1024];
+            assert_ne!(client.read(&mut hello).await.unwrap(), 0);
+            client.write_all(turn).await.unwrap();
+            kept.push(client);
+        }
+        kept
+    };
+    let address = Address::Tcp { host: "127.0.0.1".into(), port };
+    let secret = ServerSecret::None;
+    let target = target(&address, tls, "u", &secret);
+    let (_, outcome) = tokio::join!(pretend, connect(&target));
+    outcome.unwrap()
+}
+
+#[tokio::test]
+async fn less_is_tried_where_more_is_refused() {
+    let welcome = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x05abcdZ\0\0\0\x05I";
+    let mut refused = bytes::BytesMut::new();
+    let message = "unsupported frontend protocol 3.2: server supports 3.0 to 3.0";
+    encode_error(&mut refused, Severity::Fatal, "0A000", message, None, None);
+    let off = ServerTlsConnector::disabled();
+    let old = connect_in_turns(&off, &[&refused, welcome]).await;
+    assert_eq!((old.minor, old.process_id, &*old.secret_key), (0, 5, &b"abcd"[..]));
+
+    let new = connect_in_turns(&off, &[welcome]).await;
+    assert_eq!(new.minor, 2, "a server that says nothing of the version speaks what was asked");
+    // It offers TLS and then talks nonsense: the record that comes is no TLS.
+    let prefer = Certificates::new().towards_server(ServerTlsMode::Prefer, None);
+    let prefer = ServerTlsConnector::new(&prefer).unwrap();
+    let plain = nonsense_instead_of_tls(&prefer, welcome).await;
+    assert!(!plain.stream.is_tls());
+}
+
+async fn nonsense_instead_of_tls(tls: &ServerTlsConnector, welcome: &[u8]) -> Established {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let pretend = async {
+        let mut hello = [0; 4096];
+        let (mut first, _) = listener.accept().await.unwrap();
+        first.read_exact(&mut hello[..8]).await.unwrap();
+        first.write_all(b"S").await.unwrap();
+        assert_ne!(first.read(&mut hello).await.unwrap(), 0);
+        first.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        let (mut second, _) = listener.accept().await.unwrap();
+        assert_ne!(second.read(&mut hello).await.unwrap(), 0);
+        second.write_all(welcome).await.unwrap();
+        (first, second)
+    };
+    let address = Address::Tcp { host: "127.0.0.1".into(), port };
+    let secret = ServerSecret::None;
+    let target = target(&address, tls, "u", &secret);
+    let (_, outcome) = tokio::join!(pretend, connect(&target));
+    outcome.unwrap()
 }

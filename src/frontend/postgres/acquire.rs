@@ -235,6 +235,9 @@ impl Conversation {
         entry.waiting.set(true);
         let outcome = poll_fn(|cx| {
             entry.remember(cx.waker());
+            if self.worker.cutting.get() {
+                return Poll::Ready(Err(Fault::ShuttingDown));
+            }
             if entry.cancelled.replace(false) {
                 return Poll::Ready(Ok(Waited::Cancelled));
             }

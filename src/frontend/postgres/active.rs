@@ -58,6 +58,8 @@ pub struct Progress {
     pub intercepted: bool,
     /// Something that may have written was sent since the last end of a transaction.
     pub writing: bool,
+    /// Something that shows data was sent on this connection.
+    pub reading: bool,
     /// DDL ran since the last end of a transaction.
     pub ddl: bool,
     /// DDL has been committed: the catalog must be loaded again.
@@ -81,6 +83,7 @@ impl Default for Progress {
             repeatable: false,
             intercepted: false,
             writing: false,
+            reading: false,
             ddl: false,
             ddl_done: false,
             broken: None,
@@ -178,7 +181,9 @@ impl Watch for Observer<'_> {
         if ready.status == Status::Idle {
             self.ended(now);
         }
-        self.session.positions.read(self.connection.node, self.incarnation, now);
+        if self.progress.reading {
+            self.session.positions.read(self.connection.node, self.incarnation, now);
+        }
     }
 
     fn not_prepared(&mut self, id: u64) {

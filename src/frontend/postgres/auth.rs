@@ -47,15 +47,20 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     let credentials = credentials.as_deref();
     let known = credentials.map_or(&Known::Nothing, |credentials| &credentials.known);
     let shown = match (settings.method_of(credentials), known) {
-        (AuthMethod::Trust, _) => trust(credentials, applicant)?,
-        (AuthMethod::Cert, _) => by_certificate(credentials, applicant)?,
-        (AuthMethod::Password, known) => by_password(wire, known, applicant).await?,
+        (AuthMethod::Trust, _) => trust(credentials, applicant).map_err(StartupError::from),
+        (AuthMethod::Cert, _) => by_certificate(credentials, applicant).map_err(StartupError::from),
+        (AuthMethod::Password, known) => by_password(wire, known, applicant).await,
         // As in the server: a verifier is better than what md5 would need.
         (AuthMethod::Md5, Known::Verifier(_)) | (AuthMethod::ScramSha256, _) => {
-            by_scram(wire, known, seed, applicant).await?
+            by_scram(wire, known, seed, applicant).await
         }
-        (AuthMethod::Md5, known) => by_md5(wire, known, applicant).await?,
+        (AuthMethod::Md5, known) => by_md5(wire, known, applicant).await,
     };
+    let shown = shown.inspect_err(|error| {
+        if error.is_wrong_password() {
+            settings.doubt(applicant.user, applicant.database);
+        }
+    })?;
     Ok(credentials.map_or(ServerSecret::None, |credentials| credentials.server_secret(shown)))
 }
 

@@ -125,6 +125,13 @@ impl AuthSettings {
         Ok(found.map(|found| Arc::new(Credentials::looked_up(found.secret.as_ref()))))
     }
 
+    /// A password did not fit. Only a lookup can have changed its mind meanwhile.
+    pub(super) fn doubt(&self, user: &str, database: &str) {
+        if let Some(lookup) = self.lookup.as_ref().filter(|_| !self.users.contains_key(user)) {
+            lookup.doubt(user, database);
+        }
+    }
+
     pub(super) fn method_of(&self, credentials: Option<&Credentials>) -> AuthMethod {
         credentials.and_then(|credentials| credentials.method).unwrap_or(self.method)
     }

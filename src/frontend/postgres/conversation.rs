@@ -82,6 +82,8 @@ pub struct Conversation {
     /// A refused batch of the extended protocol: everything up to its Sync is ignored.
     pub(super) skipping: bool,
     pub(super) stall: Stall,
+    /// The client has not been told that it is in: only its settings are tried.
+    pub(super) greeting: bool,
 }
 
 /// What a client that is waited for has sent.
@@ -263,6 +265,7 @@ impl Conversation {
             settings: &self.session.settings,
             standard_strings: standard,
             catalog: &catalog,
+            slot: &self.catalog,
             database: &self.identity.database,
             statements_max: limits.client_statements_max,
         };

@@ -17,6 +17,8 @@ pub mod scratch;
 pub mod serve;
 pub mod stall;
 pub mod startup;
+#[cfg(test)]
+mod startup_raw_tests;
 pub mod startup_refusal;
 pub mod statements;
 pub mod welcome;

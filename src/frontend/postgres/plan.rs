@@ -9,6 +9,7 @@ use super::statements::{
 };
 use crate::frontend::worker::Worker;
 use crate::metrics::RouteReason;
+use crate::monitor::catalog::CatalogSlot;
 use crate::protocol::postgres::frame::{self, FrameError};
 use crate::protocol::postgres::request::{self, Object, Request};
 use crate::session::{Class, Settings};
@@ -153,6 +154,7 @@ pub struct Planner<'a> {
     pub settings: &'a Settings,
     pub standard_strings: bool,
     pub catalog: &'a Catalog,
+    pub slot: &'a CatalogSlot,
     pub database: &'a Arc<str>,
     pub statements_max: usize,
 }
@@ -225,8 +227,25 @@ impl Planner<'_> {
     }
 
     pub fn classify(&self, sql: &[u8]) -> Arc<Statement> {
-        let mut classifier = self.worker.classifier.borrow_mut();
-        classifier.classify(sql, self.standard_strings, self.catalog)
+        let statement = {
+            let mut classifier = self.worker.classifier.borrow_mut();
+            classifier.classify(sql, self.standard_strings, self.catalog)
+        };
+        if matches!(statement.effect, Effect::Unknown | Effect::Write) {
+            self.unsafe_statement(&statement);
+        }
+        statement
+    }
+
+    /// Counts why a statement is not known to be a read; a name that is not in the catalog may be
+    /// new.
+    fn unsafe_statement(&self, statement: &Statement) {
+        if matches!(statement.reason_code, "unknown_relation" | "unknown_function") {
+            self.slot.ask();
+            self.worker.stats().classified_unsafe(statement.reason_code);
+        } else if statement.effect == Effect::Unknown {
+            self.worker.stats().classified_unsafe(statement.reason_code);
+        }
     }
 
     fn parse_unnamed(&mut self, sql: &[u8], types: &[u8], batch: &mut Batch) -> What {

@@ -42,6 +42,7 @@ impl Conversation {
         let progress = &mut active.progress;
         progress.started = Instant::now();
         progress.writing |= writes(&batch) || held;
+        progress.reading |= reads(&batch);
         progress.segment_open = open || leaves_open(&batch);
         progress.repeatable =
             may_repeat && !open && !held && matches!(batch.class, Some(Class::Read));
@@ -63,6 +64,9 @@ impl Conversation {
     /// Moves bytes in both directions until nothing more is to be done on this connection.
     /// Cancel safe: no.
     pub(super) fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Result<Served, Fault>> {
+        if self.worker.cutting.get() {
+            return Poll::Ready(Err(Fault::ShuttingDown));
+        }
         loop {
             let replied = self.poll_replies(cx)?;
             if replied && let Some(served) = self.settled()? {
@@ -98,7 +102,7 @@ impl Conversation {
         let session_mode = self.cluster.handle.config.pool.mode == PoolMode::Session;
         let free = active.progress.status == Status::Idle
             && self.session.is_free()
-            && !session_mode
+            && (!session_mode || self.greeting)
             && !active.progress.segment_open;
         Ok(free.then_some(Served::Done))
     }
@@ -277,6 +281,7 @@ impl Conversation {
             encoder.batch(&batch, message);
         }
         active.progress.writing |= writes(&batch);
+        active.progress.reading |= reads(&batch);
         active.progress.segment_open = leaves_open(&batch);
         let left = batch.ops.iter().any(|op| matches!(op.what, What::Terminate));
         self.active = Some(active);
@@ -535,6 +540,11 @@ fn encoder_for<'a>(
 /// Whether a batch may write, so that the session must see it afterwards.
 fn writes(batch: &Batch) -> bool {
     !matches!(batch.class, None | Some(Class::Read | Class::Session))
+}
+
+/// Whether a batch may show data, so that the session's later reads must not be older.
+fn reads(batch: &Batch) -> bool {
+    !matches!(batch.class, None | Some(Class::Session))
 }
 
 /// Whether more of the same implicit transaction is to come: no Query and no Sync ends it yet.

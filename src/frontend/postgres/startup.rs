@@ -102,6 +102,12 @@ pub enum StartupError {
     Refused(Refusal),
 }
 
+impl StartupError {
+    pub(super) fn is_wrong_password(&self) -> bool {
+        matches!(self, StartupError::Refused(refusal) if refusal.sqlstate == "28P01")
+    }
+}
+
 impl From<Refusal> for StartupError {
     fn from(refusal: Refusal) -> StartupError {
         StartupError::Refused(refusal)

@@ -67,6 +67,7 @@ impl Conversation {
             active: None,
             skipping: false,
             stall: Stall::default(),
+            greeting: true,
         };
         match conversation.welcome().await {
             Ok(()) => Some(conversation),
@@ -101,6 +102,7 @@ impl Conversation {
         put_backend_key(&mut out, self.entry.process_id, &self.entry.secret);
         put_ready(&mut out, Status::Idle);
         self.known = reported;
+        self.greeting = false;
         self.tell(&out).await
     }
 
