@@ -26,18 +26,16 @@ use tokio::time::Instant;
 const DATABASES_MAX: usize = 1000;
 /// Loads at once per cluster: they are heavy for the primary.
 const LOADS_MAX: usize = 2;
-/// A catalog that does not know a name is loaded again no more often than this: clients choose the
-/// names.
-const ASK_GAP: Duration = Duration::from_secs(1);
 /// A failed load is repeated after this, then after twice as long, up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
 /// A database is asked this often whether its catalog has changed behind the proxy's back.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// What is found changed is loaded again no sooner than this after the last load, and than so
-/// many times as long as that took: temporary tables change the catalog all the time.
-const RELOAD_GAP: Duration = Duration::from_secs(2);
+/// What is found changed, or does not know a name, is loaded again no sooner than this after the
+/// last load, and than so many times as long as that took: temporary tables change the catalog all
+/// the time, and clients choose the names.
+const RELOAD_GAP: Duration = Duration::from_secs(1);
 const RELOAD_GAP_LOADS: u32 = 50;
 
 /// Reads catalogs from a server.
@@ -77,9 +75,8 @@ pub struct Slot<C> {
     /// Grows with each DDL.
     generation: AtomicU64,
     wanted: Notify,
-    /// When somebody last asked for a load, in milliseconds since `made`, plus one; 0: never.
-    asked: AtomicU64,
-    made: std::time::Instant,
+    /// Less urgent than `wanted`.
+    asked: Notify,
 }
 
 /// By the database's name.
@@ -200,21 +197,14 @@ impl<C> Slot<C> {
             current: ArcSwap::from_pointee(catalog),
             generation: AtomicU64::new(0),
             wanted: Notify::new(),
-            asked: AtomicU64::new(0),
-            made: std::time::Instant::now(),
+            asked: Notify::new(),
         }
     }
 
     /// A statement names something that the catalog does not know: perhaps it is new. Loads it
-    /// again soon, however often this is called at most once in [`ASK_GAP`].
+    /// again soon, but however often this is called not all the time: clients choose the names.
     pub fn ask(&self) {
-        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-        let before = self.asked.load(Ordering::Relaxed);
-        let gap = u64::try_from(ASK_GAP.as_millis()).unwrap_or(u64::MAX);
-        if before == 0 || now - before.min(now) >= gap {
-            self.asked.store(now, Ordering::Relaxed);
-            self.wanted.notify_one();
-        }
+        self.asked.notify_one();
     }
 
     /// The catalog of this moment; cheap enough for every statement, not to be held across an
@@ -260,7 +250,9 @@ impl<L: Loader> Shared<L> {
         let mut link = L::Link::default();
         loop {
             // A wish from before this load is fulfilled by it.
-            let _ = tokio::time::timeout(Duration::ZERO, slot.wanted.notified()).await;
+            for wish in [&slot.wanted, &slot.asked] {
+                let _ = tokio::time::timeout(Duration::ZERO, wish.notified()).await;
+            }
             let mark = self.loader.fingerprint(database.clone(), &mut link).await.ok();
             let began = Instant::now();
             let again = match self.load(&database, &slot, &mut link).await {
@@ -289,6 +281,10 @@ impl<L: Loader> Shared<L> {
                 () = slot.wanted.notified() => {}
                 () = tokio::time::sleep_until(now + again) => {}
                 () = self.changed(&database, &mut link, mark, not_before) => {}
+                () = async {
+                    tokio::time::sleep_until(not_before).await;
+                    slot.asked.notified().await;
+                } => {}
             }
             if self.forget_unused(&database, &slot) {
                 return;
@@ -481,7 +477,14 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let loads = fake.started.load(Ordering::SeqCst);
-        assert!((5..=7).contains(&loads), "{loads}");
+        assert!((7..=13).contains(&loads), "{loads}");
+        // Neither is one that is asked for a name that nobody has made.
+        for _ in 0..100 {
+            slot.ask();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let asked = fake.started.load(Ordering::SeqCst) - loads;
+        assert!((8..=12).contains(&asked), "{asked}");
     }
 
     #[tokio::test(start_paused = true)]
