@@ -30,8 +30,8 @@ fn writes_are_read_and_reads_never_go_backward() {
         .config(|config| config["workers"] = 2.into())
         .start();
     let primary = fixture.cluster.primary();
+    fixture.create_table("t", "id bigint PRIMARY KEY, n bigint NOT NULL");
     let setup = fixture.direct(primary);
-    setup.query("CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL)").unwrap();
     setup
         .query(&format!("INSERT INTO t SELECT i, 0 FROM generate_series(0, {SESSIONS}) AS i"))
         .unwrap();
@@ -119,8 +119,8 @@ async fn session(config: tokio_postgres::Config, id: i64, seen: Arc<Seen>) -> BT
 fn a_reader_moves_between_replicas_and_never_backward() {
     let fixture = Fixture::build().key("monitor.interval", "20ms").start();
     let primary = fixture.cluster.primary();
+    fixture.create_table("t", "n bigint");
     let writer = fixture.direct(primary);
-    writer.query("CREATE TABLE t (n bigint)").unwrap();
     writer.query("INSERT INTO t VALUES (0)").unwrap();
     fixture.cluster.wait_caught_up(primary).unwrap();
     let reader = fixture.session();
@@ -131,8 +131,10 @@ fn a_reader_moves_between_replicas_and_never_backward() {
         fixture.cluster.replica(round % 2).set_apply_delay(200).unwrap();
         fixture.cluster.replica((round + 1) % 2).set_apply_delay(0).unwrap();
         let started = Instant::now();
-        while started.elapsed() < Duration::from_millis(400) {
+        while started.elapsed() < Duration::from_millis(1_000) {
             writer.query("UPDATE t SET n = n + 1").unwrap();
+            // Without a pause the session stays where it is.
+            std::thread::sleep(Duration::from_millis(50));
             let rows = reader.query("SELECT n, inet_server_port() FROM t").unwrap();
             let n: u64 = rows[0][0].as_ref().unwrap().parse().unwrap();
             assert!(n >= last, "read {n} after {last}");
@@ -147,10 +149,8 @@ fn a_reader_moves_between_replicas_and_never_backward() {
 #[test]
 fn levels_differ_as_they_say() {
     let fixture = Fixture::build().replicas(1).start();
-    let (primary, replica) = (fixture.cluster.primary(), fixture.cluster.replica(0));
-    let setup = fixture.direct(primary);
-    setup.query("CREATE TABLE t (n int)").unwrap();
-    fixture.cluster.wait_caught_up(primary).unwrap();
+    let replica = fixture.cluster.replica(0);
+    fixture.create_table("t", "n int");
     replica.pause_replay().unwrap();
 
     let count = "SELECT count(*) FROM t";

@@ -14,6 +14,7 @@ mod messages;
 mod operations;
 mod pooling;
 mod protocol;
+mod reads;
 mod routing;
 mod servers;
 mod support;

@@ -15,3 +15,6 @@ pub mod server;
 pub mod session;
 pub mod sql;
 pub mod topology;
+
+#[cfg(test)]
+mod tidy;

@@ -182,13 +182,27 @@ impl Fixture {
         first
     }
 
-    /// How many of `count` reads each server ran, in a session of its own.
-    pub fn share(&self, session: &Session, count: usize) -> BTreeMap<String, usize> {
+    /// How many of `count` reads each server ran, each in a new session: one that goes on
+    /// reading stays with its replica, as another one might be older.
+    pub fn share(&self, count: usize) -> BTreeMap<String, usize> {
         let mut share = BTreeMap::new();
         for _ in 0..count {
-            *share.entry(self.ran_on(session, "SELECT inet_server_port()")).or_default() += 1;
+            let name = self.ran_on(&self.session(), "SELECT inet_server_port()");
+            *share.entry(name).or_default() += 1;
         }
         share
+    }
+
+    /// Makes a table through the proxy and waits until reads of it go to replicas: the catalog
+    /// has to be loaded again first.
+    pub fn create_table(&self, name: &str, columns: &str) {
+        self.session()
+            .query(&format!("CREATE TABLE {name} ({columns})"))
+            .expect("create the table");
+        self.cluster.wait_caught_up(self.cluster.primary()).expect("replicas catch up");
+        let read = format!("SELECT inet_server_port(), count(*) FROM {name}");
+        let known = || self.ran_on(&self.session(), &read) != self.cluster.primary().name;
+        wait_until(PATIENCE, known).unwrap_or_else(|_| panic!("{name} is not known"));
     }
 
     /// Waits until these, and of the others none, are in the read set.

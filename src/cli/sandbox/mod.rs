@@ -8,12 +8,12 @@ pub mod proxy;
 pub mod servers;
 mod tour;
 
+use crate::cli::Exit;
 use anyhow::{Context, Result};
 use proxy::Proxy;
 use servers::{Cluster, Login, Options};
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,11 +24,20 @@ const REPLICAS_MAX: u16 = 8;
 /// What a shell reports for a program that was ended by Ctrl-C.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// Start a primary, replicas and the proxy on this machine, and show what the proxy does.
-///
-/// Everything lives in a temporary folder and listens on 127.0.0.1 alone. On a terminal it stays
-/// up after the tour until Ctrl-C; otherwise it ends with the tour, with exit status 0 only if
-/// every step of the tour was seen to hold. PostgreSQL's server programs must be installed.
+pub const ABOUT: &str = "\
+Start a primary, streaming replicas and the proxy on this machine, and show what the proxy does.
+
+Everything lives in a temporary folder and listens on 127.0.0.1 alone. On a terminal it stays up
+after the tour until Ctrl-C; otherwise it ends with the tour, with exit status 0 only if every
+step of the tour was seen to hold. PostgreSQL's server programs must be installed; TIFFIN_PG_BIN
+names their folder where they are not found.";
+
+pub const EXAMPLES: &str = "\
+Examples:
+  tiffin sandbox
+  tiffin sandbox --no-tour --replicas 4 --port 6432
+  tiffin sandbox --keep ./servers";
+
 #[derive(Debug, Clone, clap::Args)]
 pub struct SandboxArgs {
     /// Start everything and stay up, without the tour.
@@ -53,19 +62,19 @@ pub struct SandboxArgs {
 ///
 /// # Errors
 /// When PostgreSQL is missing or something does not start. Nothing stays behind.
-pub fn run(args: SandboxArgs) -> Result<ExitCode> {
-    let sandbox = Arc::new(Sandbox::start(&args)?);
+pub fn run(args: &SandboxArgs) -> Result<Exit> {
+    let sandbox = Arc::new(Sandbox::start(args)?);
     // A signal before this line ends the program at once, and the watchdog the servers.
     end_on_signal(sandbox.clone())?;
-    let result = sandbox.show(&args);
+    let result = sandbox.show(args);
     if result.is_ok() && (args.no_tour || std::io::stdout().is_terminal()) {
-        println!("Ctrl-C ends it.");
+        sandbox.invite();
         loop {
             std::thread::park();
         }
     }
     sandbox.end();
-    result.map(|()| sandbox.exit_code())
+    result.map(|()| sandbox.outcome())
 }
 
 struct Sandbox {
@@ -102,13 +111,18 @@ impl Sandbox {
             held = tour::run(&self.cluster, &self.proxy)?;
         }
         self.exit.store(u8::from(!held), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How to get in, for a sandbox that stays up.
+    fn invite(&self) {
         let Login { user, password } = &self.cluster.app;
         println!("\n  PGPASSWORD={password} psql -h 127.0.0.1 -p {} -U {user}", self.proxy.port);
         if let Some(http) = self.proxy.http {
             println!("  http://{http}/api/v1/topology\n  http://{http}/metrics");
         }
         println!("  {}", self.cluster.folder().display());
-        Ok(())
+        println!("Ctrl-C ends it.");
     }
 
     /// Ends the proxy and the servers; may be called twice.
@@ -123,8 +137,8 @@ impl Sandbox {
         self.cluster.end();
     }
 
-    fn exit_code(&self) -> ExitCode {
-        ExitCode::from(self.exit.load(Ordering::Relaxed))
+    fn outcome(&self) -> Exit {
+        if self.exit.load(Ordering::Relaxed) == 0 { Exit::Ok } else { Exit::Failure }
     }
 }
 

@@ -12,10 +12,15 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Enough that each of a few replicas is chosen when the choice is even or by chance.
-const READS: usize = 40;
-/// Write-then-read pairs of one session.
+/// A session stays with a replica while it reads without a pause, since another one might be
+/// older; so it is sessions that are spread. Enough for each of a few replicas to be chosen.
+const READERS: usize = 20;
+/// Write-then-read pairs of one session, of which some …
 const PAIRS: usize = 40;
+/// … pause between the two for longer than a probe interval, so that replicas can be known to
+/// be fresh enough.
+const PAIRS_PAUSED: usize = 10;
+const PAUSE: Duration = Duration::from_millis(250);
 /// Well above the default `max_lag` of one second.
 const APPLY_DELAY_MS: u64 = 3_000;
 /// What is waited for here takes the apply delay and some probe intervals.
@@ -37,7 +42,8 @@ pub fn run(cluster: &Cluster, proxy: &Proxy) -> Result<bool> {
     for (number, (title, step)) in steps.iter().enumerate() {
         tour.screen.title(number + 1, title);
         if let Err(error) = step(&tour) {
-            tour.screen.line(&format!("{error:#}"), "", false);
+            tour.screen.note(&format!("{error:#}"));
+            tour.screen.line("", "", false);
         }
     }
     Ok(tour.screen.all_held.load(Ordering::Relaxed))
@@ -67,11 +73,9 @@ impl Tour<'_> {
 
     fn reads(&self) -> Result<()> {
         self.cluster.wait_caught_up(self.cluster.primary())?;
-        // A new session has written nothing and may read wherever the lag is small.
-        let session = self.connect()?;
         let all: Vec<&Server> = self.cluster.replicas().iter().collect();
-        let share = self.until_read_by(&session, &all)?;
-        self.screen.line(&format!("{READS} × {READ}"), &told(&share), self.are(&share, &all));
+        let share = self.until_read_by(&all)?;
+        self.screen.line(&sessions_read(), &told(&share), self.are(&share, &all));
         Ok(())
     }
 
@@ -83,21 +87,24 @@ impl Tour<'_> {
 
         // Idle, a primary leaves nothing to lag behind: somebody has to write.
         let session = self.connect()?;
-        let reader = self.connect()?;
+        let out = format!("tiffin_node_in_read_set{{cluster=\"main\",node=\"{name}\"}} 0");
         let started = Instant::now();
         wait_until(PATIENCE, || {
             session.query(WRITE).is_ok()
-                && self.share(&reader).is_ok_and(|share| self.are(&share, &others))
+                && self.proxy.get("/metrics").is_ok_and(|(_, page)| page.contains(&out))
         })
-        .context("the lagging replica goes on being read")?;
-        let after =
-            format!("{} · left after {:.1} s", names(&others), started.elapsed().as_secs_f32());
-        self.screen.line(&format!("INSERT …; {READS} × {READ}"), &after, true);
+        .context("the lagging replica stays in the read set")?;
+        self.screen.note(&format!("{name} left the read set after {}", seconds(started)));
+        let share = self.until_read_by(&others)?;
+        self.screen.line(&sessions_read(), &told(&share), self.are(&share, &others));
 
         let mut share = Share::new();
         let mut found = 0;
-        for _ in 0..PAIRS {
+        for number in 0..PAIRS {
             let (id, _) = self.run(&session, WRITE)?;
+            if number < PAIRS_PAUSED {
+                std::thread::sleep(PAUSE);
+            }
             let own = format!("SELECT id, inet_server_port() FROM lunch WHERE id = {id}");
             match self.run(&session, &own) {
                 Ok((read, server)) if read == id => {
@@ -117,12 +124,10 @@ impl Tour<'_> {
         lagging.set_apply_delay(0)?;
         self.screen.note(&format!("{} applies at once again", lagging.name));
         let started = Instant::now();
-        let session = self.connect()?;
         let all: Vec<&Server> = self.cluster.replicas().iter().collect();
-        let share = self.until_read_by(&session, &all)?;
-        let after =
-            format!("{} · back after {:.1} s", told(&share), started.elapsed().as_secs_f32());
-        self.screen.line(&format!("{READS} × {READ}"), &after, self.are(&share, &all));
+        let share = self.until_read_by(&all)?;
+        let seen = format!("{} · after {}", told(&share), seconds(started));
+        self.screen.line(&sessions_read(), &seen, self.are(&share, &all));
         Ok(())
     }
 
@@ -153,9 +158,8 @@ impl Tour<'_> {
         let servers = self.cluster.servers().iter();
         let replicas: Vec<&Server> = servers.filter(|server| server.name != new.name).collect();
         self.screen.note(&format!("{} replicate from {}", names(&replicas), new.name));
-        let reader = self.connect()?;
-        let share = self.until_read_by(&reader, &replicas)?;
-        self.screen.line(&format!("{READS} × {READ}"), &told(&share), self.are(&share, &replicas));
+        let share = self.until_read_by(&replicas)?;
+        self.screen.line(&sessions_read(), &told(&share), self.are(&share, &replicas));
         Ok(())
     }
 
@@ -184,20 +188,21 @@ impl Tour<'_> {
         Ok((first.clone(), server.name.clone()))
     }
 
-    fn share(&self, session: &Session) -> Result<Share> {
+    /// Where new sessions read, each once. They have written nothing and read nothing before.
+    fn share(&self) -> Result<Share> {
         let mut share = Share::new();
-        for _ in 0..READS {
-            *share.entry(self.run(session, READ)?.1).or_default() += 1;
+        for _ in 0..READERS {
+            *share.entry(self.run(&self.connect()?, READ)?.1).or_default() += 1;
         }
         Ok(share)
     }
 
     /// Reads until exactly these servers share the reads, or patience ends; the last share.
-    fn until_read_by(&self, session: &Session, servers: &[&Server]) -> Result<Share> {
-        let mut last = self.share(session)?;
+    fn until_read_by(&self, servers: &[&Server]) -> Result<Share> {
+        let mut last = self.share()?;
         wait_until(PATIENCE, || {
             self.are(&last, servers) || {
-                last = self.share(session).unwrap_or_default();
+                last = self.share().unwrap_or_default();
                 false
             }
         })
@@ -209,6 +214,14 @@ impl Tour<'_> {
         share.len() == servers.len()
             && servers.iter().all(|server| share.contains_key(&server.name))
     }
+}
+
+fn sessions_read() -> String {
+    format!("{READERS} sessions: SELECT count(*) FROM lunch")
+}
+
+fn seconds(since: Instant) -> String {
+    format!("{:.1} s", since.elapsed().as_secs_f32())
 }
 
 fn told(share: &Share) -> String {
@@ -248,10 +261,8 @@ impl Screen {
 
     fn line(&self, what: &str, seen: &str, held: bool) {
         let what: String = match what.char_indices().nth(WHAT_WIDTH) {
-            Some(_) if !seen.is_empty() => {
-                what.chars().take(WHAT_WIDTH - 2).chain(" …".chars()).collect()
-            }
-            _ => what.to_string(),
+            Some(_) => what.chars().take(WHAT_WIDTH - 2).chain(" …".chars()).collect(),
+            None => what.to_string(),
         };
         let word = if held { self.paint("32", "ok") } else { self.paint("1;31", "FAILED") };
         println!("   {what:WHAT_WIDTH$} {seen:SEEN_WIDTH$} {word}");

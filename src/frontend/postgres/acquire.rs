@@ -11,7 +11,7 @@ use crate::metrics::{GateOutcome, NodeIndex, RouteReason};
 use crate::pool::local::{LocalPool, PoolError, Take};
 use crate::pool::shared::{PoolKey, Pooled};
 use crate::route::{Choice, Policy, choose};
-use crate::session::Need;
+use crate::session::{Need, Wish};
 use crate::topology::{Epoch, Evidence, NodeId, Topology};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -19,6 +19,10 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::{timeout, timeout_at};
+
+/// How long a read waits for a replica that a hint asks for, in probe intervals: one may just
+/// have begun.
+const HINT_WAIT_INTERVALS: u32 = 3;
 
 /// What came of a wait during which the client was watched.
 enum Waited<T> {
@@ -193,6 +197,13 @@ impl Conversation {
         let limit = match handle.config.routing.on_lag {
             OnLag::Wait => handle.config.pool.wait_timeout,
             _ => handle.config.routing.catchup_wait,
+        };
+        // A hint that asks for a replica is worth the time of a probe.
+        let limit = match need {
+            Need::Replica(need) if need.wish != Wish::None => {
+                limit.max(handle.config.monitor.interval * HINT_WAIT_INTERVALS)
+            }
+            _ => limit,
         };
         let mut changed = handle.topology.subscribe();
         let need = need.clone();

@@ -52,8 +52,12 @@ pub struct Server {
 pub struct Progress {
     pub status: Status,
     /// The request's bytes are still in the inbox, and nothing of its reply has reached the
-    /// client: it can be sent elsewhere.
+    /// client.
+    pub retained: bool,
+    /// It is retained, and only reads: it can be sent elsewhere.
     pub repeatable: bool,
+    /// A plan that DDL has made unusable was refused before it ran: prepare it again here.
+    pub stale_plan: bool,
     /// An error was swallowed in order to repeat the request.
     pub intercepted: bool,
     /// Something that may have written was sent since the last end of a transaction.
@@ -80,7 +84,9 @@ impl Default for Progress {
     fn default() -> Progress {
         Progress {
             status: Status::Idle,
+            retained: false,
             repeatable: false,
+            stale_plan: false,
             intercepted: false,
             writing: false,
             reading: false,
@@ -134,7 +140,11 @@ impl Watch for Observer<'_> {
     fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError {
         if self.progress.repeatable && self.on_replica && is_no_answer(fields) {
             self.progress.intercepted = true;
-            self.progress.repeatable = false;
+            return OnError::Intercept;
+        }
+        if self.progress.retained && is_stale_plan(fields) {
+            self.progress.intercepted = true;
+            self.progress.stale_plan = true;
             return OnError::Intercept;
         }
         match front {
@@ -317,6 +327,11 @@ fn is_control(effect: &SessionEffect) -> bool {
         effect,
         SessionEffect::Begin(_) | SessionEffect::Commit { .. } | SessionEffect::Rollback { .. }
     )
+}
+
+/// `RevalidateCachedQuery` (`src/backend/utils/cache/plancache.c`) refuses before anything runs.
+fn is_stale_plan(fields: &ErrorFields<'_>) -> bool {
+    fields.sqlstate == b"0A000" && fields.message == b"cached plan must not change result type"
 }
 
 /// Errors of a replica that say nothing of the statement: it would have run elsewhere.

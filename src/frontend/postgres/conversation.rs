@@ -145,9 +145,13 @@ impl Conversation {
                 return Ok(());
             }
             self.send(batch.take().unwrap_or_default(), open, repeats < REPEATS_MAX);
-            let served = poll_fn(|cx| self.poll_serve(cx)).await;
+            let mut served = poll_fn(|cx| self.poll_serve(cx)).await;
+            if matches!(served, Ok(Served::RepeatHere)) {
+                self.send_again();
+                served = poll_fn(|cx| self.poll_serve(cx)).await;
+            }
             match served {
-                Ok(Served::Done) => {
+                Ok(Served::Done | Served::RepeatHere) => {
                     self.release().await;
                     return Ok(());
                 }

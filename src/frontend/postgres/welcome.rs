@@ -119,7 +119,7 @@ impl Conversation {
         // With an empty batch only the settings are sent.
         self.send_settings();
         match poll_fn(|cx| self.poll_serve(cx)).await {
-            Ok(Served::Done | Served::Repeat) => {}
+            Ok(Served::Done | Served::Repeat | Served::RepeatHere) => {}
             Err(Fault::Settings(message)) => {
                 let sqlstate = message.get(..5).unwrap_or("22023").to_owned();
                 let message = message.get(7..).unwrap_or_default().to_owned();
