@@ -1,9 +1,9 @@
 //! Reads a PostgreSQL database's catalog from the primary, as the service user.
 //!
 //! The queries and what follows from the rows are `sql/`'s; here they are run, and rows are
-//! turned into values. When and how often is `catalog_cache.rs`.
+//! turned into values. When and how often is `catalogs.rs`.
 
-use super::catalog_cache::{Cache, Loader, Slot};
+use super::catalogs::{Cache, Loader, Slot};
 use super::connection::service_pool;
 use super::postgres::{pool_error, sentence};
 use crate::config::Cluster;

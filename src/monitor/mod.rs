@@ -9,7 +9,7 @@
 //! [`readset`] and [`history`]. Nothing here promotes a node or touches a client.
 
 pub mod catalog;
-pub mod catalog_cache;
+pub mod catalogs;
 pub mod connection;
 pub mod election;
 pub mod history;
