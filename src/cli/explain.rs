@@ -200,7 +200,7 @@ async fn ask(cluster: &Arc<Cluster>, database: &str) -> anyhow::Result<Known> {
     let topology = watch::settled(cluster, &tls).await;
     let snapshot = topology.load_full();
     let loader = PostgresLoader::new(cluster.clone(), topology, tls);
-    Ok(match loader.load(Arc::from(database)).await {
+    Ok(match loader.load(Arc::from(database), &mut None).await {
         Ok(catalog) => Known::Cluster { catalog: Box::new(catalog), snapshot },
         Err(reason) => {
             Known::Nothing(format!("the catalog of {database} could not be loaded ({reason})"))

@@ -3,7 +3,7 @@
 //! The queries and what follows from the rows are `sql/`'s; here they are run, and rows are
 //! turned into values. When and how often is `catalogs.rs`.
 
-use super::catalogs::{Catalogs, Loader, Slot};
+use super::catalogs::{Cache, Loader, Slot};
 use super::connection::service_pool;
 use super::postgres::{pool_error, sentence};
 use crate::config::Cluster;
@@ -13,7 +13,9 @@ use crate::sql::{
     CastRow, Catalog, CatalogRows, FunctionRow, FunctionRules, OperatorRow, Persistence,
     RelationKind, RelationRow, TypeRow, Volatility,
 };
-use crate::topology::Topology;
+use crate::topology::{NodeId, Topology};
+use deadpool_postgres::{Object, Pool};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::{Client, Error, Row};
@@ -24,9 +26,23 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                      SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '60s'";
 
-/// The catalogs of one PostgreSQL cluster.
-pub type PostgresCatalogs = Catalogs<PostgresLoader>;
-/// One database's catalog.
+/// Rows written to the catalog since the server's statistics began, as they are known a second
+/// after the commit. ANALYZE and VACUUM change rows in place and are not counted.
+const CHANGES: &str = "\
+SELECT coalesce(sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid)
+                    + pg_catalog.pg_stat_get_tuples_updated(c.oid)
+                    + pg_catalog.pg_stat_get_tuples_deleted(c.oid)), 0)::bigint
+FROM pg_catalog.pg_class c
+WHERE c.oid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_proc'::regclass,
+                'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_rewrite'::regclass,
+                'pg_catalog.pg_policy'::regclass, 'pg_catalog.pg_cast'::regclass,
+                'pg_catalog.pg_operator'::regclass, 'pg_catalog.pg_namespace'::regclass,
+                'pg_catalog.pg_constraint'::regclass, 'pg_catalog.pg_inherits'::regclass)";
+const CHANGES_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The catalogs of one cluster, by the server's name of each database.
+pub type PostgresCatalogs = Cache<PostgresLoader>;
+/// One database's catalog: `load()` it for each statement.
 pub type CatalogSlot = Slot<Catalog>;
 
 /// Loads catalogs from whichever node is the primary.
@@ -50,33 +66,69 @@ impl PostgresLoader {
         PostgresLoader { cluster, topology, tls, rules }
     }
 
-    async fn rows(&self, database: &str) -> Result<CatalogRows, String> {
+    /// A connection to the database on the primary.
+    async fn client(&self, database: &str, link: &mut Link) -> Result<Object, String> {
         let primary = self.topology.load().primary.ok_or("there is no primary")?;
-        let node = self.cluster.nodes.get(usize::from(primary.0));
-        let node = node.ok_or("the primary is not configured any more")?;
-        // Its only connection is closed with the pool, at the end of this function.
-        let pool = service_pool(&self.cluster, node, database, &self.tls, None);
-        let client = pool.get().await.map_err(|error| pool_error(error).to_string())?;
+        if link.as_ref().is_none_or(|(node, _)| *node != primary) {
+            let node = self.cluster.nodes.get(usize::from(primary.0));
+            let node = node.ok_or("the primary is not configured any more")?;
+            let pool = service_pool(&self.cluster, node, database, &self.tls, None);
+            *link = Some((primary, pool));
+        }
+        let (_, pool) = link.as_ref().ok_or("there is no primary")?;
+        pool.get().await.map_err(|error| pool_error(error).to_string())
+    }
+
+    async fn rows(&self, database: &str, link: &mut Link) -> Result<CatalogRows, String> {
+        let client = self.client(database, link).await?;
         read(&client).await.map_err(|error| sentence(&error).to_string())
+    }
+
+    async fn changes(&self, database: &str, link: &mut Link) -> Result<i64, String> {
+        let client = self.client(database, link).await?;
+        let row = client.query_one(CHANGES, &[]).await;
+        row.and_then(|row| row.try_get(0)).map_err(|error| sentence(&error).to_string())
     }
 }
 
+/// The primary's pool for the database. Its connection stays open between two looks; after a
+/// failure it is dropped, for nobody knows in which transaction it is.
+type Link = Option<(NodeId, Pool)>;
+
 impl Loader for PostgresLoader {
     type Catalog = Catalog;
+    type Link = Link;
 
     fn unknown(&self) -> Catalog {
         Catalog::empty_with(self.rules.clone())
     }
 
-    async fn load(&self, database: Arc<str>) -> Result<Catalog, String> {
-        let rows = tokio::time::timeout(LOAD_TIMEOUT, self.rows(&database))
-            .await
-            .map_err(|_| format!("no answer within {} s", LOAD_TIMEOUT.as_secs()))??;
-        let rules = self.rules.clone();
+    async fn load(&self, database: Arc<str>, link: &mut Link) -> Result<Catalog, String> {
+        let rows = bounded(LOAD_TIMEOUT, self.rows(&database, link)).await;
+        if rows.is_err() {
+            *link = None;
+        }
+        let (rows, rules) = (rows?, self.rules.clone());
         // Every view is classified: not on the thread that probes.
         let built = tokio::task::spawn_blocking(move || Catalog::build(rows, rules)).await;
         built.map_err(|error| format!("what the catalog says cannot be used: {error}"))
     }
+
+    async fn fingerprint(&self, database: Arc<str>, link: &mut Link) -> Result<i64, String> {
+        let changes = bounded(CHANGES_TIMEOUT, self.changes(&database, link)).await;
+        if changes.is_err() {
+            *link = None;
+        }
+        changes
+    }
+}
+
+async fn bounded<T>(
+    limit: Duration,
+    errand: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let answer = tokio::time::timeout(limit, errand).await;
+    answer.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
 }
 
 async fn read(client: &Client) -> Result<CatalogRows, Error> {

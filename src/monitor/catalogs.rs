@@ -8,13 +8,15 @@
 //! load that had begun before it is believed, and until one that began after it has ended, reads
 //! of user tables go to the primary.
 
+use crate::metrics::control::ClusterEvents;
 use crate::topology::{Epoch, Topology};
 use arc_swap::{ArcSwap, Guard};
 use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -24,16 +26,23 @@ use tokio::time::Instant;
 const DATABASES_MAX: usize = 1000;
 /// Loads at once per cluster: they are heavy for the primary.
 const LOADS_MAX: usize = 2;
-/// A catalog that does not know a name is loaded again no more often than this: clients choose the
-/// names.
-const ASK_GAP: Duration = Duration::from_secs(1);
 /// A failed load is repeated after this, then after twice as long, up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
+/// A database is asked this often whether its catalog has changed behind the proxy's back.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// What is found changed, or does not know a name, is loaded again no sooner than this after the
+/// last load, and than so many times as long as that took: temporary tables change the catalog all
+/// the time, and clients choose the names.
+const RELOAD_GAP: Duration = Duration::from_secs(1);
+const RELOAD_GAP_LOADS: u32 = 50;
+
 /// Reads catalogs from a server.
 pub trait Loader: Send + Sync + 'static {
     type Catalog: Send + Sync + 'static;
+    /// What is kept of a database from one call to the next, as a connection.
+    type Link: Default + Send + 'static;
 
     /// The catalog of a database of which nothing is known.
     fn unknown(&self) -> Self::Catalog;
@@ -42,11 +51,19 @@ pub trait Loader: Send + Sync + 'static {
     fn load(
         &self,
         database: Arc<str>,
+        link: &mut Self::Link,
     ) -> impl Future<Output = Result<Self::Catalog, String>> + Send;
+
+    /// A number that is another one some time after the catalog changed. Cheap; bounded in time.
+    fn fingerprint(
+        &self,
+        database: Arc<str>,
+        link: &mut Self::Link,
+    ) -> impl Future<Output = Result<i64, String>> + Send;
 }
 
 /// The catalogs of one cluster. Shared by all workers.
-pub struct Catalogs<L: Loader> {
+pub struct Cache<L: Loader> {
     shared: Arc<Shared<L>>,
     /// The control plane's: loads run there, whoever asks.
     runtime: Handle,
@@ -58,17 +75,20 @@ pub struct Slot<C> {
     /// Grows with each DDL.
     generation: AtomicU64,
     wanted: Notify,
-    /// When somebody last asked for a load, in milliseconds since `made`, plus one; 0: never.
-    asked: AtomicU64,
-    made: std::time::Instant,
+    /// Less urgent than `wanted`.
+    asked: Notify,
 }
+
+/// By the database's name.
+type Slots<C> = HashMap<Arc<str>, Arc<Slot<C>>>;
 
 struct Shared<L: Loader> {
     loader: L,
     interval: Duration,
-    slots: Mutex<HashMap<Arc<str>, Arc<Slot<L::Catalog>>>>,
+    slots: Mutex<Slots<L::Catalog>>,
     loads: Semaphore,
     counts: Counts,
+    events: Option<ClusterEvents>,
 }
 
 /// Loads since the start.
@@ -78,18 +98,27 @@ pub struct Counts {
     pub failed: AtomicU64,
 }
 
-impl<L: Loader> Catalogs<L> {
+impl<L: Loader> Cache<L> {
     /// `interval`: a catalog is loaded again this often. `runtime` must live as long as the
     /// program.
-    pub fn new(loader: L, interval: Duration, runtime: Handle) -> Catalogs<L> {
+    pub fn new(loader: L, interval: Duration, runtime: Handle) -> Cache<L> {
         let shared = Shared {
             loader,
             interval,
             slots: Mutex::default(),
             loads: Semaphore::new(LOADS_MAX),
             counts: Counts::default(),
+            events: None,
         };
-        Catalogs { shared: Arc::new(shared), runtime }
+        Cache { shared: Arc::new(shared), runtime }
+    }
+
+    /// Counts loads there as well. To be called before anybody uses it.
+    pub fn counted(mut self, events: ClusterEvents) -> Cache<L> {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.events = Some(events);
+        }
+        self
     }
 
     /// The database's catalog; the first call begins to load it. Takes a lock: call it once per
@@ -128,7 +157,7 @@ impl<L: Loader> Catalogs<L> {
         }
     }
 
-    /// Calls [`Catalogs::all_changed`] for each change of the primary, for as long as it runs.
+    /// Calls [`Cache::all_changed`] for each change of the primary, for as long as it runs.
     pub async fn follow(&self, topology: &Topology) {
         let mut changed = topology.subscribe();
         let mut epoch = topology.load().epoch;
@@ -147,27 +176,35 @@ impl<L: Loader> Catalogs<L> {
     }
 }
 
+impl<L: Loader> fmt::Debug for Cache<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("databases", &self.shared.lock().len())
+            .field("counts", &self.shared.counts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C> fmt::Debug for Slot<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
 impl<C> Slot<C> {
     fn new(catalog: C) -> Slot<C> {
         Slot {
             current: ArcSwap::from_pointee(catalog),
             generation: AtomicU64::new(0),
             wanted: Notify::new(),
-            asked: AtomicU64::new(0),
-            made: std::time::Instant::now(),
+            asked: Notify::new(),
         }
     }
 
     /// A statement names something that the catalog does not know: perhaps it is new. Loads it
-    /// again soon, however often this is called at most once in [`ASK_GAP`].
+    /// again soon, but however often this is called not all the time: clients choose the names.
     pub fn ask(&self) {
-        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-        let before = self.asked.load(Ordering::Relaxed);
-        let gap = u64::try_from(ASK_GAP.as_millis()).unwrap_or(u64::MAX);
-        if before == 0 || now - before.min(now) >= gap {
-            self.asked.store(now, Ordering::Relaxed);
-            self.wanted.notify_one();
-        }
+        self.asked.notify_one();
     }
 
     /// The catalog of this moment; cheap enough for every statement, not to be held across an
@@ -201,7 +238,7 @@ impl<C> Slot<C> {
 }
 
 impl<L: Loader> Shared<L> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Arc<Slot<L::Catalog>>>> {
+    fn lock(&self) -> MutexGuard<'_, Slots<L::Catalog>> {
         // A map is whole after every operation.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,10 +247,15 @@ impl<L: Loader> Shared<L> {
     async fn keep(self: Arc<Self>, database: Arc<str>, slot: Arc<Slot<L::Catalog>>) {
         let mut retry = RETRY_FIRST;
         let mut failing = false;
+        let mut link = L::Link::default();
         loop {
             // A wish from before this load is fulfilled by it.
-            let _ = tokio::time::timeout(Duration::ZERO, slot.wanted.notified()).await;
-            let again = match self.load(&database, &slot).await {
+            for wish in [&slot.wanted, &slot.asked] {
+                let _ = tokio::time::timeout(Duration::ZERO, wish.notified()).await;
+            }
+            let mark = self.loader.fingerprint(database.clone(), &mut link).await.ok();
+            let began = Instant::now();
+            let again = match self.load(&database, &slot, &mut link).await {
                 Ok(true) => {
                     if std::mem::take(&mut failing) {
                         tracing::info!(%database, "the catalog is loaded again");
@@ -233,22 +275,65 @@ impl<L: Loader> Shared<L> {
                     wait
                 }
             };
-            let _ = tokio::time::timeout_at(Instant::now() + again, slot.wanted.notified()).await;
+            let now = Instant::now();
+            let not_before = now + RELOAD_GAP.max((now - began) * RELOAD_GAP_LOADS);
+            tokio::select! {
+                () = slot.wanted.notified() => {}
+                () = tokio::time::sleep_until(now + again) => {}
+                () = self.changed(&database, &mut link, mark, not_before) => {}
+                () = async {
+                    tokio::time::sleep_until(not_before).await;
+                    slot.asked.notified().await;
+                } => {}
+            }
             if self.forget_unused(&database, &slot) {
                 return;
             }
         }
     }
 
+    /// Returns when somebody has changed the catalog since it had this mark. What cannot be asked
+    /// waits for the next load.
+    async fn changed(
+        &self,
+        database: &Arc<str>,
+        link: &mut L::Link,
+        mark: Option<i64>,
+        not_before: Instant,
+    ) {
+        tokio::time::sleep_until(not_before).await;
+        loop {
+            let seen = self.loader.fingerprint(database.clone(), link).await.ok();
+            if seen.is_some() && seen != mark {
+                return;
+            }
+            tokio::time::sleep(CHECK_INTERVAL).await;
+        }
+    }
+
     /// `Ok(false)`: the load was overtaken by DDL and must be repeated.
-    async fn load(&self, database: &Arc<str>, slot: &Slot<L::Catalog>) -> Result<bool, String> {
+    async fn load(
+        &self,
+        database: &Arc<str>,
+        slot: &Slot<L::Catalog>,
+        link: &mut L::Link,
+    ) -> Result<bool, String> {
         // Never closed.
         let _turn = self.loads.acquire().await.map_err(|error| error.to_string())?;
         let generation = slot.generation.load(Ordering::SeqCst);
-        let loaded = self.loader.load(database.clone()).await;
-        let count = if loaded.is_ok() { &self.counts.loaded } else { &self.counts.failed };
-        count.fetch_add(1, Ordering::Relaxed);
+        let loaded = self.loader.load(database.clone(), link).await;
+        self.count(loaded.is_ok());
         Ok(slot.replace(loaded?, generation))
+    }
+
+    fn count(&self, loaded: bool) {
+        let count = if loaded { &self.counts.loaded } else { &self.counts.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        match &self.events {
+            Some(events) if loaded => events.catalog_loaded(SystemTime::now()),
+            Some(events) => events.catalog_failed(),
+            None => {}
+        }
     }
 
     /// Nobody can take the slot while the map is locked, so one that only the map and this task
@@ -267,7 +352,7 @@ impl<L: Loader> Shared<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicI64};
     use tokio::sync::Semaphore;
 
     const INTERVAL: Duration = Duration::from_secs(60);
@@ -277,18 +362,20 @@ mod tests {
     struct Fake {
         started: AtomicU64,
         fails: AtomicBool,
+        changes: AtomicI64,
         /// Loads end when a permit is given.
         gate: Option<Semaphore>,
     }
 
     impl Loader for Arc<Fake> {
         type Catalog = u64;
+        type Link = ();
 
         fn unknown(&self) -> u64 {
             0
         }
 
-        async fn load(&self, _database: Arc<str>) -> Result<u64, String> {
+        async fn load(&self, _database: Arc<str>, _link: &mut ()) -> Result<u64, String> {
             let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
             if let Some(gate) = &self.gate {
                 gate.acquire().await.map_err(|error| error.to_string())?.forget();
@@ -298,10 +385,17 @@ mod tests {
             }
             Ok(number)
         }
+
+        async fn fingerprint(&self, _database: Arc<str>, _link: &mut ()) -> Result<i64, String> {
+            if self.fails.load(Ordering::SeqCst) {
+                return Err("no primary".into());
+            }
+            Ok(self.changes.load(Ordering::SeqCst))
+        }
     }
 
-    fn catalogs(fake: &Arc<Fake>) -> Catalogs<Arc<Fake>> {
-        Catalogs::new(fake.clone(), INTERVAL, Handle::current())
+    fn catalogs(fake: &Arc<Fake>) -> Cache<Arc<Fake>> {
+        Cache::new(fake.clone(), INTERVAL, Handle::current())
     }
 
     /// Time is paused: this lets all tasks run until they wait.
@@ -364,6 +458,33 @@ mod tests {
         fake.fails.store(false, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(**slot.load(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_behind_the_proxys_back_is_loaded_soon() {
+        let fake = Arc::new(Fake::default());
+        let catalogs = catalogs(&fake);
+        let slot = catalogs.get("app");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(**slot.load(), 1);
+        fake.changes.store(1, Ordering::SeqCst);
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        settle().await;
+        assert_eq!(**slot.load(), 2);
+        // One that changes all the time is not loaded all the time.
+        for change in 2..12 {
+            fake.changes.store(change, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let loads = fake.started.load(Ordering::SeqCst);
+        assert!((7..=13).contains(&loads), "{loads}");
+        // Neither is one that is asked for a name that nobody has made.
+        for _ in 0..100 {
+            slot.ask();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let asked = fake.started.load(Ordering::SeqCst) - loads;
+        assert!((8..=12).contains(&asked), "{asked}");
     }
 
     #[tokio::test(start_paused = true)]

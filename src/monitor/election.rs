@@ -14,6 +14,9 @@ pub struct Claim {
     pub name: Arc<str>,
     pub system: u64,
     pub timeline: Option<Timeline>,
+    /// When the server started, in microseconds: two nodes with one system and one start are one
+    /// server under two names.
+    pub started_us: i64,
     /// Up to which its log is on disk.
     pub flush: u64,
 }
@@ -56,10 +59,19 @@ pub fn elect(claims: &[Claim], known: &Known) -> Election {
         .filter_map(|claim| claim.timeline)
         .max()
         .max(known.timeline);
+    // The last primary first: of one server's two names it keeps the one that it had.
+    let last = known.primary.map(|last| last.node);
+    let mut claims: Vec<&Claim> = claims.iter().collect();
+    claims.sort_by_key(|claim| (Some(claim.node) != last, claim.node));
     for claim in claims {
-        match objection(claim, known, highest) {
-            Ok(timeline) => believed.push((claim, timeline)),
-            Err(reason) => election.refused.push((claim.node, Arc::from(reason))),
+        let same = |(other, _): &&(&Claim, Timeline)| other.started_us == claim.started_us;
+        match (objection(claim, known, highest), believed.iter().find(same)) {
+            (Ok(timeline), None) => believed.push((claim, timeline)),
+            (Ok(_), Some((other, _))) => {
+                let reason = format!("{} is the same server as {}", claim.name, other.name);
+                election.refused.push((claim.node, Arc::from(reason)));
+            }
+            (Err(reason), _) => election.refused.push((claim.node, Arc::from(reason))),
         }
     }
     match believed.as_slice() {
@@ -160,7 +172,9 @@ mod tests {
 
     fn claim(node: u16, system: u64, timeline: u32, flush: u64) -> Claim {
         let name = Arc::from(["pg-a", "pg-b", "pg-c"][usize::from(node)]);
-        Claim { node: NodeId(node), name, system, timeline: Some(Timeline(timeline)), flush }
+        let started_us = i64::from(node);
+        let timeline = Some(Timeline(timeline));
+        Claim { node: NodeId(node), name, system, timeline, started_us, flush }
     }
 
     struct Case {
@@ -240,6 +254,18 @@ mod tests {
                 last: Some((0, 2, 900)),
                 refused: &[0, 1],
                 because: "split brain",
+                ..none()
+            },
+            Case {
+                name: "one server under two names",
+                claims: vec![
+                    Claim { started_us: 5, ..claim(0, SYSTEM, 2, 900) },
+                    Claim { started_us: 5, ..claim(1, SYSTEM, 2, 900) },
+                ],
+                timeline: Some(2),
+                last: Some((1, 2, 900)),
+                primary: Some(1),
+                refused: &[0],
                 ..none()
             },
             Case {

@@ -45,7 +45,7 @@ impl Servers {
         append(&primary.folder.join("postgresql.conf"), SETTINGS);
         primary.start();
         primary
-            .sql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher; CREATE TABLE t(n int)");
+            .sql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher; CREATE ROLE nobody LOGIN; CREATE TABLE t(n int)");
         let mut all = vec![primary];
         for number in 1..=replicas {
             let mut replica = Server::new(root.join(format!("node{number}")));
@@ -100,10 +100,15 @@ impl Server {
         }
     }
 
-    /// Freezes (`STOP`) or thaws (`CONT`) the postmaster: it accepts nobody but keeps its port.
+    /// Freezes (`STOP`) or thaws (`CONT`) the server with all its processes: connections stay
+    /// open and new ones are accepted by the kernel, but nothing is answered.
     pub(super) fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        run(Command::new("kill").args([&format!("-{signal}"), &pid]));
+        let Some(child) = &self.child else { return };
+        let postmaster = child.id().to_string();
+        let children =
+            std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
+        let pids = format!("{postmaster} {}", children.unwrap());
+        run(Command::new("kill").arg(format!("-{signal}")).args(pids.split_whitespace()));
     }
 
     pub(super) fn sql(&self, sql: &str) -> String {
@@ -131,9 +136,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(child) = &self.child {
-            let _ = Command::new("kill").args(["-CONT", &child.id().to_string()]).status();
-        }
+        self.signal("CONT");
         self.crash();
     }
 }

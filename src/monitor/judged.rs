@@ -30,11 +30,18 @@ pub(super) struct Judged {
     /// Whether its position still holds: not after the connection was lost, for a restarted
     /// replica may show older data than before.
     pub(super) position_holds: bool,
-    /// When the last answer came, and the lag at that moment.
-    pub(super) answered: Option<(Instant, Lag)>,
+    pub(super) answered: Option<Answered>,
     pub(super) incarnation: u64,
     pub(super) round_trip: Duration,
     pub(super) membership: Membership,
+}
+
+/// When the last answer came, and the lag at that moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answered {
+    pub(super) started_at: Instant,
+    pub(super) finished_at: Instant,
+    pub(super) lag: Lag,
 }
 
 /// What the judge has found out about a node.
@@ -77,6 +84,11 @@ impl Judged {
                 self.error = None;
                 self.report = Some(report.clone());
                 self.position_holds = true;
+                self.answered = Some(Answered {
+                    started_at: outcome.started_at,
+                    finished_at: outcome.finished_at,
+                    lag: Lag::Unknown,
+                });
                 if !outcome.connected_anew {
                     let last = outcome.finished_at.saturating_duration_since(outcome.started_at);
                     self.smooth(last);
@@ -104,12 +116,12 @@ impl Judged {
     pub(super) fn claim(&self) -> Option<Claim> {
         let report = self.report.as_ref()?;
         let State::Primary { flush, .. } = report.state else { return None };
-        let system = report.identity.system;
         Some(Claim {
             node: self.id,
             name: self.name.clone(),
-            system,
+            system: report.identity.system,
             timeline: report.timeline,
+            started_us: report.identity.started_us,
             flush,
         })
     }

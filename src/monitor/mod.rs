@@ -32,6 +32,7 @@ pub use verdict::Memory;
 
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
+use crate::metrics::control::NodeEvents;
 use crate::topology::{Epoch, Evidence, Health, Lag, Node, NodeId, Role, Snapshot, Topology};
 use probe::{Outcome, Prober};
 use std::sync::Arc;
@@ -87,6 +88,8 @@ pub struct Monitor {
     wanted: Vec<Arc<Notify>>,
     journal: Arc<Journal>,
     lags: Arc<Lags>,
+    /// Per node; empty if nobody counts.
+    events: Vec<NodeEvents>,
 }
 
 /// A running monitor. Dropping the handle ends it.
@@ -115,6 +118,18 @@ impl Monitor {
         evidence: mpsc::Receiver<Evidence>,
         tls: &Arc<ServerTlsConnector>,
         memory: Memory,
+    ) -> MonitorHandle {
+        Monitor::spawn_counted(cluster, topology, evidence, tls, memory, Vec::new())
+    }
+
+    /// As [`Monitor::spawn`]; probes are counted in `events`, one per node in their order.
+    pub fn spawn_counted(
+        cluster: Arc<Cluster>,
+        topology: Arc<Topology>,
+        evidence: mpsc::Receiver<Evidence>,
+        tls: &Arc<ServerTlsConnector>,
+        memory: Memory,
+        events: Vec<NodeEvents>,
     ) -> MonitorHandle {
         let (stop, stopped) = watch::channel(());
         let (outcomes, received) = mpsc::channel(OUTCOMES_MAX);
@@ -145,6 +160,7 @@ impl Monitor {
             wanted,
             journal: journal.clone(),
             lags: lags.clone(),
+            events,
         };
         let task = tokio::spawn(monitor.run(received, evidence, stopped));
         MonitorHandle { stop, task, journal, lags }
@@ -194,6 +210,13 @@ impl Monitor {
     }
 
     fn take_in(&mut self, outcome: Outcome) {
+        if let Some(events) = self.events.get(usize::from(outcome.node.0)) {
+            let took = outcome.finished_at.saturating_duration_since(outcome.started_at);
+            match outcome.result {
+                Ok(_) => events.probe_ok(took),
+                Err(_) => events.probe_failed(took),
+            }
+        }
         if let Err(error) = &outcome.result {
             let node = &self.cluster.nodes[usize::from(outcome.node.0)].name;
             tracing::debug!(cluster = %self.cluster.name, %node, %error, "a probe failed");
@@ -237,10 +260,19 @@ impl Monitor {
     }
 
     fn publish(&mut self) {
+        let before = self.topology.load_full();
+        // After a reload of the configuration the picture of before is better than none, for the
+        // one round that it takes.
+        if before.primary.is_some() && !self.judge.is_settled() {
+            return;
+        }
         let now = Instant::now();
         let next = self.judge.snapshot(now);
-        let before = self.topology.load_full();
         for (change, text) in journal::changes(&before, &next) {
+            // Nothing is wrong before all nodes had their chance.
+            if change == journal::Change::StillNoPrimary && !self.judge.is_settled() {
+                continue;
+            }
             self.tell(change, &text);
             let text = Arc::from(text);
             self.journal.add(journal::Entry { at: now, wall: SystemTime::now(), change, text });

@@ -242,7 +242,12 @@ async fn ask(pool: &Pool, session: Option<Session>) -> Result<(Session, Report),
         Some(session) => session,
         None => open(pool).await?,
     };
-    let mut report = session.query.run(&session.client, &session.identity).await?;
+    let run = || session.query.run(&session.client, &session.identity);
+    let mut report = match run().await {
+        // A promotion in the middle of the query makes it ask a primary what only a standby has.
+        Err(ProbeError::Query(_)) => run().await?,
+        answer => answer?,
+    };
     report.timeline = report.timeline.max(session.timeline);
     session.timeline = report.timeline;
     Ok((session, report))

@@ -14,8 +14,8 @@
 
 use super::election::{self, Claim, Election, Known, LastPrimary};
 use super::history::{History, Sample, Source};
-use super::judged::{Judged, Picture};
-use super::probe::{Outcome, Reach, Report, State};
+use super::judged::{Answered, Judged, Picture};
+use super::probe::{Outcome, Reach, State};
 use super::readset::Bounds;
 use crate::config::Cluster;
 use crate::topology::{Epoch, Health, Lag, Node, NodeId, Role, Snapshot, Timeline};
@@ -23,10 +23,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What outlives a judge, so that a reloaded configuration forgets no fence.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Memory {
     pub system: Option<u64>,
     pub timeline: Option<Timeline>,
+    /// Address of the last primary, its timeline and its flushed offset. The epoch goes on if the
+    /// new configuration has the address as well.
+    pub primary: Option<(Arc<str>, Timeline, u64)>,
     pub epoch: Epoch,
     pub version: u64,
 }
@@ -54,13 +57,18 @@ impl Judge {
         let bounds =
             Bounds { lag_max: cluster.routing.lag_max, bytes_max: cluster.routing.lag_bytes_max };
         let nodes = (0..).zip(&cluster.nodes);
-        let nodes = nodes.map(|(index, node)| Judged::new(NodeId(index), node, bounds));
+        let nodes: Vec<Judged> =
+            nodes.map(|(index, node)| Judged::new(NodeId(index), node, bounds)).collect();
+        let primary = memory.primary.and_then(|(address, timeline, flush)| {
+            let node = nodes.iter().find(|node| node.address == address)?.id;
+            Some(LastPrimary { node, timeline, flush })
+        });
         Judge {
             failures_max: cluster.monitor.failures.max(1),
             interval: cluster.monitor.interval,
             unseen_after: cluster.monitor.interval * 2 + cluster.monitor.timeout,
-            nodes: nodes.collect(),
-            known: Known { system: memory.system, timeline: memory.timeline, primary: None },
+            nodes,
+            known: Known { system: memory.system, timeline: memory.timeline, primary },
             unsettled: String::new(),
             election: Election::default(),
             history: None,
@@ -71,8 +79,17 @@ impl Judge {
     }
 
     pub fn memory(&self) -> Memory {
-        let Known { system, timeline, .. } = self.known;
-        Memory { system, timeline, epoch: self.epoch, version: self.version }
+        let Known { system, timeline, primary } = self.known;
+        let primary = primary.map(|last| {
+            let address = self.nodes[usize::from(last.node.0)].address.clone();
+            (address, last.timeline, last.flush)
+        });
+        Memory { system, timeline, primary, epoch: self.epoch, version: self.version }
+    }
+
+    /// Whether what it says is worth more than what a judge before it has said.
+    pub fn is_settled(&self) -> bool {
+        self.election.primary.is_some() || self.nodes.iter().all(|node| node.probed)
     }
 
     /// The node that is primary as far as is known; it stays so while it is only suspect.
@@ -98,10 +115,12 @@ impl Judge {
         if let Some((node, timeline)) = self.election.primary {
             self.follow_primary(node, timeline, outcome.finished_at);
             if node == outcome.node {
-                self.sample(&outcome);
+                self.sample(node);
             }
         }
-        self.measure(&outcome);
+        if outcome.result.is_ok() {
+            self.measure(outcome.node);
+        }
     }
 
     /// The picture at this moment, with the next version.
@@ -152,7 +171,7 @@ impl Judge {
     }
 
     fn elect(&self) -> Election {
-        if self.known.system.is_none() || !self.nodes.iter().all(|node| node.probed) {
+        if self.known.system.is_none() {
             return Election::default();
         }
         let claims = self.nodes.iter().filter(|node| node.failures < self.failures_max);
@@ -163,11 +182,12 @@ impl Judge {
     fn follow_primary(&mut self, node: NodeId, timeline: Timeline, now: Instant) {
         let last = self.known.primary;
         if last.is_some_and(|last| last.node == node && last.timeline == timeline) {
+            if self.history.is_none() {
+                self.begin_history(node, timeline);
+            }
             return;
         }
         self.epoch = Epoch(self.epoch.0 + 1);
-        self.nodes.iter_mut().for_each(|node| node.answered = None);
-        self.history = Some(History::new(timeline, self.interval));
         self.known.primary = Some(LastPrimary { node, timeline, flush: 0 });
         let name = &self.nodes[usize::from(node.0)].name;
         let sentence = match last {
@@ -180,14 +200,25 @@ impl Judge {
             ),
         };
         self.last_change = Some((now, Arc::from(sentence)));
+        self.begin_history(node, timeline);
     }
 
-    fn sample(&mut self, outcome: &Outcome) {
-        let Ok(Report { state: State::Primary { insert, flush }, .. }) = outcome.result else {
-            return;
-        };
+    /// What all nodes said last is taken for the first round of the new history.
+    fn begin_history(&mut self, node: NodeId, timeline: Timeline) {
+        self.history = Some(History::new(timeline, self.interval));
+        self.sample(node);
+        for index in 0..self.nodes.len() {
+            self.measure(self.nodes[index].id);
+        }
+    }
+
+    /// Takes the primary's last answer for a sample.
+    fn sample(&mut self, primary: NodeId) {
+        let judged = &self.nodes[usize::from(primary.0)];
+        let (Some(answered), Some(report)) = (&judged.answered, &judged.report) else { return };
+        let State::Primary { insert, flush } = report.state else { return };
         if let Some(history) = &mut self.history {
-            history.push(Sample { started_at: outcome.started_at, insert, flush });
+            history.push(Sample { started_at: answered.started_at, insert, flush });
         }
         if let Some(last) = &mut self.known.primary {
             last.flush = flush;
@@ -196,12 +227,12 @@ impl Judge {
 
     /// The lag is that of the moment of the answer, against the samples until then: between two
     /// rounds it neither grows nor shrinks. The primary is asked first in each round.
-    fn measure(&mut self, outcome: &Outcome) {
-        let index = usize::from(outcome.node.0);
-        if outcome.result.is_ok() {
-            let at = outcome.finished_at;
-            let lag = self.lag(&self.nodes[index], at, self.source(at));
-            self.nodes[index].answered = Some((at, lag));
+    fn measure(&mut self, node: NodeId) {
+        let judged = &self.nodes[usize::from(node.0)];
+        let Some(Answered { finished_at, .. }) = judged.answered else { return };
+        let lag = self.lag(judged, finished_at, self.source(finished_at));
+        if let Some(answered) = &mut self.nodes[usize::from(node.0)].answered {
+            answered.lag = lag;
         }
     }
 
@@ -308,10 +339,10 @@ impl Judge {
     /// The lag as measured, while the next answer is not overdue and the primary answers.
     fn current_lag(&self, judged: &Judged, now: Instant, source: Source) -> Lag {
         match judged.answered {
-            Some((at, lag))
+            Some(Answered { finished_at, lag, .. })
                 if judged.failures == 0
                     && source == Source::Current
-                    && now.saturating_duration_since(at) <= self.interval * 2 =>
+                    && now.saturating_duration_since(finished_at) <= self.interval * 2 =>
             {
                 lag
             }
@@ -361,7 +392,7 @@ impl Judge {
 mod tests {
     use super::super::fixture::{cluster_without_nodes, node_config};
     use super::super::history::LogGeometry;
-    use super::super::probe::{Identity, ProbeError, Receiver};
+    use super::super::probe::{Identity, ProbeError, Receiver, Report};
     use super::*;
 
     const ROUND: Duration = Duration::from_millis(100);
@@ -442,7 +473,7 @@ mod tests {
             };
             let identity = Arc::new(Identity {
                 system,
-                started_us: 0,
+                started_us: node as i64,
                 geometry: LogGeometry::default(),
                 version: 150_004,
             });
@@ -500,9 +531,8 @@ mod tests {
         assert!(reason.contains(because), "{name}: {reason}");
     }
 
-    /// a is the primary; whoever waits for its first sample is out for one round.
     const START: [([Answer; 3], &str); 2] = [
-        ([P(1, 10), R(1, 10), R(1, 10)], "aP bR cR e1"),
+        ([P(1, 10), R(1, 10), R(1, 10)], "aP bR+ cR+ e1"),
         ([P(1, 10), R(1, 10), R(1, 10)], "aP bR+ cR+ e1"),
     ];
 
@@ -515,18 +545,18 @@ mod tests {
         let waits = "waiting for the first answer of c";
         check("waits", &[([P(1, 10), R(1, 10), Silent], "a- bR c- e0")], waits);
         let any_order = [
-            ([R(1, 10), R(1, 10), P(1, 10)], "aR bR cP e1"),
+            ([R(1, 10), R(1, 10), P(1, 10)], "aR+ bR+ cP e1"),
             ([R(1, 10), R(1, 10), P(1, 10)], "aR+ bR+ cP e1"),
         ];
         check("any order", &any_order, "");
         let late = [
-            ([P(1, 10), R(1, 10), Down], "aP bR c- e1"),
+            ([P(1, 10), R(1, 10), Down], "aP bR+ c- e1"),
             ([P(1, 10), R(1, 10), R(1, 10)], "aP bR+ cR+ e1"),
         ];
         check("a node that is down holds up nobody", &late, "");
         let old_first = [
             ([P(1, 90), Silent, Silent], "a- b- c- e0"),
-            ([P(1, 90), P(2, 80), R(2, 80)], "a! bP cR e1"),
+            ([P(1, 90), P(2, 80), R(2, 80)], "a! bP cR+ e1"),
         ];
         check("an old primary answers first", &old_first, "waiting");
         let nobody = [
@@ -592,7 +622,6 @@ mod tests {
             split,
             ([Down, P(1, 30), R(1, 30)], "a! b! cR+ e1"),
             ([Down, P(1, 30), R(1, 30)], "a! b! cR+ e1"),
-            ([Down, P(1, 30), R(1, 30)], "a! bP cR e2"),
             ([Down, P(1, 30), R(1, 30)], "a! bP cR+ e2"),
         ];
         after_start("one is shut down", &resolved, "split brain");
@@ -695,6 +724,7 @@ mod tests {
         let snapshot = world.round([P(1, 20), Down, Down]);
         assert_eq!(summary(&snapshot), "a! b- c- e1");
         assert_eq!(snapshot.version, 2);
-        assert_eq!(summary(&world.round([P(1, 20), P(2, 20), Down])), "a! bP c- e2");
+        // The same primary as before the reload: its connections are as good as they were.
+        assert_eq!(summary(&world.round([P(1, 20), P(2, 20), Down])), "a! bP c- e1");
     }
 }
