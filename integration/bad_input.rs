@@ -311,6 +311,8 @@ fn a_crowd_of_clients_comes_and_goes() {
             }
         }
     });
+    // With it the sockets of its clients are closed.
+    drop(runtime);
     wait_until(PATIENCE, || fixture.metrics().sum("tiffin_clients", &[]) == 0.0)
         .expect("all are gone");
     assert_eq!(fixture.metrics().sum("tiffin_clients_opened_total", &[]), (3 * CLIENTS) as f64);
