@@ -311,7 +311,7 @@ fn a_crowd_of_clients_comes_and_goes() {
             }
         }
     });
-    // With it the sockets of its clients are closed.
+    // Only a runtime that runs closes what its clients have dropped.
     drop(runtime);
     wait_until(PATIENCE, || fixture.metrics().sum("tiffin_clients", &[]) == 0.0)
         .expect("all are gone");

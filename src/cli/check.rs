@@ -91,7 +91,8 @@ struct Seen {
 
 async fn look_at(config: &Config, cluster: &Arc<Cluster>, tls: &Arc<ServerTlsConnector>) -> Seen {
     let asked = cluster.nodes.iter().map(|node| facts::facts(cluster, node, tls));
-    let (snapshot, facts) = tokio::join!(watch::settled(cluster, tls), all(asked));
+    let (topology, facts) = tokio::join!(watch::settled(cluster, tls), all(asked));
+    let snapshot = topology.load_full();
     let mut found: Vec<(Option<String>, Finding)> =
         findings::of_snapshot(&snapshot).into_iter().map(|finding| (None, finding)).collect();
     for (node, facts) in cluster.nodes.iter().zip(&facts) {

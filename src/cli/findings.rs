@@ -175,7 +175,7 @@ fn connections(config: &Config, cluster: &Cluster, facts: &Facts) -> Option<Find
     );
     (most > free).then(|| {
         let severity = if size_max + SERVICE_CONNECTIONS > free { Severity::Missing } else { Severity::Advice };
-        let finding = Finding::new(severity, format!("the pools may open {sizes}, but max_connections leaves {free}; lower pool.size_max, or (needs a restart)"));
+        let finding = Finding::new(severity, format!("the pools may open {sizes}, but max_connections leaves {free}; lower pool.size_max, or raise it, which needs a restart"));
         finding.sql(format!("ALTER SYSTEM SET max_connections = {};", most + 100 - most % 50)).on_nodes()
     })
 }
@@ -244,4 +244,142 @@ pub(super) fn identifier(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const FILE: &str = "\
+users: [{name: app, password: x}]
+auth: {query: SELECT $1}
+clusters:
+  main:
+    databases: [shop]
+    nodes: [db1]
+    service: {user: Probe}
+";
+
+    /// A node that lacks nothing.
+    fn fine() -> Facts {
+        Facts {
+            version: "15.4".to_owned(),
+            version_number: 150_004,
+            wal_level: "replica".to_owned(),
+            connections: 97,
+            feedback: true,
+            password_encryption: "scram-sha-256".to_owned(),
+            monitors: true,
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn each_lack_is_found_with_the_sql_that_mends_it() {
+        let loaded = Config::parse("t.yaml", FILE, Path::new(""), &|_| None).expect("valid");
+        let config = loaded.config;
+        let cases: &[(&str, Facts, &[&str])] = &[
+            ("", fine(), &[]),
+            (
+                "pg_monitor",
+                Facts { monitors: false, ..fine() },
+                &["GRANT pg_monitor TO \"Probe\";"],
+            ),
+            (
+                "may not call f()",
+                Facts { functions: vec!["f()".into()], ..fine() },
+                &["GRANT EXECUTE ON FUNCTION f() TO \"Probe\";"],
+            ),
+            (
+                "may not read t",
+                Facts { tables: vec!["t".into()], ..fine() },
+                &["GRANT SELECT ON t TO \"Probe\";"],
+            ),
+            ("no database shop", Facts { databases_missing: vec!["shop".into()], ..fine() }, &[]),
+            (
+                "may not connect to shop",
+                Facts { databases_closed: vec!["shop".into()], ..fine() },
+                &["GRANT CONNECT ON DATABASE shop TO \"Probe\";"],
+            ),
+            ("too old", Facts { version_number: 120_003, ..fine() }, &[]),
+            (
+                "wal_level is minimal",
+                Facts { wal_level: "minimal".into(), ..fine() },
+                &["ALTER SYSTEM SET wal_level = 'replica';"],
+            ),
+            (
+                "hot_standby_feedback is off",
+                Facts { feedback: false, recovering: true, ..fine() },
+                &["ALTER SYSTEM SET hot_standby_feedback = on;", "SELECT pg_reload_conf();"],
+            ),
+            // Only a replica's feedback matters.
+            ("", Facts { feedback: false, ..fine() }, &[]),
+            (
+                "password_encryption is md5",
+                Facts { password_encryption: "md5".into(), ..fine() },
+                &[
+                    "ALTER SYSTEM SET password_encryption = 'scram-sha-256';",
+                    "SELECT pg_reload_conf();",
+                ],
+            ),
+            (
+                "max_connections leaves 10",
+                Facts { connections: 10, ..fine() },
+                &["ALTER SYSTEM SET max_connections = 100;"],
+            ),
+        ];
+        for (text, facts, sql) in cases {
+            let found = of_node(&config, &config.clusters[0], facts);
+            let lines: Vec<&str> =
+                found.iter().flat_map(|finding| &finding.sql).map(String::as_str).collect();
+            assert_eq!(&lines, sql, "{text}: {found:?}");
+            assert_eq!(found.len(), usize::from(!text.is_empty()), "{text}: {found:?}");
+            assert!(found.iter().all(|finding| finding.text.contains(text)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_told_with_the_grant_that_is_missing() {
+        let refusal =
+            |code: &str, message: &str| Refusal { code: code.into(), message: message.into() };
+        for (message, sql) in [
+            ("permission denied for view pg_shadow", "GRANT SELECT ON pg_shadow TO tiffin;"),
+            ("permission denied for table pg_authid", "GRANT SELECT ON pg_authid TO tiffin;"),
+            (
+                "permission denied for function secret_of",
+                "GRANT EXECUTE ON FUNCTION secret_of TO tiffin;",
+            ),
+            ("permission denied for schema s", "GRANT USAGE ON SCHEMA s TO tiffin;"),
+        ] {
+            assert_eq!(of_auth_query("tiffin", &refusal("42501", message)).sql, [sql]);
+        }
+        assert_eq!(of_auth_query("tiffin", &refusal("42601", "syntax error")).sql, [""; 0]);
+        let wrong = of_login("app", &refusal("28P01", "password authentication failed"));
+        assert_eq!(wrong.expect("a finding").sql, ["ALTER ROLE app LOGIN PASSWORD '…';"]);
+        // A broken connection says nothing of the user.
+        assert_eq!(of_login("app", &refusal("", "connection reset")), None);
+    }
+
+    #[test]
+    fn the_same_finding_of_several_nodes_is_one() {
+        let lacking = |severity, text: &str| Finding::new(severity, text);
+        let merged = merged(vec![
+            (Some("a".into()), lacking(Severity::Advice, "x")),
+            (Some("a".into()), lacking(Severity::Missing, "y")),
+            (Some("b".into()), lacking(Severity::Advice, "x")),
+        ]);
+        let shown: Vec<(&str, String)> =
+            merged.iter().map(|finding| (finding.text.as_str(), finding.nodes.join(" "))).collect();
+        assert_eq!(shown, [("y", "a".to_owned()), ("x", "a b".to_owned())]);
+    }
+
+    #[test]
+    fn names_are_quoted_where_they_must_be() {
+        for (name, sql) in
+            [("app", "app"), ("App", "\"App\""), ("a\"b", "\"a\"\"b\""), ("1a", "\"1a\"")]
+        {
+            assert_eq!(identifier(name), sql);
+        }
+    }
 }

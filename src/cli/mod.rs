@@ -4,6 +4,7 @@
 //! a [`Exit`]; what it has to say is a sentence.
 
 mod check;
+mod explain;
 mod facts;
 mod findings;
 mod run;
@@ -50,14 +51,25 @@ when the primary changes.";
 const EXIT_CODES: &str = "\
 Exit status: 0 all is well, 1 something failed or is missing, 2 wrong arguments or configuration.";
 
+const SANDBOX_EXAMPLES: &str = "\
+Examples:
+  tiffin sandbox                              the tour; stays up until Ctrl-C
+  tiffin sandbox --no-tour --replicas 3       only the servers and the proxy
+  tiffin sandbox --port 6432 --keep /tmp/box  on a port of your choice, files kept";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check a configuration, and every node that it names
     #[command(long_about = check::ABOUT, after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
+    /// Explain what statements are and where they go
+    #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
+    Explain(explain::ExplainArgs),
     /// Run the proxy
     #[command(long_about = run::ABOUT, after_help = run::EXAMPLES)]
     Run(run::RunArgs),
+    /// Start a primary, replicas and the proxy on this machine, and show what the proxy does
+    #[command(after_help = SANDBOX_EXAMPLES)]
     /// Start real servers and the proxy on this machine, and show what the proxy does
     #[command(long_about = sandbox::ABOUT, after_help = sandbox::EXAMPLES)]
     Sandbox(sandbox::SandboxArgs),
@@ -73,15 +85,20 @@ fn load(path: &Path) -> Option<Config> {
             Some(config)
         }
         Err(problems) => {
-            print_problems(&problems);
+            refuse(&problems);
             None
         }
     }
 }
 
-fn print_problems(problems: &Problems) {
-    let many = if problems.count() == 1 { "one mistake" } else { "mistakes" };
+/// Prints what is wrong with the configuration.
+fn refuse(problems: &Problems) -> Exit {
+    let many = match problems.count() {
+        1 => "one mistake".to_owned(),
+        count => format!("{count} mistakes"),
+    };
     eprintln!("{problems}\ntiffin: the configuration has {many}.");
+    Exit::Usage
 }
 
 /// Rows under a line of titles, in columns of equal width.
@@ -102,8 +119,46 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let exit = match arguments.command {
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Sandbox(args) => sandbox::run(&args),
     };
     Ok(ExitCode::from(exit?.code()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent_and_every_command_shows_examples() {
+        let mut command = Arguments::command();
+        command.clone().debug_assert();
+        for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help")
+        {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{} has no examples", command.get_name());
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() {
+        for line in ["", "check", "explain --config x", "explain --config x --file f SQL", "chek"] {
+            let words = std::iter::once("tiffin").chain(line.split_whitespace());
+            assert!(Arguments::try_parse_from(words).is_err(), "{line}");
+        }
+        for line in
+            ["check --example", "check -c x --offline", "explain -c x SQL", "explain -c x -f -"]
+        {
+            let words = std::iter::once("tiffin").chain(line.split_whitespace());
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let rows = [["a", "bbb"], ["cc", "d"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), "  a   bbb\n  cc  d\n");
+    }
 }

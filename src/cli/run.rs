@@ -1,9 +1,10 @@
 //! `tiffin run`: the proxy itself.
 
-use super::Exit;
+use super::{Exit, refuse};
 use crate::config::{Config, Loaded, Log, LogFormat};
 use crate::server;
 use anyhow::Context;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
@@ -19,18 +20,15 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// The configuration (YAML); config.example.yaml has every key
-    #[arg(long, value_name = "FILE")]
+    /// The configuration file (`tiffin check --example` prints one with every key)
+    #[arg(short, long, value_name = "FILE", env = "TIFFIN_CONFIG", hide_env_values = true)]
     config: PathBuf,
 }
 
 pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let Loaded { config, warnings } = match Config::load_with_warnings(&args.config) {
         Ok(loaded) => loaded,
-        Err(problems) => {
-            super::print_problems(&problems);
-            return Ok(Exit::Usage);
-        }
+        Err(problems) => return Ok(refuse(&problems)),
     };
     start_log(&config.log)?;
     for warning in warnings.lines("").lines() {
@@ -48,7 +46,7 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
     };
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {
-        LogFormat::Text => subscriber.with_ansi(false).try_init(),
+        LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => subscriber.json().try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))

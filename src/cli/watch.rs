@@ -29,7 +29,7 @@ pub(super) fn service_tls(cluster: &Cluster) -> anyhow::Result<Arc<ServerTlsConn
 pub(super) async fn settled(
     cluster: &Arc<Cluster>,
     tls: &Arc<ServerTlsConnector>,
-) -> Arc<Snapshot> {
+) -> Arc<Topology> {
     let (topology, evidence) = Topology::new(first_snapshot(cluster));
     let mut changes = topology.subscribe();
     let monitor =
@@ -46,7 +46,7 @@ pub(super) async fn settled(
     // When the time is up, what is known by then is shown.
     let _ = tokio::time::timeout(patience, wait).await;
     monitor.stop().await;
-    topology.load_full()
+    topology
 }
 
 fn is_settled(snapshot: &Snapshot) -> bool {

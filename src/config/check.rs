@@ -15,8 +15,13 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Twenty thousand users with their verifiers fit ten times over.
-const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Twenty thousand users with their verifiers fit twice over.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Each problem that is told costs one more look at the text (`file.rs`): some 20 MiB a second,
+/// and nobody waits longer than a few seconds for the lines.
+const LOOK_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Told however large the file is.
+const PROBLEMS_MIN: usize = 10;
 
 /// A valid configuration and what should nevertheless be told.
 #[derive(Debug, Clone)]
@@ -83,8 +88,9 @@ fn read_file(path: &Path) -> Result<String, String> {
 /// Looks the lines up and sorts by them.
 fn report(file: &str, text: &str, mut noted: Vec<Noted>) -> Problems {
     noted.sort_by_key(|noted| noted.place);
-    let left_out = noted.len().saturating_sub(PROBLEMS_MAX);
-    noted.truncate(PROBLEMS_MAX);
+    let told_max = (LOOK_BYTES_MAX / text.len().max(1)).clamp(PROBLEMS_MIN, PROBLEMS_MAX);
+    let left_out = noted.len().saturating_sub(told_max);
+    noted.truncate(told_max);
     let problem = |noted: Noted| {
         let file::Position { line, column } = file::locate(text, noted.place);
         Problem { line, column, key: noted.key, message: noted.message }

@@ -227,6 +227,14 @@ fn node<'w>(
             weight: WEIGHT,
         });
     }
+    if !matches!(item.value, Value::Map(_)) {
+        let kind = item.value.kind();
+        let message = format!(
+            "must be an address as `db1:5432`, or a mapping with at least `address`, not {kind}"
+        );
+        cluster.walk.note(item.place, path.to_owned(), message);
+        return None;
+    }
     let section = cluster.open("clusters.*.nodes.*", path.to_owned(), place, item);
     let written = section.text("name");
     if name.is_some() && written.is_some() {

@@ -330,6 +330,14 @@ fn each_mistake_in_users_and_clusters_is_told() {
                 "10:20: clusters.main.nodes.b.weight: must be a whole number from 0 to 1000, not 1001",
             ],
         ),
+        (
+            b,
+            "      b: 5432\n",
+            &[
+                "10:10: clusters.main.nodes.b: must be an address as `db1:5432`, or a mapping with at least `address`, not a number",
+            ],
+        ),
+        (b, "      b: []\n", &["10:10: clusters.main.nodes.b: must be an address as `db1:5432`"]),
         (b, "      b c: 10.0.0.2\n", &["10:7: clusters.main.nodes.b c: `b c` cannot be a name"]),
         (
             service,

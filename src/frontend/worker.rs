@@ -38,7 +38,7 @@ pub const WORKERS_MAX: usize = 1 << (31 - SESSION_BITS);
 pub struct Worker {
     pub index: usize,
     stats: RefCell<Rc<WorkerStats>>,
-    pub limits: RefCell<Arc<Limits>>,
+    limits: RefCell<Rc<Limits>>,
     pub classifier: RefCell<Classifier>,
     pub clusters: RefCell<Vec<Rc<LocalCluster>>>,
     pub draining: Cell<bool>,
@@ -90,16 +90,11 @@ impl Entry {
 }
 
 impl Worker {
-    pub fn new(
-        index: usize,
-        stats: WorkerStats,
-        limits: Arc<Limits>,
-        classifier: Classifier,
-    ) -> Worker {
+    pub fn new(index: usize, stats: WorkerStats, limits: Limits, classifier: Classifier) -> Worker {
         Worker {
             index,
             stats: RefCell::new(Rc::new(stats)),
-            limits: RefCell::new(limits),
+            limits: RefCell::new(Rc::new(limits)),
             classifier: RefCell::new(classifier),
             clusters: RefCell::default(),
             draining: Cell::new(false),
@@ -136,8 +131,12 @@ impl Worker {
         })
     }
 
-    pub fn limits(&self) -> Arc<Limits> {
+    pub fn limits(&self) -> Rc<Limits> {
         self.limits.borrow().clone()
+    }
+
+    pub fn replace_limits(&self, limits: Limits) {
+        *self.limits.borrow_mut() = Rc::new(limits);
     }
 
     /// A number that no other worker gives: of prepared statements, of draws.

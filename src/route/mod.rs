@@ -62,6 +62,9 @@ fn read(need: &ReplicaNeed, snapshot: &Snapshot, policy: &Policy<'_>, may_wait: 
     {
         return Choice::Node(node.id, RouteReason::HintNode);
     }
+    if let Some(reason) = worth_waiting_for(need, snapshot, policy).filter(|_| may_wait) {
+        return Choice::CatchUp(reason);
+    }
     let mut refused: Option<RouteReason> = None;
     let mut best: Option<(&Node, Score)> = None;
     for node in snapshot.healthy_replicas() {
@@ -77,8 +80,33 @@ fn read(need: &ReplicaNeed, snapshot: &Snapshot, policy: &Policy<'_>, may_wait: 
     }
     match best {
         Some((node, _)) => Choice::Node(node.id, chosen_because(need, policy)),
-        None => fall_back(refused, snapshot, policy, may_wait),
+        None => {
+            let asked_for = need.wish != Wish::None && refused.is_some_and(is_only_behind);
+            if asked_for && may_wait {
+                return Choice::CatchUp(refused.unwrap_or(RouteReason::NoReplica));
+            }
+            fall_back(refused, snapshot, policy, may_wait)
+        }
     }
+}
+
+/// A replica that was asked for by name and only has to catch up with the session: a moment, since
+/// it is within the bounds of lag.
+fn worth_waiting_for(
+    need: &ReplicaNeed,
+    snapshot: &Snapshot,
+    policy: &Policy<'_>,
+) -> Option<RouteReason> {
+    let Wish::Node(name) = &need.wish else { return None };
+    match qualifies(need, snapshot.node_by_name(name)?, policy) {
+        Err(reason) if is_only_behind(reason) => Some(reason),
+        _ => None,
+    }
+}
+
+/// Not too old in general, only for this session.
+fn is_only_behind(reason: RouteReason) -> bool {
+    matches!(reason, RouteReason::ReadYourWrites | RouteReason::Monotonic)
 }
 
 /// Whether a replica may serve the read.

@@ -198,7 +198,7 @@ impl Server {
             let pen = self.admin.stats.worker(&layout);
             worker
                 .send(Message::Reload {
-                    limits: Arc::new(next.limits.clone()),
+                    limits: next.limits.clone(),
                     clusters: self.clusters.handles(),
                     stats: pen,
                 })

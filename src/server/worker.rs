@@ -43,7 +43,7 @@ pub enum Message {
     /// Who the other workers are.
     Peers(Vec<mpsc::Sender<Message>>),
     Reload {
-        limits: Arc<Limits>,
+        limits: Limits,
         clusters: Vec<Arc<ClusterHandle>>,
         stats: WorkerStats,
     },
@@ -100,7 +100,7 @@ impl WorkerHandle {
         let clients = Arc::new(AtomicUsize::new(0));
         let (end, ended) = oneshot::channel();
         let messages = seat.messages.clone();
-        let limits = Arc::new(config.limits.clone());
+        let limits = config.limits.clone();
         let counter = clients.clone();
         thread::Builder::new().name(format!("worker-{}", seat.index)).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -153,7 +153,7 @@ impl Thread {
     async fn serve(
         seat: Seat,
         stats: WorkerStats,
-        limits: Arc<Limits>,
+        limits: Limits,
         auth: Arc<AuthContext>,
         clusters: Vec<Arc<ClusterHandle>>,
         clients: Arc<AtomicUsize>,
@@ -206,7 +206,7 @@ impl Thread {
             }
             Message::Peers(peers) => *self.peers.borrow_mut() = peers,
             Message::Reload { limits, clusters, stats } => {
-                *self.worker.limits.borrow_mut() = limits;
+                self.worker.replace_limits(limits);
                 self.worker.replace_stats(stats);
                 self.install(clusters);
                 self.worker.wake_all();

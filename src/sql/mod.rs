@@ -29,6 +29,7 @@ mod lex;
 mod parse;
 mod scan;
 mod settings;
+mod split;
 pub mod statement;
 #[cfg(test)]
 mod tests;
@@ -45,4 +46,5 @@ pub use classifier::{Classifier, Limits as ClassifierLimits};
 pub use classify::classify;
 pub use fuzz::fuzz_one;
 pub use hint::{duration as parse_duration, target as parse_target};
+pub use split::split_statements;
 pub use statement::*;

@@ -11,14 +11,18 @@ use crate::metrics::{GateOutcome, NodeIndex, RouteReason};
 use crate::pool::local::{LocalPool, PoolError, Take};
 use crate::pool::shared::{PoolKey, Pooled};
 use crate::route::{Choice, Policy, choose};
-use crate::session::Need;
-use crate::topology::{Epoch, Evidence, NodeId, Topology};
+use crate::session::{Need, Wish};
+use crate::topology::{Epoch, Evidence, NodeId, Snapshot, Topology};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::{timeout, timeout_at};
+
+/// How long a read waits for a replica that a hint asks for, in probe intervals: one may just
+/// have begun.
+const HINT_WAIT_INTERVALS: u32 = 3;
 
 /// What came of a wait during which the client was watched.
 enum Waited<T> {
@@ -29,10 +33,7 @@ enum Waited<T> {
 impl Conversation {
     /// Takes a server connection that meets the need, or says why the request is refused.
     pub(super) async fn acquire(&mut self, need: &Need) -> Result<Result<(), Refused>, Fault> {
-        if let Choice::Node(node, reason) = self.choose(need, true)
-            && let Some(pooled) = self.try_take(node)
-        {
-            self.bind(node, reason, pooled);
+        if self.acquire_idle(need) {
             return Ok(Ok(()));
         }
         // Boxed: an idle conversation is not to carry the memory of a wait.
@@ -65,7 +66,8 @@ impl Conversation {
                     match self.take(&pool, node, deadline).await? {
                         Ok(Some(pooled)) if self.is_still_right(&need, node, &pooled) => {
                             let reason = caught_up(reason, waited_for);
-                            self.bind(node, reason, pooled);
+                            let snapshot = handle.topology.load();
+                            self.bind(&snapshot, (node, reason), pooled, Instant::now());
                             return Ok(Ok(()));
                         }
                         Ok(Some(_)) => pool.stats.active_closed(),
@@ -85,7 +87,27 @@ impl Conversation {
         }
     }
 
+    /// The way of nearly every request: the node is known and has an idle connection here.
+    fn acquire_idle(&mut self, need: &Need) -> bool {
+        let cluster = self.cluster.clone();
+        let snapshot = cluster.handle.topology.load();
+        let Choice::Node(node, reason) = self.choose_in(&snapshot, need, true) else {
+            return false;
+        };
+        let pool = self.pool(node);
+        let epoch = (snapshot.primary == Some(node)).then_some(snapshot.epoch);
+        let take = Take { secret: &self.identity.secret, epoch, now: Instant::now() };
+        let Some(pooled) = pool.try_take(&take) else { return false };
+        let now = take.now;
+        self.bind(&snapshot, (node, reason), pooled, now);
+        true
+    }
+
     fn choose(&self, need: &Need, may_wait: bool) -> Choice {
+        self.choose_in(&self.cluster.handle.topology.load(), need, may_wait)
+    }
+
+    fn choose_in(&self, snapshot: &Snapshot, need: &Need, may_wait: bool) -> Choice {
         let config = &self.cluster.handle.config;
         let policy = Policy {
             routing: &config.routing,
@@ -93,20 +115,13 @@ impl Conversation {
             busy: &self.cluster.busy(),
             draw: self.worker.next_id(),
         };
-        choose(need, &self.cluster.handle.topology.load(), &policy, may_wait)
+        choose(need, snapshot, &policy, may_wait)
     }
 
     /// A connection of an older epoch must not be used as the primary's.
     fn epoch_for(&self, node: NodeId) -> Option<Epoch> {
         let snapshot = self.cluster.handle.topology.load();
         (snapshot.primary == Some(node)).then_some(snapshot.epoch)
-    }
-
-    fn try_take(&mut self, node: NodeId) -> Option<Pooled> {
-        let pool = self.pool(node);
-        let epoch = self.epoch_for(node);
-        let take = Take { secret: &self.identity.secret, epoch, now: Instant::now() };
-        pool.try_take(&take)
     }
 
     fn pool(&mut self, node: NodeId) -> Rc<LocalPool> {
@@ -194,6 +209,13 @@ impl Conversation {
             OnLag::Wait => handle.config.pool.wait_timeout,
             _ => handle.config.routing.catchup_wait,
         };
+        // A hint that asks for a replica is worth the time of a probe.
+        let limit = match need {
+            Need::Replica(need) if need.wish != Wish::None => {
+                limit.max(handle.config.monitor.interval * HINT_WAIT_INTERVALS)
+            }
+            _ => limit,
+        };
         let mut changed = handle.topology.subscribe();
         let need = need.clone();
         let until = Instant::now() + limit;
@@ -262,7 +284,13 @@ impl Conversation {
     }
 
     /// The conversation holds the connection from here on.
-    fn bind(&mut self, node: NodeId, reason: RouteReason, pooled: Pooled) {
+    fn bind(
+        &mut self,
+        snapshot: &Snapshot,
+        (node, reason): (NodeId, RouteReason),
+        pooled: Pooled,
+        now: Instant,
+    ) {
         let handle = &self.cluster.handle;
         let index = NodeIndex(node.0);
         self.worker.stats().routed(handle.index, index, reason);
@@ -272,7 +300,6 @@ impl Conversation {
         }
         self.cluster.count_busy(usize::from(node.0), true);
         self.entry.bind(Some(pooled.connection.cancel.clone()));
-        let snapshot = handle.topology.load();
         let server = Server {
             pooled,
             node,
@@ -282,6 +309,7 @@ impl Conversation {
         };
         let mut active: Box<Active> = self.scratch.take_active(&self.worker);
         active.server = Some(server);
+        active.progress.started = Some(now);
         self.active = Some(active);
     }
 }

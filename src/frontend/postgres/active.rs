@@ -52,8 +52,12 @@ pub struct Server {
 pub struct Progress {
     pub status: Status,
     /// The request's bytes are still in the inbox, and nothing of its reply has reached the
-    /// client: it can be sent elsewhere.
+    /// client.
+    pub retained: bool,
+    /// It is retained, and only reads: it can be sent elsewhere.
     pub repeatable: bool,
+    /// A plan that DDL has made unusable was refused before it ran: prepare it again here.
+    pub stale_plan: bool,
     /// An error was swallowed in order to repeat the request.
     pub intercepted: bool,
     /// Something that may have written was sent since the last end of a transaction.
@@ -70,7 +74,9 @@ pub struct Progress {
     pub segment_open: bool,
     /// The client has the server's own FATAL message.
     pub fatal_told: bool,
-    pub started: Instant,
+    pub started: Option<Instant>,
+    /// When the last reply ended.
+    pub ended: Option<Instant>,
     /// Extended-protocol statements that ended well since the last ReadyForQuery and leave
     /// something behind.
     pub executed: Vec<Arc<Statement>>,
@@ -80,7 +86,9 @@ impl Default for Progress {
     fn default() -> Progress {
         Progress {
             status: Status::Idle,
+            retained: false,
             repeatable: false,
+            stale_plan: false,
             intercepted: false,
             writing: false,
             reading: false,
@@ -89,7 +97,8 @@ impl Default for Progress {
             broken: None,
             segment_open: false,
             fatal_told: false,
-            started: Instant::now(),
+            started: None,
+            ended: None,
             executed: Vec::new(),
         }
     }
@@ -134,7 +143,11 @@ impl Watch for Observer<'_> {
     fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError {
         if self.progress.repeatable && self.on_replica && is_no_answer(fields) {
             self.progress.intercepted = true;
-            self.progress.repeatable = false;
+            return OnError::Intercept;
+        }
+        if self.progress.retained && is_stale_plan(fields) {
+            self.progress.intercepted = true;
+            self.progress.stale_plan = true;
             return OnError::Intercept;
         }
         match front {
@@ -166,7 +179,10 @@ impl Watch for Observer<'_> {
         }
         let now = Instant::now();
         let node = NodeIndex(self.connection.node.0);
-        self.stats.query_done(self.cluster, node, now - self.progress.started);
+        if let Some(started) = self.progress.started {
+            self.stats.query_done(self.cluster, node, now - started);
+        }
+        self.progress.ended = Some(now);
         let before = self.progress.status;
         self.progress.status = ready.status;
         let simple = ready.statement.is_some();
@@ -317,6 +333,11 @@ fn is_control(effect: &SessionEffect) -> bool {
         effect,
         SessionEffect::Begin(_) | SessionEffect::Commit { .. } | SessionEffect::Rollback { .. }
     )
+}
+
+/// `RevalidateCachedQuery` (`src/backend/utils/cache/plancache.c`) refuses before anything runs.
+fn is_stale_plan(fields: &ErrorFields<'_>) -> bool {
+    fields.sqlstate == b"0A000" && fields.message == b"cached plan must not change result type"
 }
 
 /// Errors of a replica that say nothing of the statement: it would have run elsewhere.

@@ -145,9 +145,13 @@ impl Conversation {
                 return Ok(());
             }
             self.send(batch.take().unwrap_or_default(), open, repeats < REPEATS_MAX);
-            let served = poll_fn(|cx| self.poll_serve(cx)).await;
+            let mut served = poll_fn(|cx| self.poll_serve(cx)).await;
+            if matches!(served, Ok(Served::RepeatHere)) {
+                self.send_again();
+                served = poll_fn(|cx| self.poll_serve(cx)).await;
+            }
             match served {
-                Ok(Served::Done) => {
+                Ok(Served::Done | Served::RepeatHere) => {
                     self.release().await;
                     return Ok(());
                 }
@@ -425,7 +429,8 @@ impl Conversation {
         self.entry.bind(None);
         if let Some(server) = active.server.take() {
             self.cluster.count_busy(usize::from(server.node.0), false);
-            server.pool.give_back(server.pooled, Instant::now());
+            let now = active.progress.ended.unwrap_or_else(Instant::now);
+            server.pool.give_back(server.pooled, now);
         }
         self.scratch.keep_active(active, &self.worker);
     }

@@ -28,6 +28,18 @@ impl Encoder<'_> {
         }
     }
 
+    /// The server forgets the batch's prepared statements; they are prepared again when used.
+    pub fn forget(&mut self, batch: &Batch) {
+        self.connection.unnamed = None;
+        for op in &batch.ops {
+            if let What::Bind(Meant::Named(prepared)) = &op.what {
+                self.connection.prepared.remove(prepared.id);
+                self.put(|out| request::put_statement(out, b'C', &prepared.server_name));
+                self.expect(Kind::Close, Way::Swallow);
+            }
+        }
+    }
+
     /// A simple query of the proxy's own.
     pub fn own_query(&mut self, sql: &[u8]) {
         self.put(|out| request::put_query(out, sql));

@@ -142,7 +142,11 @@ impl Conversation {
         })
     }
 
-    fn set_tiffin(&mut self, key: &str, value: Option<&str>) -> Result<&'static str, Refused> {
+    pub(super) fn set_tiffin(
+        &mut self,
+        key: &str,
+        value: Option<&str>,
+    ) -> Result<&'static str, Refused> {
         let overrides = &mut self.session.overrides;
         let word = value.map(|value| value.trim_matches('\''));
         let invalid = |allowed: &str| {

@@ -27,6 +27,8 @@ pub enum Served {
     Done,
     /// The reply was no answer; the request is to be sent elsewhere.
     Repeat,
+    /// The request is to be prepared again and sent once more on the same connection.
+    RepeatHere,
 }
 
 impl Conversation {
@@ -40,16 +42,36 @@ impl Conversation {
             encoder.batch(&batch, bytes);
         }
         let progress = &mut active.progress;
-        progress.started = Instant::now();
         progress.writing |= writes(&batch) || held;
         progress.reading |= reads(&batch);
         progress.segment_open = open || leaves_open(&batch);
-        progress.repeatable =
-            may_repeat && !open && !held && matches!(batch.class, Some(Class::Read));
-        if !progress.repeatable {
+        let is_read = matches!(batch.class, Some(Class::Read));
+        progress.retained = may_repeat && !open && !held && (is_read || binds(&batch));
+        progress.repeatable = progress.retained && is_read;
+        if !progress.retained {
             self.inbox.consume(self.taken);
             self.taken = 0;
         }
+        active.batch = batch;
+        self.active = Some(active);
+    }
+
+    /// Prepares the batch's statements again on the connection that refused their old plans, and
+    /// sends it once more.
+    pub(super) fn send_again(&mut self) {
+        let Some(mut active) = self.active.take() else { return };
+        let batch = std::mem::take(&mut active.batch);
+        active.progress.intercepted = false;
+        active.progress.stale_plan = false;
+        active.progress.retained = false;
+        active.progress.repeatable = false;
+        let bytes = &self.inbox.filled()[..self.taken];
+        if let Some((mut encoder, _)) = self.encoder(&mut active) {
+            encoder.forget(&batch);
+            encoder.batch(&batch, bytes);
+        }
+        self.inbox.consume(self.taken);
+        self.taken = 0;
         active.batch = batch;
         self.active = Some(active);
     }
@@ -96,6 +118,9 @@ impl Conversation {
         if std::mem::take(&mut active.progress.ddl_done) {
             self.cluster.handle.catalogs.ddl_ran(&self.identity.database);
         }
+        if active.progress.stale_plan {
+            return Ok(Some(Served::RepeatHere));
+        }
         if active.progress.intercepted {
             return Ok(Some(Served::Repeat));
         }
@@ -135,7 +160,7 @@ impl Conversation {
         let Active { server, replies, read, local, progress, .. } = &mut **active;
         let Some(server) = server else { return Ok(()) };
         let stats = self.worker.stats();
-        let (was_local, was_repeatable) = (local.len(), progress.repeatable);
+        let (was_local, was_retained) = (local.len(), progress.retained);
         let mut observer = Observer {
             session: &mut self.session,
             statements: &mut self.statements,
@@ -149,7 +174,8 @@ impl Conversation {
         };
         let scanned = replies.scan(read, local, &mut observer);
         let answered = replies.forwardable() > 0 || local.len() > was_local;
-        if was_repeatable && answered && progress.repeatable {
+        if was_retained && answered && !progress.intercepted {
+            progress.retained = false;
             progress.repeatable = false;
             self.inbox.consume(self.taken);
             self.taken = 0;
@@ -274,7 +300,7 @@ impl Conversation {
         let Some(mut active) = self.active.take() else { return Ok(false) };
         if active.is_quiet() && active.progress.status == Status::Idle {
             self.prelude(&mut active);
-            active.progress.started = Instant::now();
+            active.progress.started = Some(Instant::now());
         }
         let message = &self.inbox.filled()[self.taken..self.taken + bytes];
         if let Some((mut encoder, _)) = self.encoder(&mut active) {
@@ -296,7 +322,7 @@ impl Conversation {
     /// replica gets whole batches, each routed on its own.
     fn may_send_more(&self) -> bool {
         let Some(active) = &self.active else { return false };
-        if active.progress.repeatable || active.progress.intercepted {
+        if active.progress.retained || active.progress.intercepted {
             return false;
         }
         let Some(server) = &active.server else { return false };
@@ -422,7 +448,8 @@ impl Conversation {
         let Some((mut encoder, is_idle)) = self.encoder(active) else { return false };
         if is_idle {
             let known = encoder.connection.settings.as_ref();
-            let same = known.is_some_and(|known| Arc::ptr_eq(known, &wanted) || **known == *wanted);
+            let identical = known.is_some_and(|known| Arc::ptr_eq(known, &wanted));
+            let same = identical || known.is_some_and(|known| **known == *wanted);
             if !same {
                 let mut sql = match known {
                     Some(known) => known.difference(&wanted),
@@ -435,7 +462,9 @@ impl Conversation {
                 sql.retain(|character| character != '\0');
                 encoder.own_query(sql.as_bytes());
             }
-            encoder.connection.settings = Some(wanted);
+            if !identical {
+                encoder.connection.settings = Some(wanted);
+            }
         }
         let Transaction::Held(held) = &mut self.session.transaction else { return false };
         let texts = std::mem::take(&mut held.texts);
@@ -540,6 +569,11 @@ fn encoder_for<'a>(
 /// Whether a batch may write, so that the session must see it afterwards.
 fn writes(batch: &Batch) -> bool {
     !matches!(batch.class, None | Some(Class::Read | Class::Session))
+}
+
+/// Whether a batch runs a prepared statement, whose plan may be out of date.
+fn binds(batch: &Batch) -> bool {
+    batch.ops.iter().any(|op| matches!(op.what, What::Bind(_)))
 }
 
 /// Whether a batch may show data, so that the session's later reads must not be older.

@@ -24,6 +24,9 @@ use tokio::time::timeout;
 const KEY_BYTES_3_0: usize = 4;
 const KEY_BYTES_3_2: usize = 32;
 
+/// Settings of the proxy, which no server sees.
+const OWN_PREFIX: &str = "tiffin.";
+
 impl Conversation {
     /// Begins the conversation with a client that has proved who it is. A client that cannot be
     /// served is told, and gone.
@@ -36,8 +39,9 @@ impl Conversation {
     ) -> Option<Conversation> {
         let minor = accepted.minor;
         let mut startup = Settings::default();
+        let mut own = Vec::new();
         for (name, value) in &accepted.parameters {
-            add_startup(&mut startup, name, value);
+            add_startup(&mut startup, &mut own, name, value);
         }
         let startup = worker.intern_settings(Arc::new(startup));
         let key = cancel_key(if minor >= 2 { KEY_BYTES_3_2 } else { KEY_BYTES_3_0 })?;
@@ -69,13 +73,28 @@ impl Conversation {
             stall: Stall::default(),
             greeting: true,
         };
-        match conversation.welcome().await {
+        let welcomed = match conversation.own_settings(&own) {
+            Ok(()) => conversation.welcome().await,
+            Err(fault) => Err(fault),
+        };
+        match welcomed {
             Ok(()) => Some(conversation),
             Err(fault) => {
                 conversation.farewell(&fault).await;
                 None
             }
         }
+    }
+
+    /// `tiffin.*` parameters of the start-up packet.
+    fn own_settings(&mut self, settings: &[(String, String)]) -> Result<(), Fault> {
+        for (name, value) in settings {
+            let key = name.trim_start_matches(OWN_PREFIX);
+            if let Err(Refused { sqlstate, message, .. }) = self.set_tiffin(key, Some(value)) {
+                return Err(Fault::Login { sqlstate, message });
+            }
+        }
+        Ok(())
     }
 
     async fn welcome(&mut self) -> Result<(), Fault> {
@@ -119,7 +138,7 @@ impl Conversation {
         // With an empty batch only the settings are sent.
         self.send_settings();
         match poll_fn(|cx| self.poll_serve(cx)).await {
-            Ok(Served::Done | Served::Repeat) => {}
+            Ok(Served::Done | Served::Repeat | Served::RepeatHere) => {}
             Err(Fault::Settings(message)) => {
                 let sqlstate = message.get(..5).unwrap_or("22023").to_owned();
                 let message = message.get(7..).unwrap_or_default().to_owned();
@@ -136,19 +155,28 @@ impl Conversation {
     }
 }
 
-/// A parameter of the start-up packet as a setting.
-fn add_startup(settings: &mut Settings, name: &[u8], value: &[u8]) {
+/// A parameter of the start-up packet as a setting, of the servers or the proxy's own.
+fn add_startup(
+    settings: &mut Settings,
+    own: &mut Vec<(String, String)>,
+    name: &[u8],
+    value: &[u8],
+) {
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
     let value = String::from_utf8_lossy(value);
     if name.starts_with("_pq_.") {
         return;
     }
-    if name != "options" {
-        settings.set(name.into(), literal(&value).into());
-        return;
-    }
-    for (name, value) in options(&value) {
-        settings.set(name.into(), literal(&value).into());
+    let assigned = match name.as_str() {
+        "options" => options(&value),
+        _ => vec![(name, value.into_owned())],
+    };
+    for (name, value) in assigned {
+        if name.starts_with(OWN_PREFIX) {
+            own.push((name, value));
+        } else {
+            settings.set(name.into(), literal(&value).into());
+        }
     }
 }
 

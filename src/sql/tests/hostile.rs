@@ -1,7 +1,9 @@
 //! Input that is meant to hurt: depth, size, garbage, mutations.
 
 use super::fixture;
-use crate::sql::{Catalog, Classifier, Effect, Limits, Pin, SessionEffect, classify, fuzz_one};
+use crate::sql::{
+    Catalog, Classifier, ClassifierLimits as Limits, Effect, Pin, SessionEffect, classify, fuzz_one,
+};
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 

@@ -2,8 +2,8 @@
 
 use super::fixture;
 use crate::sql::{
-    Catalog, Classifier, Discard, Effect, HintTarget, Isolation, Limits, SessionEffect, Statement,
-    TransactionModes, classify,
+    Catalog, Classifier, ClassifierLimits as Limits, Discard, Effect, HintTarget, Isolation,
+    SessionEffect, Statement, TransactionModes, classify,
 };
 use std::path::Path;
 
