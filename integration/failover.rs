@@ -171,10 +171,9 @@ fn requests_wait_at_the_gate_for_a_primary() {
     assert_eq!(opened, 3.0);
 }
 
-/// A node whose address suddenly leads to a primary of another cluster: same timeline, even
-/// further ahead, but not this cluster.
-#[test]
-fn a_primary_of_another_cluster_never_gets_a_statement() {
+/// A cluster of two, and as its third node a cable that can lead to the primary of another one:
+/// same timeline, same logins, but not this cluster.
+fn beside_a_foreign_primary() -> (Cluster, Relay, Fixture) {
     let foreign = Cluster::start(crate::support::Options { replicas: 0, ..options() }).unwrap();
     let relay = Relay::start(Behaviour::Refuse);
     let port = relay.port;
@@ -182,18 +181,22 @@ fn a_primary_of_another_cluster_never_gets_a_statement() {
         .replicas(1)
         .key("gate.hold", "500ms")
         .config(move |config| {
-            let nodes = &mut config["clusters"]["main"]["nodes"];
-            nodes["pg9"] = format!("127.0.0.1:{port}").into();
+            config["clusters"]["main"]["nodes"]["pg9"] = format!("127.0.0.1:{port}").into();
         })
         .start();
-    // The same logins, or a password error would do the fencing.
+    // Or a wrong password would do the fencing.
     for login in [&fixture.cluster.service, &fixture.cluster.app] {
         let sql = format!("ALTER ROLE {} PASSWORD '{}'", login.user, login.password);
         foreign.primary().execute(&sql).unwrap();
     }
     foreign.primary().set("log_statement", "'all'").unwrap();
     fixture.session().query("CREATE TABLE t (n int)").unwrap();
+    (foreign, relay, fixture)
+}
 
+#[test]
+fn a_primary_of_another_cluster_never_gets_a_statement() {
+    let (foreign, relay, fixture) = beside_a_foreign_primary();
     relay.set(Behaviour::Forward(foreign.primary().port));
     wait_until(PATIENCE, || foreign.primary().log().contains("tiffin@")).expect("it is probed");
     let session = fixture.session();
@@ -217,10 +220,18 @@ fn a_primary_of_another_cluster_never_gets_a_statement() {
     for _ in 0..5 {
         assert_eq!(state_of(fixture.session().query("INSERT INTO t VALUES (2)")), "57P03");
     }
-    // Nor after a reload, which must not forget who the cluster is.
+    assert!(!foreign.primary().log().contains("app@app"));
+}
+
+/// A reload must not make the proxy forget who the cluster is.
+#[test]
+fn a_primary_of_another_cluster_gets_nothing_after_a_reload_either() {
+    let (foreign, relay, fixture) = beside_a_foreign_primary();
+    relay.set(Behaviour::Forward(foreign.primary().port));
+    wait_until(PATIENCE, || foreign.primary().log().contains("tiffin@")).expect("it is probed");
+    fixture.cluster.primary().stop(Mode::Fast).unwrap();
     fixture.proxy.signal("HUP").unwrap();
-    let reloaded = || fixture.proxy.log().contains("loaded again");
-    wait_until(PATIENCE, reloaded).expect("the reload");
+    wait_until(PATIENCE, || fixture.proxy.log().contains("loaded again")).expect("the reload");
     for _ in 0..5 {
         assert_eq!(state_of(fixture.session().query("INSERT INTO t VALUES (2)")), "57P03");
     }

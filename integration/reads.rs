@@ -34,15 +34,20 @@ fn every_statement_called_a_read_runs_on_a_standby() {
         for sql in text.lines().filter_map(read_of) {
             reads += 1;
             for ((session, config), name) in [(&direct, "the standby"), (&through, "the proxy")] {
-                let Err(error) = session.query(&sql) else { continue };
-                let state = sqlstate(&error).unwrap_or("none");
-                if REFUSED.contains(&state) || state == "none" {
-                    refused.push(format!("{name} ({state}): {sql}\n    {:#}", error.root_cause()));
-                } else {
-                    // The statement itself is at fault, wherever it runs.
-                    elsewhere
-                        .push(format!("{name} ({state}): {sql}\n    {:#}", error.root_cause()));
+                let is_copy = sql.trim_start().to_ascii_uppercase().starts_with("COPY");
+                if sql.starts_with("DECLARE") {
+                    session.query("BEGIN READ ONLY").unwrap();
                 }
+                let result =
+                    if is_copy { copy_out(config, &sql) } else { session.query(&sql).map(drop) };
+                if sql.starts_with("DECLARE") {
+                    session.query("ROLLBACK").unwrap();
+                }
+                let Err(error) = result else { continue };
+                let state = sqlstate(&error).unwrap_or("none");
+                // Otherwise the statement itself is at fault, wherever it runs.
+                let list = if REFUSED.contains(&state) { &mut refused } else { &mut elsewhere };
+                list.push(format!("{name} ({state}): {sql}\n    {:#}", error.root_cause()));
                 let _ = session.query("ROLLBACK");
             }
         }
