@@ -31,7 +31,8 @@ pub(super) fn trace(text: &[u8], tokens: &[Token], catalog: &Catalog, found: &mu
             current_setting(text, &tokens[at + 2..], found);
             continue;
         }
-        match functions::trace(&name) {
+        let known = functions::trace(&name);
+        match known.filter(|_| built_in || functions::function(&name) == Builtin::Unknown) {
             Some(Trace::Pin(pin)) => found.effect(SessionEffect::Pin(pin)),
             Some(Trace::Unpin(pin)) => found.effect(SessionEffect::Unpin(pin)),
             Some(Trace::Setting) => found.effect(SessionEffect::Pin(Pin::Setting)),

@@ -145,18 +145,22 @@ fn is_session_word(word: &str) -> bool {
 /// Classifies one statement.
 pub(super) fn one(tokens: &[Token], source: &Source<'_>) -> Part {
     let cursor = Cursor::new(source.text, tokens);
-    let word = cursor.word(0);
-    match word.as_str() {
-        "select" | "with" | "values" | "table" | "insert" | "update" | "delete" | "merge" => {
-            return query(tokens, source);
-        }
-        "" if cursor.is_mark("(") => return query(tokens, source),
-        _ => {}
+    if starts_query(&cursor) {
+        return query(tokens, source);
     }
     control::recognise(&cursor)
         .or_else(|| settings::recognise(&cursor).map(judged))
         .or_else(|| utility::recognise(&cursor, source))
-        .unwrap_or_else(|| unrecognised(&word))
+        .unwrap_or_else(|| unrecognised(&cursor.word(0)))
+}
+
+/// Whether a query or a change of data begins here.
+pub(super) fn starts_query(cursor: &Cursor<'_>) -> bool {
+    match cursor.word(0).as_str() {
+        "select" | "with" | "values" | "table" | "insert" | "update" | "delete" | "merge" => true,
+        "" => cursor.is_mark("("),
+        _ => false,
+    }
 }
 
 fn unrecognised(word: &str) -> Part {

@@ -36,7 +36,7 @@ pub fn parse(text: &[u8], tokens: &[Token]) -> Result<Parsed, Refusal> {
     let mut writer = Writer { text, tokens, at: 0, out: Vec::new(), variadic: false };
     writer.run()?;
     let Writer { out, variadic, .. } = writer;
-    if chain(text, tokens) > CHAIN_MAX {
+    if chain(text, tokens) > CHAIN_MAX || open_joins(text, tokens) > NESTING_MAX {
         let reason = "the expression is nested too deeply to be looked at".to_owned();
         return Err(Refusal { code: "too_deep", reason });
     }
@@ -90,6 +90,37 @@ fn chain(text: &[u8], tokens: &[Token]) -> usize {
         }
     }
     longest.max(open.len())
+}
+
+/// The most joins that wait for their ON at once: `a JOIN b JOIN c ON … ON …` is parsed by
+/// recursion that sqlparser does not count.
+fn open_joins(text: &[u8], tokens: &[Token]) -> usize {
+    let mut levels = vec![0usize];
+    let mut total = 0usize;
+    let mut most = 0usize;
+    let mut before: &[u8] = b"";
+    for token in tokens {
+        let bytes = token.bytes(text);
+        let is = |word: &[u8]| bytes.eq_ignore_ascii_case(word);
+        if is(b"(") {
+            levels.push(0);
+        } else if is(b")") && levels.len() > 1 {
+            total -= levels.pop().unwrap_or(0);
+        } else if let Some(level) = levels.last_mut() {
+            let waits =
+                !before.eq_ignore_ascii_case(b"cross") && !before.eq_ignore_ascii_case(b"natural");
+            if is(b"join") && waits {
+                *level += 1;
+                total += 1;
+                most = most.max(total);
+            } else if (is(b"on") || is(b"using")) && *level > 0 {
+                *level -= 1;
+                total -= 1;
+            }
+        }
+        before = bytes;
+    }
+    most
 }
 
 fn is_link(word: &[u8]) -> bool {
@@ -192,6 +223,7 @@ impl Writer<'_> {
     fn write_word(&mut self, word: &str) {
         match word {
             "variadic" if matches!(self.before().as_str(), "(" | ",") => self.variadic = true,
+            "symmetric" | "asymmetric" if self.before() == "between" => {}
             "uescape" if self.before().contains('\'') => self.at += 1,
             "exclude" => match self.frame_exclusion() {
                 Some(words) => self.at += words,
@@ -261,7 +293,8 @@ impl Writer<'_> {
             }
             b":" => P::Colon,
             b"::" => P::DoubleColon,
-            b":=" => P::Assignment,
+            // Old spelling of `=>`; SQL has no other use for it.
+            b":=" => P::RArrow,
             _ => return Err(parse_error(format!("unexpected {}", lower(bytes)))),
         };
         self.out.push(token);

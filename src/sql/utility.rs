@@ -278,7 +278,11 @@ fn prepare(mut cursor: Cursor<'_>, source: &Source<'_>) -> Option<Part> {
     if !cursor.take("as") {
         return None;
     }
-    let body = Arc::new(classify::statement_of(classify::one(cursor.rest(), source), None));
+    // Only queries and changes of data can be prepared, so this does not go around in circles.
+    if !classify::starts_query(&cursor) {
+        return None;
+    }
+    let body = Arc::new(classify::statement_of(classify::query(cursor.rest(), source), None));
     let mut part = session(SessionEffect::Prepare { name, body }, "it prepares a statement");
     part.found.effect(SessionEffect::Pin(Pin::PreparedStatement));
     Some(part)

@@ -84,6 +84,9 @@ fn deep_and_long_statements_neither_crash_nor_take_long() {
         for times in [3, 49, 51, 100, 1_000, 1_990, 5_000, 100_000] {
             let sql = [*head, &open.repeat(times), middle, &close.repeat(times)].concat();
             // A view of twice the default stack's half: what a worker has left at least.
+            if std::env::var("SHOW_SHAPES").is_ok() {
+                eprintln!("{head}{open} × {times}");
+            }
             let one = Instant::now();
             effect(&sql);
             assert!(one.elapsed() < PATIENCE / 4, "{head}{open} × {times}");

@@ -96,7 +96,9 @@ fn render_effect(effect: &SessionEffect) -> String {
             self::Discard::Temp => "discard temp",
         }
         .to_owned(),
-        Prepare { name, body } => format!("prepare {name} ({})", render(body)),
+        Prepare { name, body } => {
+            format!("prepare {name} ({})", render(body).replace(" | ", " / "))
+        }
         Execute { name } => format!("execute {name}"),
         Deallocate(name) => format!("deallocate {}", name.as_deref().unwrap_or("ALL")),
         Pin(pin) => format!("pin {}", pin.as_str()),
