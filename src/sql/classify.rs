@@ -45,6 +45,9 @@ pub fn classify(
         return statement_of(too_large(&source, parse_bytes_max), hint);
     }
     let tokens = source.tokens();
+    if tokens.last().is_some_and(|token| token.kind == Kind::Broken) {
+        return statement_of(unfinished(&source), hint);
+    }
     let statements = scan::split(text, &tokens);
     match statements.as_slice() {
         [] => {
@@ -76,6 +79,16 @@ fn too_large(source: &Source<'_>, parse_bytes_max: usize) -> Part {
     part
 }
 
+/// A literal, name or comment without an end: the server refuses the whole text.
+fn unfinished(source: &Source<'_>) -> Part {
+    let reason = "a literal, a quoted name or a comment has no end";
+    let mut part = Part::new(Effect::Unknown, "parse_error", reason);
+    if leaves_traces(source) {
+        part.found.effect(SessionEffect::Pin(Pin::Unknown));
+    }
+    part
+}
+
 /// Whether the words of a text leave it possible that it changes the session. One pass, and
 /// nothing is kept.
 fn leaves_traces(source: &Source<'_>) -> bool {
@@ -93,7 +106,7 @@ fn leaves_traces(source: &Source<'_>) -> bool {
                 start = false;
             }
             Kind::Quoted if is_session_word(&parse::unquote(word)) => return true,
-            Kind::Broken | Kind::Other | Kind::UnicodeQuoted => return true,
+            Kind::Other | Kind::UnicodeQuoted => return true,
             Kind::Mark if word == b";" => start = true,
             _ => {}
         }

@@ -83,10 +83,6 @@ fn deep_and_long_statements_neither_crash_nor_take_long() {
     for (head, open, middle, close) in shapes {
         for times in [3, 49, 51, 100, 1_000, 1_990, 5_000, 100_000] {
             let sql = [*head, &open.repeat(times), middle, &close.repeat(times)].concat();
-            // A view of twice the default stack's half: what a worker has left at least.
-            if std::env::var("SHOW_SHAPES").is_ok() {
-                eprintln!("{head}{open} × {times}");
-            }
             let one = Instant::now();
             effect(&sql);
             assert!(one.elapsed() < PATIENCE / 4, "{head}{open} × {times}");
@@ -112,7 +108,6 @@ fn texts_above_the_limit_are_not_parsed_and_pin_only_if_their_words_may() {
     assert!(pinned(&format!("select '{pad}'; set a = 1")));
     assert!(pinned(&format!("create temp table t as select '{pad}'")));
     assert!(pinned(&format!("do '{pad}'")));
-    assert!(pinned(&format!("select '{pad}")));
 }
 
 #[test]
