@@ -299,7 +299,8 @@ fn several(statements: &[&[Token]], source: &Source<'_>, hint: Option<Hint>) -> 
         seen.functions.extend(next.functions);
         seen.session.extend(next.session);
         seen.is_ddl |= next.is_ddl;
-        if seen.hint.is_none() {
+        // A later statement may be the one that is to be asked of the primary.
+        if seen.hint.as_ref().is_none_or(|hint| hint.target.is_none()) {
             seen.hint = next.hint;
         }
     }

@@ -43,6 +43,12 @@ impl Found {
         }
     }
 
+    /// No tree: nothing is known of the statement, whether it is run or only planned.
+    pub fn unparsed(&mut self, code: &'static str, reason: String) {
+        let reason = Arc::from(reason);
+        self.push(Problem { effect: Effect::Unknown, code, reason, planning: true });
+    }
+
     /// A node of the tree that the walk does not know: never a read.
     pub fn unknown(&mut self, what: &str) {
         let reason = Arc::from(format!("{what} is not known to be a read"));

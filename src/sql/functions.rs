@@ -58,11 +58,13 @@ const VOLATILE_BUT_SAFE: &str = "
     random random_normal timeofday uuidv4 uuidv7";
 
 /// STABLE or IMMUTABLE by declaration, yet they need a transaction id, read the position at
-/// which the server writes, or read tables that only their arguments name.
+/// which the server writes, or read tables that only their arguments name. The last line is of
+/// extensions (tablefunc, xml2): these run the SQL in their arguments.
 const STABLE_BUT_REFUSED: &str = "
     txid_current pg_current_xact_id pg_walfile_name pg_walfile_name_offset
     table_to_xml table_to_xml_and_xmlschema schema_to_xml schema_to_xml_and_xmlschema
-    database_to_xml database_to_xml_and_xmlschema pg_get_replication_slots";
+    database_to_xml database_to_xml_and_xmlschema pg_get_replication_slots
+    connectby crosstab crosstab2 crosstab3 crosstab4 xpath_table";
 
 /// STABLE, and about the server or the connection at hand. `pg_stat_get_…` is added by its
 /// beginning. (`inet_server_addr` and `inet_server_port` are left readable: they are asked in

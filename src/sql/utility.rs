@@ -126,9 +126,6 @@ fn explain(mut cursor: Cursor<'_>, source: &Source<'_>) -> Option<Part> {
     part.found.session.clear();
     part.found.problems.retain(|problem| problem.planning);
     part.found.tables_read.append(&mut part.found.tables_written);
-    if part.code == "parse_error" || part.code == "too_deep" {
-        return Some(part);
-    }
     (part.effect, part.code, part.reason) = match part.found.problems.first() {
         Some(problem) => (problem.effect, problem.code, problem.reason.clone()),
         None => (Effect::Read, "explain", Arc::from("it only plans")),

@@ -78,7 +78,7 @@ pub(super) fn query(text: &[u8], tokens: &[Token], catalog: &Catalog) -> Found {
         Ok(parsed) => walk(parsed, catalog),
         Err(refusal) => {
             let mut found = Found::default();
-            found.problem(Effect::Unknown, refusal.code, refusal.reason);
+            found.unparsed(refusal.code, refusal.reason);
             found
         }
     };
