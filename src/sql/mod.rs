@@ -36,6 +36,7 @@ mod utility;
 mod walk;
 mod walk_dml;
 mod walk_expr;
+mod walk_from;
 
 pub use catalog::{
     CastRow, Catalog, CatalogRows, FunctionRow, FunctionRules, OperatorRow, Persistence,

@@ -79,7 +79,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Expressions that are operators, or that the grammar turns into a built-in function.
+    /// Expressions that are operators.
     fn operation(&mut self, expr: Expr, scope: ScopeId) {
         match expr {
             Expr::BinaryOp { left, op, right } => {
@@ -131,6 +131,13 @@ impl Walk<'_> {
                 self.pair(expr, pattern, scope);
                 self.exprs(escape_char.map(|one| *one), scope);
             }
+            other => self.grammar(other, scope),
+        }
+    }
+
+    /// Expressions that the grammar turns into a call of a built-in function that is safe.
+    fn grammar(&mut self, expr: Expr, scope: ScopeId) {
+        match expr {
             Expr::AtTimeZone { timestamp, time_zone } => self.pair(timestamp, time_zone, scope),
             Expr::Extract { field: _, syntax: _, expr } => self.expr(*expr, scope),
             Expr::Ceil { expr, field } | Expr::Floor { expr, field } => {

@@ -178,7 +178,8 @@ fn an_empty_catalog_knows_only_what_is_built_in() {
         ("select add_up(1, 2)", "write primary unknown_function"),
         ("select 'ok'::mood", "unknown primary catalog_unknown"),
         ("insert into users values (1)", "write primary dml"),
-        ("explain insert into users select 1", "read replica explain"),
+        ("explain insert into users select 1", "unknown primary catalog_unknown"),
+        ("explain select random()", "read replica explain"),
     ];
     for (sql, expected) in cases {
         let got = render(&classify(sql.as_bytes(), true, &Catalog::empty(), PARSE_BYTES_MAX));
