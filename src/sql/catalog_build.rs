@@ -25,7 +25,9 @@ pub(super) fn build(mut catalog: Catalog, rows: CatalogRows) -> Catalog {
         };
         catalog.functions.entry(Arc::from(row.name)).or_default().push(function);
     }
-    catalog.operators = rows.operators.into_iter().map(|row| row.name).collect();
+    for row in rows.operators {
+        *catalog.operators.entry(row.name).or_default() |= row.volatile;
+    }
     catalog.implicit_cast = rows.casts.iter().any(|cast| cast.implicit);
     for row in &rows.types {
         catalog.types.insert(Arc::from(row.name.as_str()), Verdict::Safe);

@@ -26,6 +26,7 @@ struct Tables {
     server_local: HashSet<&'static str>,
     relations: HashSet<&'static str>,
     types: HashSet<&'static str>,
+    operators: HashSet<&'static str>,
     settings: HashSet<&'static str>,
 }
 
@@ -38,6 +39,7 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
     server_local: words(SERVER_LOCAL_FUNCTIONS).collect(),
     relations: words(include_str!("data/relations.txt")).collect(),
     types: words(include_str!("data/types.txt")).collect(),
+    operators: words(include_str!("data/operators.txt")).collect(),
     settings: words(include_str!("data/settings.txt")).collect(),
 });
 
@@ -146,6 +148,11 @@ pub fn is_type(name: &str) -> bool {
     TABLES.types.contains(name)
 }
 
+/// Whether an operator of this name is built in.
+pub fn is_operator(name: &str) -> bool {
+    TABLES.operators.contains(name)
+}
+
 /// Whether SHOW of this setting gives the same answer on each server that serves the session.
 pub fn setting_follows_session(name: &str) -> bool {
     name.contains('.') || TABLES.settings.contains(name.to_ascii_lowercase().as_str())
@@ -232,6 +239,15 @@ mod tests {
         for (schema, name, expected) in cases {
             assert_eq!(relation(schema, name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn operators_and_types_are_known_by_name() {
+        for name in ["+", "#", "#>>", "@>", "~~*", "<->"] {
+            assert!(is_operator(name), "{name}");
+        }
+        assert!(!is_operator("~~~>"));
+        assert!(is_type("int4range") && !is_type("mood"));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use super::walk::{Node, ScopeId, Walk, fold, join_name, qualified};
 use sqlparser::ast::{
     AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CeilFloorKind, DataType, Expr,
     Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, Interval, Subscript, TypedString, WindowFrame, WindowFrameBound, WindowSpec,
-    WindowType,
+    FunctionArguments, Interval, Subscript, TypedString, UnaryOperator, WindowFrame,
+    WindowFrameBound, WindowSpec, WindowType,
 };
 
 impl Walk<'_> {
@@ -87,7 +87,9 @@ impl Walk<'_> {
                 self.pair(left, right, scope);
             }
             Expr::UnaryOp { op, expr } => {
-                self.operator(&op.to_string());
+                if op != UnaryOperator::Not {
+                    self.operator(&op.to_string());
+                }
                 self.expr(*expr, scope);
             }
             Expr::AnyOp { left, compare_op, right, is_some: _ }
