@@ -94,6 +94,10 @@ fn constant_setting(text: &[u8], rest: &[Token]) -> Option<SessionEffect> {
         _ => return None,
     };
     let name = name.to_ascii_lowercase();
+    // The modes of the transaction and the proxy's own settings are more than settings.
+    if name.starts_with("transaction_") || name.starts_with("tiffin.") {
+        return None;
+    }
     let bytes = value.bytes(text);
     let value = if value.kind == Kind::Word && bytes.eq_ignore_ascii_case(b"null") {
         None
