@@ -242,6 +242,8 @@ impl Writer<'_> {
     fn write_word(&mut self, word: &str) {
         match word {
             "variadic" if matches!(self.before().as_str(), "(" | ",") => self.variadic = true,
+            // GROUP BY DISTINCT
+            "distinct" if self.before() == "by" => {}
             "symmetric" | "asymmetric" if self.before() == "between" => {}
             "uescape" if self.before().contains('\'') => self.at += 1,
             "exclude" => match self.frame_exclusion() {

@@ -118,9 +118,9 @@ impl Walk<'_> {
                 self.expr(*expr, scope);
                 self.pair(low, high, scope);
             }
-            Expr::Like { negated: _, any, expr, pattern, escape_char }
-            | Expr::ILike { negated: _, any, expr, pattern, escape_char } => {
-                self.refuse(any, "LIKE ANY without parentheses");
+            // `any`: LIKE ANY (array), the same operator on each element.
+            Expr::Like { negated: _, any: _, expr, pattern, escape_char }
+            | Expr::ILike { negated: _, any: _, expr, pattern, escape_char } => {
                 for operator in ["~~", "!~~", "~~*", "!~~*"] {
                     self.operator(operator);
                 }
