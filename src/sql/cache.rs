@@ -16,7 +16,7 @@ const DIGEST_BYTES_MAX: usize = 16 << 10;
 const DIGEST_BYTES_MEAN: usize = 1 << 10;
 
 /// What else than the text decides the class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Circumstances {
     /// [`super::Catalog::version`].
     pub catalog: u64,
@@ -71,8 +71,8 @@ impl Cache {
         }
     }
 
-    pub fn hash(&self, digest: &[u8]) -> u64 {
-        self.seed.hash_one(digest)
+    pub fn hash(&self, digest: &[u8], circumstances: Circumstances) -> u64 {
+        self.seed.hash_one((digest, circumstances))
     }
 
     pub fn get(
@@ -90,7 +90,7 @@ impl Cache {
         Some(&slot.statement)
     }
 
-    /// Remembers a class; a text of the same hash (an older catalog's class, say) is replaced.
+    /// Remembers a class; another text of the same hash is replaced.
     pub fn insert(
         &mut self,
         hash: u64,
@@ -154,12 +154,12 @@ mod tests {
     }
 
     fn put(cache: &mut Cache, digest: &[u8], statement: &Arc<Statement>) {
-        let hash = cache.hash(digest);
+        let hash = cache.hash(digest, NOW);
         cache.insert(hash, digest, NOW, Arc::clone(statement));
     }
 
     fn has(cache: &mut Cache, digest: &[u8]) -> bool {
-        let hash = cache.hash(digest);
+        let hash = cache.hash(digest, NOW);
         cache.get(hash, digest, NOW).is_some()
     }
 

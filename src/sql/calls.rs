@@ -31,7 +31,8 @@ pub(super) fn trace(text: &[u8], tokens: &[Token], catalog: &Catalog, found: &mu
             current_setting(text, &tokens[at + 2..], found);
             continue;
         }
-        match functions::trace(&name) {
+        let known = functions::trace(&name);
+        match known.filter(|_| built_in || functions::function(&name) == Builtin::Unknown) {
             Some(Trace::Pin(pin)) => found.effect(SessionEffect::Pin(pin)),
             Some(Trace::Unpin(pin)) => found.effect(SessionEffect::Unpin(pin)),
             Some(Trace::Setting) => found.effect(SessionEffect::Pin(Pin::Setting)),
@@ -93,6 +94,10 @@ fn constant_setting(text: &[u8], rest: &[Token]) -> Option<SessionEffect> {
         _ => return None,
     };
     let name = name.to_ascii_lowercase();
+    // The modes of the transaction and the proxy's own settings are more than settings.
+    if name.starts_with("transaction_") || name.starts_with("tiffin.") {
+        return None;
+    }
     let bytes = value.bytes(text);
     let value = if value.kind == Kind::Word && bytes.eq_ignore_ascii_case(b"null") {
         None

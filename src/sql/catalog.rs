@@ -66,10 +66,12 @@ pub struct RelationRow {
     pub parents: Vec<u32>,
 }
 
-/// An operator that is not PostgreSQL's own and calls a volatile function.
+/// An operator that is not PostgreSQL's own.
 #[derive(Debug, Clone)]
 pub struct OperatorRow {
     pub name: String,
+    /// Whether its function is volatile.
+    pub volatile: bool,
 }
 
 /// A cast that is not PostgreSQL's own and calls a volatile function.
@@ -164,7 +166,8 @@ pub struct Catalog {
     pub(super) loaded: bool,
     pub(super) functions: HashMap<Arc<str>, Vec<Function>>,
     pub(super) relations: HashMap<Arc<str>, Vec<Relation>>,
-    pub(super) operators: HashSet<String>,
+    /// Whether any operator of that name is volatile.
+    pub(super) operators: HashMap<String, bool>,
     pub(super) types: HashMap<Arc<str>, Verdict>,
     /// A volatile cast that is applied unseen exists: no read of the database is certain.
     pub(super) implicit_cast: bool,
@@ -187,7 +190,7 @@ impl Catalog {
             loaded: false,
             functions: HashMap::new(),
             relations: HashMap::new(),
-            operators: HashSet::new(),
+            operators: HashMap::new(),
             types: HashMap::new(),
             implicit_cast: false,
             rules,
@@ -305,16 +308,15 @@ impl Catalog {
                 "catalog_unknown",
                 format!("the catalog is not loaded yet, so the {what} {name} is not known"),
             ),
-            (true, "type") => Verdict::refused(
-                Effect::Unknown,
-                "unknown_type",
-                format!("the type {name} is not in the catalog"),
-            ),
-            (true, _) => Verdict::refused(
-                Effect::Unknown,
-                "unknown_relation",
-                format!("the {what} {name} is not in the catalog"),
-            ),
+            (true, _) => {
+                let code = match what {
+                    "type" => "unknown_type",
+                    "operator" => "unknown_operator",
+                    _ => "unknown_relation",
+                };
+                let reason = format!("the {what} {name} is not in the catalog");
+                Verdict::refused(Effect::Unknown, code, reason)
+            }
         }
     }
 
@@ -334,11 +336,15 @@ impl Catalog {
 
     /// Whether an operator of this name calls a volatile function.
     pub fn operator(&self, name: &str) -> Verdict {
-        if !self.operators.contains(name) {
-            return Verdict::Safe;
+        match self.operators.get(name) {
+            Some(true) => {
+                let reason = format!("the operator {name} has an overload that is volatile");
+                Verdict::refused(Effect::Write, "operator", reason)
+            }
+            Some(false) => Verdict::Safe,
+            None if functions::is_operator(name) => Verdict::Safe,
+            None => self.unknown("operator", name),
         }
-        let reason = format!("the operator {name} has an overload that is volatile");
-        Verdict::refused(Effect::Write, "operator", reason)
     }
 
     /// Whether `t.name` may call a volatile function that takes a row of `t`.

@@ -25,7 +25,9 @@ pub(super) fn build(mut catalog: Catalog, rows: CatalogRows) -> Catalog {
         };
         catalog.functions.entry(Arc::from(row.name)).or_default().push(function);
     }
-    catalog.operators = rows.operators.into_iter().map(|row| row.name).collect();
+    for row in rows.operators {
+        *catalog.operators.entry(row.name).or_default() |= row.volatile;
+    }
     catalog.implicit_cast = rows.casts.iter().any(|cast| cast.implicit);
     for row in &rows.types {
         catalog.types.insert(Arc::from(row.name.as_str()), Verdict::Safe);
@@ -187,5 +189,76 @@ fn spread(edges: &[(usize, usize)], verdicts: &mut [(Verdict, Vec<Pin>)]) {
                 work.push(*to);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalog::{FunctionRow, FunctionRules};
+    use super::*;
+
+    fn view(oid: u32, schema: &str, name: &str, definition: &str) -> RelationRow {
+        RelationRow {
+            oid,
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+            kind: RelationKind::View,
+            persistence: Persistence::Permanent,
+            definition: Some(definition.to_owned()),
+            policies: Vec::new(),
+            parents: Vec::new(),
+        }
+    }
+
+    fn safe(relations: Vec<RelationRow>, schema: Option<&str>, name: &str) -> bool {
+        let functions = vec![FunctionRow {
+            schema: "public".to_owned(),
+            name: "noisy".to_owned(),
+            arguments_min: 0,
+            arguments_max: Some(0),
+            volatility: Volatility::Volatile,
+            takes_row: false,
+        }];
+        let rows = CatalogRows { functions, relations, ..CatalogRows::default() };
+        Catalog::build(rows, FunctionRules::default()).relation(schema, name).0 == Verdict::Safe
+    }
+
+    #[test]
+    fn views_that_refer_to_each_other_are_judged_and_the_build_ends() {
+        let quiet = || vec![view(1, "a", "x", "SELECT * FROM y"), view(2, "a", "y", "TABLE x")];
+        assert!(safe(quiet(), None, "x"));
+        let mut noisy = quiet();
+        noisy.push(view(3, "a", "z", "SELECT * FROM x"));
+        noisy.push(view(4, "b", "y", "SELECT noisy()"));
+        for name in ["x", "y", "z"] {
+            assert!(!safe(noisy.clone(), None, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_long_chain_of_views_carries_its_end() {
+        let mut chain: Vec<RelationRow> = (1..2_000)
+            .map(|n| view(n, "a", &format!("v{n}"), &format!("SELECT * FROM a.v{}", n - 1)))
+            .collect();
+        assert!(!safe(chain.clone(), None, "v1999"), "v0 is not known");
+        chain.push(view(9_999, "a", "v0", "SELECT 1"));
+        assert!(safe(chain.clone(), None, "v1999"));
+        chain.pop();
+        chain.push(view(9_999, "a", "v0", "SELECT noisy()"));
+        assert!(!safe(chain, None, "v1999"));
+    }
+
+    #[test]
+    fn a_name_in_two_schemas_is_as_safe_as_the_worse_of_the_two() {
+        let both = || vec![view(1, "a", "x", "SELECT 1"), view(2, "b", "x", "SELECT noisy()")];
+        assert!(safe(both(), Some("a"), "x"));
+        assert!(!safe(both(), Some("b"), "x"));
+        assert!(!safe(both(), None, "x"));
+        assert!(!safe(vec![view(1, "a", "x", "no query at all")], None, "x"));
+    }
+
+    #[test]
+    fn no_two_catalogs_share_a_version() {
+        assert_ne!(Catalog::empty().version, Catalog::empty().version);
     }
 }

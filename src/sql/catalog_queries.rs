@@ -3,6 +3,9 @@
 //! PostgreSQL itself (`pg_catalog`, `information_schema`, TOAST tables, other sessions' temporary
 //! tables) are left out: they are known without asking.
 //!
+//! Set `search_path` to the empty string first: the texts of views and policies then name
+//! everything with its schema, which is judged by that one object and not by all of that name.
+//!
 //! All names come as the server keeps them, which is what unquoted names are folded to.
 
 /// Functions and aggregates. Columns:
@@ -68,13 +71,15 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
   AND n.nspname !~ '^pg_(toast_)?temp_'";
 
-/// Users' operators that call a volatile function. Column: 1. `name` text.
+/// Users' operators. Columns: 1. `name` text, 2. `volatile` bool: whether the function of any
+/// operator of that name is volatile.
 pub const OPERATORS: &str = "
-SELECT DISTINCT o.oprname::text AS name
+SELECT o.oprname::text AS name, bool_or(p.provolatile = 'v') AS volatile
 FROM pg_catalog.pg_operator o
 JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
 JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-WHERE n.nspname <> 'pg_catalog' AND p.provolatile = 'v'";
+WHERE n.nspname <> 'pg_catalog'
+GROUP BY o.oprname";
 
 /// Users' casts that call a volatile function. Columns:
 /// 1. `target` text: the name of the type that the cast makes

@@ -51,7 +51,7 @@ impl Classifier {
         }
         scan::digest(text, standard_strings, &mut self.digest);
         let circumstances = Circumstances { catalog: catalog.version, standard_strings };
-        let hash = self.cache.hash(&self.digest);
+        let hash = self.cache.hash(&self.digest, circumstances);
         if let Some(statement) = self.cache.get(hash, &self.digest, circumstances) {
             self.hits += 1;
             return Arc::clone(statement);

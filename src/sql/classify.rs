@@ -45,6 +45,9 @@ pub fn classify(
         return statement_of(too_large(&source, parse_bytes_max), hint);
     }
     let tokens = source.tokens();
+    if tokens.last().is_some_and(|token| token.kind == Kind::Broken) {
+        return statement_of(unfinished(&source), hint);
+    }
     let statements = scan::split(text, &tokens);
     match statements.as_slice() {
         [] => {
@@ -76,6 +79,16 @@ fn too_large(source: &Source<'_>, parse_bytes_max: usize) -> Part {
     part
 }
 
+/// A literal, name or comment without an end: the server refuses the whole text.
+fn unfinished(source: &Source<'_>) -> Part {
+    let reason = "a literal, a quoted name or a comment has no end";
+    let mut part = Part::new(Effect::Unknown, "parse_error", reason);
+    if leaves_traces(source) {
+        part.found.effect(SessionEffect::Pin(Pin::Unknown));
+    }
+    part
+}
+
 /// Whether the words of a text leave it possible that it changes the session. One pass, and
 /// nothing is kept.
 fn leaves_traces(source: &Source<'_>) -> bool {
@@ -93,7 +106,7 @@ fn leaves_traces(source: &Source<'_>) -> bool {
                 start = false;
             }
             Kind::Quoted if is_session_word(&parse::unquote(word)) => return true,
-            Kind::Broken | Kind::Other | Kind::UnicodeQuoted => return true,
+            Kind::Other | Kind::UnicodeQuoted => return true,
             Kind::Mark if word == b";" => start = true,
             _ => {}
         }
@@ -145,18 +158,22 @@ fn is_session_word(word: &str) -> bool {
 /// Classifies one statement.
 pub(super) fn one(tokens: &[Token], source: &Source<'_>) -> Part {
     let cursor = Cursor::new(source.text, tokens);
-    let word = cursor.word(0);
-    match word.as_str() {
-        "select" | "with" | "values" | "table" | "insert" | "update" | "delete" | "merge" => {
-            return query(tokens, source);
-        }
-        "" if cursor.is_mark("(") => return query(tokens, source),
-        _ => {}
+    if starts_query(&cursor) {
+        return query(tokens, source);
     }
     control::recognise(&cursor)
         .or_else(|| settings::recognise(&cursor).map(judged))
         .or_else(|| utility::recognise(&cursor, source))
-        .unwrap_or_else(|| unrecognised(&word))
+        .unwrap_or_else(|| unrecognised(&cursor.word(0)))
+}
+
+/// Whether a query or a change of data begins here.
+pub(super) fn starts_query(cursor: &Cursor<'_>) -> bool {
+    match cursor.word(0).as_str() {
+        "select" | "with" | "values" | "table" | "insert" | "update" | "delete" | "merge" => true,
+        "" => cursor.is_mark("("),
+        _ => false,
+    }
 }
 
 fn unrecognised(word: &str) -> Part {
@@ -282,7 +299,8 @@ fn several(statements: &[&[Token]], source: &Source<'_>, hint: Option<Hint>) -> 
         seen.functions.extend(next.functions);
         seen.session.extend(next.session);
         seen.is_ddl |= next.is_ddl;
-        if seen.hint.is_none() {
+        // A later statement may be the one that is to be asked of the primary.
+        if seen.hint.as_ref().is_none_or(|hint| hint.target.is_none()) {
             seen.hint = next.hint;
         }
     }

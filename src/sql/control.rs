@@ -88,15 +88,33 @@ pub(super) fn set_transaction(cursor: &mut Cursor<'_>, session: bool) -> Option<
     if modes == TransactionModes::default() || !cursor.at_end() {
         return None;
     }
-    let mut part = match session {
-        false => Part::new(Effect::Transaction, "transaction", "it sets the transaction's modes"),
-        true => Part::new(Effect::Session, "session", "it sets the modes of later transactions"),
-    };
-    part.found.effect(match session {
-        false => SessionEffect::SetTransaction(modes),
-        true => SessionEffect::SetCharacteristics(modes),
-    });
+    if !session {
+        return Some(set_modes(modes));
+    }
+    let reason = "it sets the modes of later transactions";
+    let mut part = Part::new(Effect::Session, "session", reason);
+    part.found.effect(SessionEffect::SetCharacteristics(modes));
     Some(part)
+}
+
+/// A change of the open transaction's modes.
+pub(super) fn set_modes(modes: TransactionModes) -> Part {
+    let reason = "it sets the transaction's modes";
+    let mut part = Part::new(Effect::Transaction, "transaction", reason);
+    part.found.effect(SessionEffect::SetTransaction(modes));
+    part
+}
+
+/// An isolation level by the value of `transaction_isolation`.
+pub(super) fn isolation_named(value: &str) -> Option<Isolation> {
+    let level = match value {
+        "read uncommitted" => Isolation::ReadUncommitted,
+        "read committed" => Isolation::ReadCommitted,
+        "repeatable read" => Isolation::RepeatableRead,
+        "serializable" => Isolation::Serializable,
+        _ => return None,
+    };
+    Some(level)
 }
 
 /// Transaction modes up to the end, with or without commas.

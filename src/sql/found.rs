@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 /// Names of one kind that a statement keeps. A statement with more is not certain to be a read.
 const NAMES_MAX: usize = 512;
+/// Session effects of one statement; beyond them it is not known what it does.
+const EFFECTS_MAX: usize = 64;
+const EFFECTS_LAST: usize = EFFECTS_MAX - 1;
 /// The first reasons are enough for people, and any one is enough for routing.
 const PROBLEMS_MAX: usize = 8;
 
@@ -41,6 +44,12 @@ impl Found {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(problem);
         }
+    }
+
+    /// No tree: nothing is known of the statement, whether it is run or only planned.
+    pub fn unparsed(&mut self, code: &'static str, reason: String) {
+        let reason = Arc::from(reason);
+        self.push(Problem { effect: Effect::Unknown, code, reason, planning: true });
     }
 
     /// A node of the tree that the walk does not know: never a read.
@@ -81,9 +90,13 @@ impl Found {
         add(&mut self.functions, name);
     }
 
+    /// Adds an effect that is not there yet; a statement with too many of them pins the session.
     pub fn effect(&mut self, effect: SessionEffect) {
-        if !self.session.contains(&effect) {
-            self.session.push(effect);
+        match self.session.len() {
+            EFFECTS_MAX.. => {}
+            EFFECTS_LAST => self.session.push(SessionEffect::Pin(Pin::Unknown)),
+            _ if self.session.contains(&effect) => {}
+            _ => self.session.push(effect),
         }
     }
 
@@ -98,14 +111,13 @@ impl Found {
     }
 }
 
-/// False if there is no room.
+/// False if there is no room. A full list is not searched: that would take quadratic time.
 fn add(names: &mut Vec<Arc<str>>, name: Arc<str>) -> bool {
-    if names.contains(&name) {
-        return true;
+    if names.len() >= NAMES_MAX {
+        return false;
     }
-    let room = names.len() < NAMES_MAX;
-    if room {
+    if !names.contains(&name) {
         names.push(name);
     }
-    room
+    true
 }

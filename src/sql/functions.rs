@@ -26,6 +26,7 @@ struct Tables {
     server_local: HashSet<&'static str>,
     relations: HashSet<&'static str>,
     types: HashSet<&'static str>,
+    operators: HashSet<&'static str>,
     settings: HashSet<&'static str>,
 }
 
@@ -38,6 +39,7 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
     server_local: words(SERVER_LOCAL_FUNCTIONS).collect(),
     relations: words(include_str!("data/relations.txt")).collect(),
     types: words(include_str!("data/types.txt")).collect(),
+    operators: words(include_str!("data/operators.txt")).collect(),
     settings: words(include_str!("data/settings.txt")).collect(),
 });
 
@@ -58,11 +60,13 @@ const VOLATILE_BUT_SAFE: &str = "
     random random_normal timeofday uuidv4 uuidv7";
 
 /// STABLE or IMMUTABLE by declaration, yet they need a transaction id, read the position at
-/// which the server writes, or read tables that only their arguments name.
+/// which the server writes, or read tables that only their arguments name. The last line is of
+/// extensions (tablefunc, xml2): these run the SQL in their arguments.
 const STABLE_BUT_REFUSED: &str = "
     txid_current pg_current_xact_id pg_walfile_name pg_walfile_name_offset
     table_to_xml table_to_xml_and_xmlschema schema_to_xml schema_to_xml_and_xmlschema
-    database_to_xml database_to_xml_and_xmlschema pg_get_replication_slots";
+    database_to_xml database_to_xml_and_xmlschema pg_get_replication_slots
+    connectby crosstab crosstab2 crosstab3 crosstab4 xpath_table";
 
 /// STABLE, and about the server or the connection at hand. `pg_stat_get_…` is added by its
 /// beginning. (`inet_server_addr` and `inet_server_port` are left readable: they are asked in
@@ -142,6 +146,11 @@ pub fn relation(schema: Option<&str>, name: &str) -> Builtin {
 /// Whether a type of this name is built in.
 pub fn is_type(name: &str) -> bool {
     TABLES.types.contains(name)
+}
+
+/// Whether an operator of this name is built in.
+pub fn is_operator(name: &str) -> bool {
+    TABLES.operators.contains(name)
 }
 
 /// Whether SHOW of this setting gives the same answer on each server that serves the session.
@@ -230,6 +239,15 @@ mod tests {
         for (schema, name, expected) in cases {
             assert_eq!(relation(schema, name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn operators_and_types_are_known_by_name() {
+        for name in ["+", "#", "#>>", "@>", "~~*", "<->"] {
+            assert!(is_operator(name), "{name}");
+        }
+        assert!(!is_operator("~~~>"));
+        assert!(is_type("int4range") && !is_type("mood"));
     }
 
     #[test]

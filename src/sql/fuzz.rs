@@ -24,7 +24,11 @@ pub fn fuzz_one(bytes: &[u8]) {
             assert!(token.start >= end && token.end > token.start, "tokens overlap");
             end = token.end;
             let broken = matches!(token.kind, Kind::Broken);
-            assert!(!(broken && statement.effect == Effect::Read), "a broken text is a read");
+            assert!(
+                !(broken && statement.effect == Effect::Read),
+                "a broken text is a read: {:?}",
+                String::from_utf8_lossy(bytes)
+            );
         }
         assert!(end <= bytes.len());
     }

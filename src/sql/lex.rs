@@ -6,8 +6,40 @@
 //! no allocation. Source: `src/backend/parser/scan.l` of PostgreSQL 13 to 18.
 //!
 //! The text is taken to be in an encoding in which bytes below 0x80 are always ASCII. The client
-//! encodings for which that does not hold (SJIS, BIG5, GBK, UHC, GB18030, JOHAB, SHIFT_JIS_2004)
-//! have to be kept away by the caller.
+//! encodings for which that does not hold have to be kept away by the caller: ask
+//! [`is_readable_encoding`].
+
+/// Whether texts in this `client_encoding` can be classified. In the others a byte that looks
+/// like a backslash may be half of a character, so that nobody here can tell where a string ends:
+/// their texts are to be treated as unknown. The name is compared as the server does it, letters
+/// and digits only. Source: `src/common/encnames.c`, the encodings above `PG_ENCODING_BE_LAST`.
+pub fn is_readable_encoding(name: &str) -> bool {
+    let plain: String = name
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|letter| letter.to_ascii_lowercase())
+        .collect();
+    !matches!(
+        plain.as_str(),
+        "sjis"
+            | "mskanji"
+            | "shiftjis"
+            | "win932"
+            | "windows932"
+            | "shiftjis2004"
+            | "big5"
+            | "win950"
+            | "windows950"
+            | "gbk"
+            | "win936"
+            | "windows936"
+            | "gb18030"
+            | "uhc"
+            | "win949"
+            | "windows949"
+            | "johab"
+    )
+}
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -384,6 +416,16 @@ mod tests {
         Lexer::new(text.as_bytes(), standard)
             .map(|token| (token.kind, &text[token.start..token.end]))
             .collect()
+    }
+
+    #[test]
+    fn encodings_that_hide_ascii_in_characters_are_told_apart() {
+        for name in ["UTF8", "utf-8", "LATIN1", "SQL_ASCII", "EUC_JP", "WIN1252"] {
+            assert!(is_readable_encoding(name), "{name}");
+        }
+        for name in ["SJIS", "Shift_JIS_2004", "big5", "GBK", "GB18030", "UHC", "JOHAB"] {
+            assert!(!is_readable_encoding(name), "{name}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::control;
 use super::cursor::{Cursor, Part};
 use super::functions;
 use super::lex::Kind;
-use super::statement::{Discard, Effect, Pin, SessionEffect};
+use super::statement::{Discard, Effect, Pin, SessionEffect, TransactionModes};
 use std::sync::Arc;
 
 /// The namespace of the proxy's own settings.
@@ -62,7 +62,30 @@ fn set(cursor: &mut Cursor<'_>) -> Option<Part> {
         return Some(own(key, cursor));
     }
     let value = value(cursor)?;
+    if matches!(
+        name.as_str(),
+        "transaction_read_only" | "transaction_deferrable" | "transaction_isolation"
+    ) {
+        return of_transaction(&name, value.as_deref()?);
+    }
     assign(&name, value, local)
+}
+
+/// The modes of the open transaction have a second spelling as settings.
+fn of_transaction(name: &str, value: &str) -> Option<Part> {
+    let value = value.trim_matches('\'').to_ascii_lowercase();
+    let on = match value.as_str() {
+        "on" | "true" | "yes" | "1" => Some(true),
+        "off" | "false" | "no" | "0" => Some(false),
+        _ => None,
+    };
+    let mut modes = TransactionModes::default();
+    match name {
+        "transaction_read_only" => modes.read_only = Some(on?),
+        "transaction_deferrable" => modes.deferrable = Some(on?),
+        _ => modes.isolation = Some(control::isolation_named(&value)?),
+    }
+    Some(control::set_modes(modes))
 }
 
 fn assign(name: &str, value: Option<Arc<str>>, local: bool) -> Option<Part> {

@@ -10,7 +10,9 @@ pub enum Effect {
     Read,
     /// Changes data or schema, takes locks that a standby refuses, or may do so.
     Write,
-    /// Changes only the session (SET, RESET, DISCARD, PREPARE, DEALLOCATE, LISTEN …).
+    /// Changes only the session (SET, RESET, DISCARD, PREPARE, DEALLOCATE, LISTEN …). A SELECT
+    /// of `set_config` with constants is one as well (`set_config`): it returns a row, so a server
+    /// has to run it.
     Session,
     /// Transaction control only (BEGIN, COMMIT, ROLLBACK, SAVEPOINT, SET TRANSACTION …).
     Transaction,
@@ -38,12 +40,15 @@ pub struct Statement {
     pub count: usize,
     /// Whether it may change what the catalog says (DDL): the catalog is loaded again after it.
     pub is_ddl: bool,
+    /// The hint at the head of the text. A read whose answer is about one server (`server_local`:
+    /// pg_stat_activity, SHOW transaction_read_only …) is given the target `Primary` here, unless
+    /// the text itself names another one.
     pub hint: Option<Hint>,
 }
 
 impl Statement {
     /// What an EXECUTE does, given the body of its prepared statement: a write in the arguments
-    /// stays one.
+    /// stays one. The session effects of the body hold as well each time that it is executed.
     pub fn effect_executed(&self, body: &Statement) -> Effect {
         if self.reason_code == "execute" { body.effect } else { self.effect }
     }

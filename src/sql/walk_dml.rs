@@ -26,6 +26,9 @@ impl Walk<'_> {
 
     fn target(&mut self, name: &ObjectName) {
         if let Some((schema, name)) = qualified(name) {
+            // For EXPLAIN: planning a change of an unlogged table fails on a standby.
+            let (verdict, _) = self.catalog.relation(schema.as_deref(), &name);
+            self.found.verdict(verdict, true);
             self.found.writes(join_name(schema.as_deref(), &name));
         }
     }

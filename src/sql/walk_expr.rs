@@ -6,8 +6,8 @@ use super::walk::{Node, ScopeId, Walk, fold, join_name, qualified};
 use sqlparser::ast::{
     AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CeilFloorKind, DataType, Expr,
     Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, Interval, Subscript, TypedString, WindowFrame, WindowFrameBound, WindowSpec,
-    WindowType,
+    FunctionArguments, Interval, Subscript, TypedString, UnaryOperator, WindowFrame,
+    WindowFrameBound, WindowSpec, WindowType,
 };
 
 impl Walk<'_> {
@@ -79,7 +79,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Expressions that are operators, or that the grammar turns into a built-in function.
+    /// Expressions that are operators.
     fn operation(&mut self, expr: Expr, scope: ScopeId) {
         match expr {
             Expr::BinaryOp { left, op, right } => {
@@ -87,7 +87,9 @@ impl Walk<'_> {
                 self.pair(left, right, scope);
             }
             Expr::UnaryOp { op, expr } => {
-                self.operator(&op.to_string());
+                if op != UnaryOperator::Not {
+                    self.operator(&op.to_string());
+                }
                 self.expr(*expr, scope);
             }
             Expr::AnyOp { left, compare_op, right, is_some: _ }
@@ -116,9 +118,9 @@ impl Walk<'_> {
                 self.expr(*expr, scope);
                 self.pair(low, high, scope);
             }
-            Expr::Like { negated: _, any, expr, pattern, escape_char }
-            | Expr::ILike { negated: _, any, expr, pattern, escape_char } => {
-                self.refuse(any, "LIKE ANY without parentheses");
+            // `any`: LIKE ANY (array), the same operator on each element.
+            Expr::Like { negated: _, any: _, expr, pattern, escape_char }
+            | Expr::ILike { negated: _, any: _, expr, pattern, escape_char } => {
                 for operator in ["~~", "!~~", "~~*", "!~~*"] {
                     self.operator(operator);
                 }
@@ -131,6 +133,13 @@ impl Walk<'_> {
                 self.pair(expr, pattern, scope);
                 self.exprs(escape_char.map(|one| *one), scope);
             }
+            other => self.grammar(other, scope),
+        }
+    }
+
+    /// Expressions that the grammar turns into a call of a built-in function that is safe.
+    fn grammar(&mut self, expr: Expr, scope: ScopeId) {
+        match expr {
             Expr::AtTimeZone { timestamp, time_zone } => self.pair(timestamp, time_zone, scope),
             Expr::Extract { field: _, syntax: _, expr } => self.expr(*expr, scope),
             Expr::Ceil { expr, field } | Expr::Floor { expr, field } => {

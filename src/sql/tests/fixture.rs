@@ -89,7 +89,7 @@ const TYPES: &[(&str, bool, &[&str])] = &[
     ("shade", false, &[]),
 ];
 
-const OPERATORS: &[&str] = &["~~~>"];
+const OPERATORS: &[(&str, bool)] = &[("===", false), ("~~~>", true)];
 
 const CASTS: &[(&str, bool)] = &[("shade", false)];
 
@@ -97,7 +97,10 @@ pub(super) fn rows() -> CatalogRows {
     CatalogRows {
         functions: FUNCTIONS.iter().map(function).collect(),
         relations: RELATIONS.iter().map(relation).collect(),
-        operators: OPERATORS.iter().map(|name| OperatorRow { name: (*name).into() }).collect(),
+        operators: OPERATORS
+            .iter()
+            .map(|(name, volatile)| OperatorRow { name: (*name).into(), volatile: *volatile })
+            .collect(),
         casts: CASTS
             .iter()
             .map(|(target, implicit)| CastRow { target: (*target).into(), implicit: *implicit })

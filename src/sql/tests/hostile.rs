@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const PARSE_BYTES_MAX: usize = 1 << 20;
 /// Far above what any of these takes, far below what a quadratic or exponential one would.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn effect(sql: &str) -> Effect {
     classify(sql.as_bytes(), true, &Catalog::empty(), PARSE_BYTES_MAX).effect
@@ -81,17 +81,20 @@ fn deep_and_long_statements_neither_crash_nor_take_long() {
         ("select * from t tablesample ", "tablesample ", "", ""),
         ("select count(*) over ", "(partition by count(*) over ", "()", ")"),
     ];
-    let started = Instant::now();
     for (head, open, middle, close) in shapes {
-        for times in [3, 49, 51, 100, 1_000, 1_990, 5_000, 100_000] {
+        for times in [49, 51, 1_990, 30_000] {
             let sql = [*head, &open.repeat(times), middle, &close.repeat(times)].concat();
-            // A view of twice the default stack's half: what a worker has left at least.
             let one = Instant::now();
             effect(&sql);
-            assert!(one.elapsed() < PATIENCE / 4, "{head}{open} × {times}");
+            assert!(one.elapsed() < PATIENCE, "{head}{open} × {times}");
         }
     }
-    assert!(started.elapsed() < PATIENCE * 3, "{:?}", started.elapsed());
+    // A million levels, below and above the limit of what is parsed.
+    for (limit, code) in [(1 << 30, "too_deep"), (PARSE_BYTES_MAX, "too_large")] {
+        let sql = format!("select {}1", "1+".repeat(1_000_000));
+        let statement = classify(sql.as_bytes(), true, &Catalog::empty(), limit);
+        assert_eq!((statement.effect, statement.reason_code), (Effect::Unknown, code));
+    }
 }
 
 #[test]
@@ -111,7 +114,16 @@ fn texts_above_the_limit_are_not_parsed_and_pin_only_if_their_words_may() {
     assert!(pinned(&format!("select '{pad}'; set a = 1")));
     assert!(pinned(&format!("create temp table t as select '{pad}'")));
     assert!(pinned(&format!("do '{pad}'")));
-    assert!(pinned(&format!("select '{pad}")));
+}
+
+#[test]
+fn a_statement_with_too_many_effects_pins_the_session() {
+    let calls: Vec<String> =
+        (0..20_000).map(|number| format!("set_config('a.b', '{number}', false)")).collect();
+    let sql = format!("select {}", calls.join(","));
+    let statement = classify(sql.as_bytes(), true, &Catalog::empty(), PARSE_BYTES_MAX);
+    assert_eq!(statement.session.last(), Some(&SessionEffect::Pin(Pin::Unknown)));
+    assert!(statement.session.len() < 100);
 }
 
 #[test]
