@@ -2,9 +2,9 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use tiffin::sql::{Catalog, Classifier, Limits, classify};
+use tiffin::sql::{Catalog, Classifier, ClassifierLimits, classify};
 
-const LIMITS: Limits = Limits { cache_max: 4096, parse_bytes_max: 1 << 20 };
+const LIMITS: ClassifierLimits = ClassifierLimits { cache_max: 4096, parse_bytes_max: 1 << 20 };
 
 const STATEMENTS: [(&str, &str); 4] = [
     ("34 bytes", "SELECT abalance FROM a WHERE aid=1"),

@@ -31,6 +31,9 @@ const LENDS_MAX: usize = 1024;
 /// Idle connections are looked at this often.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The deepest statement that is parsed takes between one and two megabytes.
+const STACK_BYTES: usize = 4 * 1024 * 1024;
+
 /// What a worker is told.
 pub enum Message {
     Client(Socket, PeerAddress),
@@ -102,7 +105,8 @@ impl WorkerHandle {
         let messages = seat.messages.clone();
         let limits = config.limits.clone();
         let counter = clients.clone();
-        thread::Builder::new().name(format!("worker-{}", seat.index)).spawn(move || {
+        let thread = thread::Builder::new().name(format!("worker-{}", seat.index));
+        thread.stack_size(STACK_BYTES).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
                 Ok(runtime) => {

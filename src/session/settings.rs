@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn only_the_difference_is_sent() {
-        let table: &[(&[(&str, &str)], &[(&str, &str)], &str)] = &[
+        type Pairs = &'static [(&'static str, &'static str)];
+        let table: &[(Pairs, Pairs, &str)] = &[
             (&[], &[], ""),
             (&[("a", "1")], &[("a", "1")], ""),
             (&[("a", "1")], &[("a", "2")], "SET \"a\" TO 2;"),

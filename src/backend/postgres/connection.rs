@@ -6,6 +6,7 @@ use crate::backend::stream::{Detached, Stream};
 use crate::config::Address;
 use crate::config::tls::ServerTlsConnector;
 use crate::session::Settings;
+use crate::sql::is_readable_encoding;
 use crate::topology::{Epoch, NodeId};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -21,9 +22,19 @@ const PARAMETER_OF_PLACE: &[u8] = b"in_hot_standby";
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Parameters as the server reported them (ParameterStatus), without those of the place.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reported {
     values: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    /// `standard_conforming_strings`: whether a backslash in a string is itself.
+    pub standard_strings: bool,
+    /// Whether texts in this `client_encoding` can be classified.
+    pub is_readable: bool,
+}
+
+impl Default for Reported {
+    fn default() -> Reported {
+        Reported { values: BTreeMap::new(), standard_strings: true, is_readable: true }
+    }
 }
 
 impl Reported {
@@ -40,7 +51,15 @@ impl Reported {
         if name == PARAMETER_OF_PLACE || this.get(name) == Some(value) {
             return false;
         }
-        Arc::make_mut(this).values.insert(name.into(), value.into());
+        let this = Arc::make_mut(this);
+        match name {
+            b"standard_conforming_strings" => this.standard_strings = value != b"off",
+            b"client_encoding" => {
+                this.is_readable = is_readable_encoding(&String::from_utf8_lossy(value));
+            }
+            _ => {}
+        }
+        this.values.insert(name.into(), value.into());
         true
     }
 }
@@ -180,7 +199,7 @@ impl Connection {
     }
 
     /// Takes the socket out of this thread's runtime.
-    pub fn detach(self: Box<Self>) -> io::Result<DetachedConnection> {
+    pub fn detach(self) -> io::Result<DetachedConnection> {
         let Connection {
             stream,
             node,
@@ -192,7 +211,7 @@ impl Connection {
             unnamed,
             expires_at,
             idle_since,
-        } = *self;
+        } = self;
         let stream = stream.detach()?;
         let state = State {
             node,

@@ -261,13 +261,13 @@ impl Conversation {
         batch.clear();
         let limits = self.worker.limits();
         let catalog = self.catalog.load();
-        let standard = self.known.get(b"standard_conforming_strings") != Some(b"off");
         let mut planner = Planner {
             worker: &self.worker,
             registry: &self.scratch.registry,
             statements: &mut self.statements,
             settings: &self.session.settings,
-            standard_strings: standard,
+            standard_strings: self.known.standard_strings,
+            is_readable: self.known.is_readable,
             catalog: &catalog,
             slot: &self.catalog,
             database: &self.identity.database,

@@ -153,6 +153,7 @@ pub struct Planner<'a> {
     pub statements: &'a mut Statements,
     pub settings: &'a Settings,
     pub standard_strings: bool,
+    pub is_readable: bool,
     pub catalog: &'a Catalog,
     pub slot: &'a CatalogSlot,
     pub database: &'a Arc<str>,
@@ -227,6 +228,9 @@ impl Planner<'_> {
     }
 
     pub fn classify(&self, sql: &[u8]) -> Arc<Statement> {
+        if !self.is_readable {
+            return Arc::new(unreadable());
+        }
         let statement = {
             let mut classifier = self.worker.classifier.borrow_mut();
             classifier.classify(sql, self.standard_strings, self.catalog)
@@ -344,6 +348,12 @@ pub fn foreign() -> Statement {
 pub fn too_large() -> Statement {
     let session = vec![SessionEffect::Pin(Pin::Unknown)];
     unseen("too_large", "the text is longer than what is parsed", session)
+}
+
+/// A text in an encoding in which nobody here can tell where a string ends.
+fn unreadable() -> Statement {
+    let session = vec![SessionEffect::Pin(Pin::Unknown)];
+    unseen("unreadable_encoding", "its client_encoding cannot be read by the proxy", session)
 }
 
 fn unseen(code: &'static str, reason: &str, session: Vec<SessionEffect>) -> Statement {

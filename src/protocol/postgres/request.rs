@@ -76,8 +76,11 @@ pub fn read(message: &[u8]) -> Result<Request<'_>, FrameError> {
     })
 }
 
+/// Portal, statement, and what follows.
+pub type BindHead<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
 /// Portal, statement and the rest of a Bind's body, which need not be complete.
-pub fn bind_head(body: &[u8]) -> Result<(&[u8], &[u8], &[u8]), FrameError> {
+pub fn bind_head(body: &[u8]) -> Result<BindHead<'_>, FrameError> {
     let (portal, rest) = c_string(body)?;
     let (statement, rest) = c_string(rest)?;
     Ok((portal, statement, rest))
