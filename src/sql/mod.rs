@@ -49,6 +49,6 @@ pub use classifier::{Classifier, Limits as ClassifierLimits};
 pub use classify::classify;
 pub use fuzz::fuzz_one;
 pub use hint::{duration as parse_duration, target as parse_target};
-pub use split::split_statements;
 pub use lex::is_readable_encoding;
+pub use split::split_statements;
 pub use statement::*;
