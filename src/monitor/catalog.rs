@@ -195,7 +195,7 @@ fn relation(row: &Row) -> Result<RelationRow, Error> {
 }
 
 fn operator(row: &Row) -> Result<OperatorRow, Error> {
-    Ok(OperatorRow { name: row.try_get("name")? })
+    Ok(OperatorRow { name: row.try_get("name")?, volatile: row.try_get("volatile")? })
 }
 
 fn cast(row: &Row) -> Result<CastRow, Error> {

@@ -103,15 +103,24 @@ impl ClusterSet {
             }
         }
         let (topology, evidence) = kept.unwrap_or_else(|| Topology::new(first_snapshot(&cluster)));
-        let monitor = Monitor::spawn(cluster.clone(), topology.clone(), evidence, &tls, memory);
+        let probes = cluster.nodes.iter().map(|node| self.control.node(&cluster.name, &node.name));
+        let monitor = Monitor::spawn_counted(
+            cluster.clone(),
+            topology.clone(),
+            evidence,
+            &tls,
+            memory,
+            probes.collect(),
+        );
         let loader = PostgresLoader::new(cluster.clone(), topology.clone(), tls.clone());
         let interval = cluster.monitor.catalog_interval;
-        let catalogs = Arc::new(PostgresCatalogs::new(loader, interval, Handle::current()));
+        let events = self.control.cluster(&cluster.name);
+        let catalogs = PostgresCatalogs::new(loader, interval, Handle::current());
+        let catalogs = Arc::new(catalogs.counted(events.clone()));
         let follower = {
             let (catalogs, topology) = (catalogs.clone(), topology.clone());
             tokio::spawn(async move { catalogs.follow(&topology).await })
         };
-        let events = self.control.cluster(&cluster.name);
         let counter = tokio::spawn(crate::admin::failovers::count(topology.clone(), events));
         let pools = Pools::new(
             cluster.clone(),
