@@ -276,8 +276,8 @@ def measure(proxy, row, seconds):
 
 def print_table(rows, results):
     print(f"\nMedians of {ROUNDS} rounds of {SECONDS} s; {os.cpu_count()} cores; CPU of the proxy per query.\n")
-    print("| row         | target    |      tps | latency ms | CPU µs | CPU / haproxy | CPU / pgbouncer |")
-    print("|-------------|-----------|---------:|-----------:|-------:|--------------:|----------------:|")
+    print("| row         | target     |      tps | latency ms | CPU µs | CPU / haproxy | CPU / pgbouncer |")
+    print("|-------------|------------|---------:|-----------:|-------:|--------------:|----------------:|")
     for name, *_ in rows:
         medians = {
             target: [statistics.median(column) for column in zip(*results[name, target])] for target in TARGETS
@@ -292,7 +292,7 @@ def print_table(rows, results):
                     if target != other and medians[other][2]:
                         columns[place] = f"{cpu / medians[other][2]:.2f}"
             print(
-                f"| {name:11} | {label:9} | {tps:8.0f} | {latency:10.3f} | "
+                f"| {name:11} | {label:10} | {tps:8.0f} | {latency:10.3f} | "
                 f"{columns[0]:>6} | {columns[1]:>13} | {columns[2]:>15} |"
             )
     print("\n* session mode where this PgBouncer has no named statements in transaction mode (before 1.21)\n")
