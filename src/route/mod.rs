@@ -171,6 +171,10 @@ fn fall_back(
     if may_wait && can_catch_up && !policy.routing.catchup_wait.is_zero() {
         return Choice::CatchUp(reason);
     }
+    // What the session has written or seen is a promise, not a matter of lag.
+    if is_only_behind(reason) {
+        return primary(snapshot, reason);
+    }
     match policy.routing.on_lag {
         OnLag::Primary => primary(snapshot, reason),
         OnLag::Wait if may_wait => Choice::CatchUp(reason),
