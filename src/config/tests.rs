@@ -125,11 +125,11 @@ fn each_mistake_is_told_with_its_line() {
         ("colour: red\n", &["12:1: colour: is not a key; known here: `listen`, `workers`"]),
         (
             "workers: 0\n",
-            &["12:1: workers: must be a whole number from 1 to 1024, or `auto`, not 0"],
+            &["12:1: workers: must be a whole number from 1 to 128, or `auto`, not 0"],
         ),
         (
             "workers: many\n",
-            &["12:1: workers: must be a whole number from 1 to 1024, or `auto`, not a text"],
+            &["12:1: workers: must be a whole number from 1 to 128, or `auto`, not a text"],
         ),
         (
             "limits:\n  startup_timeout: 15\n",

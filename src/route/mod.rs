@@ -213,7 +213,10 @@ impl Score {
         let shuffle = mix(policy.draw ^ (u64::from(node.id.0) << 32));
         // An exponential variate per node: the minimum falls on each in proportion to its weight.
         let uniform = (shuffle >> 11) as f64 / (1u64 << 53) as f64;
-        let ticket = -(1.0 - uniform).ln() / f64::from(node.weight.max(1));
+        let ticket = match policy.routing.balance {
+            Balance::Weighted => -(1.0 - uniform).ln() / f64::from(node.weight.max(1)),
+            _ => 0.0,
+        };
         let busy = policy.busy.get(usize::from(node.id.0)).copied().unwrap_or(0);
         Score { age: age(node), busy, round_trip: node.round_trip, ticket, shuffle }
     }

@@ -111,8 +111,12 @@ impl WorkerHandle {
             match runtime {
                 Ok(runtime) => {
                     let set = LocalSet::new();
-                    let serve = Thread::serve(seat, stats, limits, auth, clusters, counter);
-                    set.block_on(&runtime, serve);
+                    // A task of its own: the set polls its root future at every turn.
+                    let serve = set
+                        .spawn_local(Thread::serve(seat, stats, limits, auth, clusters, counter));
+                    if let Err(error) = set.block_on(&runtime, serve) {
+                        tracing::error!(%error, "a worker has ended");
+                    }
                 }
                 Err(error) => tracing::error!(%error, "a worker could not start its runtime"),
             }
