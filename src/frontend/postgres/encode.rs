@@ -32,7 +32,13 @@ impl Encoder<'_> {
     pub fn forget(&mut self, batch: &Batch) {
         self.connection.unnamed = None;
         for op in &batch.ops {
-            if let What::Bind(Meant::Named(prepared)) = &op.what {
+            let (What::Bind(Meant::Named(prepared))
+            | What::DescribeStatement(Meant::Named(prepared))
+            | What::Parse(prepared)) = &op.what
+            else {
+                continue;
+            };
+            if self.connection.prepared.touch(prepared.id) {
                 self.connection.prepared.remove(prepared.id);
                 self.put(|out| request::put_statement(out, b'C', &prepared.server_name));
                 self.expect(Kind::Close, Way::Swallow);

@@ -170,6 +170,10 @@ impl Conversation {
             on_replica: !server.is_primary,
         };
         let scanned = replies.scan(read, local, &mut observer);
+        if was_retained && progress.intercepted {
+            // What stands there for messages that were not sent is said again with the repetition.
+            local.truncate(was_local);
+        }
         let answered = replies.forwardable() > 0 || local.len() > was_local;
         if was_retained && answered && !progress.intercepted {
             progress.retained = false;
@@ -483,9 +487,9 @@ fn writes(batch: &Batch) -> bool {
     !matches!(batch.class, None | Some(Class::Read | Class::Session))
 }
 
-/// Whether a batch runs a prepared statement, whose plan may be out of date.
+/// Whether a batch uses a prepared statement, whose plan may be out of date.
 fn binds(batch: &Batch) -> bool {
-    batch.ops.iter().any(|op| matches!(op.what, What::Bind(_)))
+    batch.ops.iter().any(|op| matches!(op.what, What::Bind(_) | What::DescribeStatement(_)))
 }
 
 /// Whether a batch may show data, so that the session's later reads must not be older.
