@@ -316,6 +316,7 @@ fn pool(section: &Section<'_>) -> Pool {
         wait_timeout: section.duration("wait_timeout"),
         waiting_max: section.number("waiting_max"),
         connect_timeout: section.duration("connect_timeout"),
+        application_name_add_host: section.flag("application_name_add_host"),
         statements_max: section.number("statements_max"),
     };
     if pool.idle_min > pool.size_max {

@@ -145,6 +145,8 @@ pub(super) static KEYS: &[Key] = &[
         "Requests that wait at once for one pool; one more fails with 53300."),
     key("clusters.*.pool.connect_timeout", Duration { min: 10, max: 10 * MINUTE }, Is("5s"),
         "For connecting, TLS and authentication together."),
+    key("clusters.*.pool.application_name_add_host", Flag, Is("false"),
+        "Adds the client's address to the `application_name` that servers see in `pg_stat_activity` and their logs; connections that change hands between clients are then renamed each time."),
     key("clusters.*.pool.statements_max", Count { min: 1, max: 100_000 }, Is("500"),
         "Prepared statements on one server connection; the least recently used is closed."),
     key("clusters.*.monitor", Section, Absent(""), "How the nodes are watched."),

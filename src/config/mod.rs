@@ -250,6 +250,8 @@ pub struct Pool {
     pub waiting_max: usize,
     /// TCP, TLS and authentication together.
     pub connect_timeout: Duration,
+    /// Adds the client's address to the `application_name` that servers see.
+    pub application_name_add_host: bool,
     /// Prepared statements on one server connection; the least recently used is closed.
     pub statements_max: usize,
 }

@@ -175,6 +175,7 @@ pub(super) fn cluster_without_nodes() -> Cluster {
             wait_timeout: Duration::from_secs(5),
             waiting_max: 100,
             connect_timeout: Duration::from_secs(5),
+            application_name_add_host: false,
             statements_max: 100,
         },
         monitor: Monitor {

@@ -4,7 +4,7 @@ use super::shared::{Lend, Place, PoolKey, Pooled, Pools, Shared, Slot, Turn};
 use crate::backend::postgres::auth::ServerSecret;
 use crate::backend::postgres::connect::{ConnectError, Fault};
 use crate::backend::postgres::connection::{Connection, Opening};
-use crate::metrics::{PoolLabels, PoolStats};
+use crate::metrics::{NodeIndex, PoolLabels, PoolStats, ServerClosed, WorkerStats};
 use crate::topology::{Epoch, Evidence};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -37,6 +37,15 @@ pub struct Take<'a> {
     /// Connections of older epochs are closed instead of used: for everything that may write.
     pub epoch: Option<Epoch>,
     pub now: Instant,
+    pub count: Count<'a>,
+}
+
+/// Where a worker counts what becomes of server connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Count<'a> {
+    pub stats: &'a WorkerStats,
+    /// The cluster's position in the configuration.
+    pub cluster: usize,
 }
 
 /// One worker's idle connections of one pool.
@@ -113,9 +122,11 @@ impl LocalPool {
             let pooled = self.idle.borrow_mut().pop()?;
             if usable(&pooled.connection, take) {
                 self.stats.taken();
+                take.count.stats.server_reused(take.count.cluster, self.node());
                 return Some(pooled);
             }
             self.stats.idle_removed();
+            self.closed(&take.count, unusable_because(&pooled.connection, take));
         }
     }
 
@@ -136,6 +147,8 @@ impl LocalPool {
         self.ask_others();
         let waiting = Waiting::new(self);
         let waited = timeout(limits.wait_timeout, turn).await;
+        let count = &take.count;
+        count.stats.pool_wait(count.cluster, self.node(), waiting.since.elapsed());
         drop(waiting);
         match waited {
             Ok(Ok(Turn::MayOpen(slot))) => self.open(slot, take).await,
@@ -173,31 +186,36 @@ impl LocalPool {
 
     /// Closes what has been idle for too long, is too old, or was closed by the server; and of
     /// what is left everything when `keep` is false.
-    pub fn tidy(&self, now: Instant, keep: bool) {
+    pub fn tidy(&self, now: Instant, keep: bool, count: &Count<'_>) {
         let limits = &self.pools.cluster.pool;
         let open = self.shared.open();
         let mut closable = open.saturating_sub(limits.idle_min);
         self.idle.borrow_mut().retain(|pooled| {
             let connection = &pooled.connection;
             let unused = now.duration_since(connection.idle_since) > limits.idle_timeout;
-            let stay = keep
-                && connection.is_untouched()
-                && now < connection.expires_at
-                && !(unused && closable > 0);
-            if !stay {
+            let why = match () {
+                () if !keep => Some(ServerClosed::Shutdown),
+                () if !connection.is_untouched() => Some(ServerClosed::Broken),
+                () if now >= connection.expires_at => Some(ServerClosed::Lifetime),
+                () if unused && closable > 0 => Some(ServerClosed::Idle),
+                () => None,
+            };
+            if let Some(why) = why {
                 closable = closable.saturating_sub(1);
                 self.stats.idle_removed();
+                self.closed(count, why);
             }
-            stay
+            why.is_none()
         });
     }
 
     /// Opens connections up to `idle_min`. One worker of each pool does it.
-    pub async fn fill(&self, epoch: Epoch) {
+    pub async fn fill(&self, epoch: Epoch, count: Count<'_>) {
         let secret = self.secret.borrow().clone();
         while self.shared.open() < self.pools.cluster.pool.idle_min {
             let Some(slot) = self.shared.reserve() else { return };
-            let take = Take { secret: &secret, epoch: Some(epoch), now: Instant::now() };
+            let now = Instant::now();
+            let take = Take { secret: &secret, epoch: Some(epoch), now, count };
             match self.open(slot, &take).await {
                 Ok(pooled) => self.give_back(pooled, Instant::now()),
                 Err(_) => return,
@@ -213,6 +231,14 @@ impl LocalPool {
 
     pub fn node_name(&self) -> &Arc<str> {
         &self.pools.cluster.nodes[usize::from(self.shared.key.node.0)].name
+    }
+
+    fn node(&self) -> NodeIndex {
+        NodeIndex(self.shared.key.node.0)
+    }
+
+    fn closed(&self, count: &Count<'_>, why: ServerClosed) {
+        count.stats.server_closed(count.cluster, self.node(), why);
     }
 
     fn lend(&self) {
@@ -272,9 +298,11 @@ impl LocalPool {
             Ok(connection) => {
                 *self.secret.borrow_mut() = take.secret.clone();
                 self.stats.opened();
+                take.count.stats.server_opened(take.count.cluster, self.node());
                 Ok(Pooled { connection, slot })
             }
             Err(error) => {
+                take.count.stats.server_connect_failed(take.count.cluster, self.node());
                 if error.fault() == Fault::Node {
                     let sentence = error.to_string().into();
                     pools.topology.report(Evidence::Failed { node: *node, error: sentence });
@@ -301,6 +329,14 @@ fn usable(connection: &Connection, take: &Take<'_>) -> bool {
     take.epoch.is_none_or(|epoch| connection.epoch == epoch)
         && take.now < connection.expires_at
         && connection.is_untouched()
+}
+
+fn unusable_because(connection: &Connection, take: &Take<'_>) -> ServerClosed {
+    match () {
+        () if take.epoch.is_some_and(|epoch| connection.epoch != epoch) => ServerClosed::Epoch,
+        () if take.now >= connection.expires_at => ServerClosed::Lifetime,
+        () => ServerClosed::Broken,
+    }
 }
 
 fn jittered(lifetime: Duration) -> Duration {

@@ -12,6 +12,7 @@ use crate::frontend::postgres::startup::{Accepted, Opening, PeerAddress, Startup
 use crate::frontend::worker::{Worker, worker_of};
 use crate::metrics::{AuthFailure, WorkerStats};
 use crate::pool::Lend;
+use crate::pool::local::Count;
 use crate::sql::{Classifier, ClassifierLimits};
 use std::cell::RefCell;
 use std::io;
@@ -280,7 +281,7 @@ impl Thread {
         }
         tracing::debug!(%peer, user = accepted.user, database = &*database, "a client came in");
         let (worker, scratch) = (self.worker.clone(), self.scratch.clone());
-        Conversation::begin(accepted, worker, scratch, cluster, database).await
+        Conversation::begin(accepted, worker, scratch, cluster, (database, peer)).await
     }
 
     /// Passes a cancel request to the worker whose session it names.
@@ -320,11 +321,15 @@ impl Thread {
         for cluster in self.worker.clusters.borrow().iter() {
             let epoch = cluster.handle.topology.load().epoch;
             for (number, pool) in cluster.pools.each().into_iter().enumerate() {
-                pool.tidy(now, true);
+                let stats = self.worker.stats();
+                let cluster = cluster.handle.index;
+                pool.tidy(now, true, &Count { stats: &stats, cluster });
                 // Each pool is filled by one worker.
                 let workers = self.peers.borrow().len().max(1);
                 if number % workers == self.worker.index && pool.is_short() {
-                    tokio::task::spawn_local(async move { pool.fill(epoch).await });
+                    tokio::task::spawn_local(async move {
+                        pool.fill(epoch, Count { stats: &stats, cluster }).await;
+                    });
                 }
             }
         }

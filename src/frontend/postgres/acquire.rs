@@ -8,7 +8,7 @@ use crate::backend::postgres::connect::{ConnectError, Fault as Whose};
 use crate::config::OnLag;
 use crate::failover::GateError;
 use crate::metrics::{GateOutcome, NodeIndex, RouteReason};
-use crate::pool::local::{LocalPool, PoolError, Take};
+use crate::pool::local::{Count, LocalPool, PoolError, Take};
 use crate::pool::shared::{PoolKey, Pooled};
 use crate::route::{Choice, Policy, choose};
 use crate::session::{Need, Wish};
@@ -96,7 +96,9 @@ impl Conversation {
         };
         let pool = self.pool(node);
         let epoch = (snapshot.primary == Some(node)).then_some(snapshot.epoch);
-        let take = Take { secret: &self.identity.secret, epoch, now: Instant::now() };
+        let stats = self.worker.stats();
+        let count = Count { stats: &stats, cluster: cluster.handle.index };
+        let take = Take { secret: &self.identity.secret, epoch, now: Instant::now(), count };
         let Some(pooled) = pool.try_take(&take) else { return false };
         let now = take.now;
         self.bind(&snapshot, (node, reason), pooled, now);
@@ -147,9 +149,12 @@ impl Conversation {
         let identity = self.identity.clone();
         let topology = self.cluster.handle.topology.clone();
         let epoch = self.epoch_for(node);
+        let stats = self.worker.stats();
+        let cluster = self.cluster.handle.index;
         let pool = pool.clone();
         let taking = async {
-            let take = Take { secret: &identity.secret, epoch, now: Instant::now() };
+            let count = Count { stats: &stats, cluster };
+            let take = Take { secret: &identity.secret, epoch, now: Instant::now(), count };
             let asked = pool.take(&take);
             // A request that waits for a primary goes where the primary goes.
             tokio::select! {

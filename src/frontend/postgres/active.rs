@@ -5,7 +5,7 @@ use super::plan::Batch;
 use super::statements::Statements;
 use crate::backend::postgres::connection::{Connection, Reported};
 use crate::backend::postgres::replies::{Kind, OnError, Ready, Replies, Watch, Way};
-use crate::metrics::{ErrorOrigin, NodeIndex, WorkerStats};
+use crate::metrics::{ErrorOrigin, NodeIndex, PinGuard, WorkerStats};
 use crate::pool::LocalPool;
 use crate::pool::shared::Pooled;
 use crate::protocol::buffer::Buffer;
@@ -132,6 +132,7 @@ pub struct Observer<'a> {
     pub incarnation: u64,
     /// Whether the connection leads to a replica: some of its errors are no answer.
     pub on_replica: bool,
+    pub pins: &'a mut PinGuard,
 }
 
 impl Watch for Observer<'_> {
@@ -191,6 +192,7 @@ impl Watch for Observer<'_> {
         if !executed.is_empty() {
             self.apply(&executed, &ready_facts(ready.failed, ready.status, before, simple));
             executed.clear();
+            self.pins.hold(self.session.pins.iter().map(|pin| pin.as_str()));
         }
         self.progress.executed = executed;
         self.reconcile(ready.status);
@@ -315,6 +317,7 @@ impl Observer<'_> {
 
     /// No transaction is open any more.
     fn ended(&mut self, now: Instant) {
+        self.stats.transaction_done(self.cluster, NodeIndex(self.connection.node.0));
         if std::mem::take(&mut self.progress.writing) {
             self.session.positions.wrote(now);
         }

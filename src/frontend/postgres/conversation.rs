@@ -23,7 +23,7 @@ use crate::backend::postgres::connection::Reported;
 use crate::backend::stream::Stream;
 use crate::frontend::cluster::LocalCluster;
 use crate::frontend::worker::{Entry, Worker};
-use crate::metrics::{NodeIndex, RouteReason, ServerClosed};
+use crate::metrics::{NodeIndex, PinGuard, RouteReason, ServerClosed};
 use crate::monitor::catalog::CatalogSlot;
 use crate::pool::LocalPool;
 use crate::protocol::buffer::Buffer;
@@ -74,6 +74,8 @@ pub struct Conversation {
     /// Bytes of a long message still to be passed on.
     pub(super) streaming: usize,
     pub(super) session: Session,
+    /// Counts the session's pins.
+    pub(super) pins: PinGuard,
     pub(super) statements: Statements,
     /// The parameters that the client knows.
     pub(super) known: Arc<Reported>,

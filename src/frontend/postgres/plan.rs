@@ -233,7 +233,10 @@ impl Planner<'_> {
         }
         let statement = {
             let mut classifier = self.worker.classifier.borrow_mut();
-            classifier.classify(sql, self.standard_strings, self.catalog)
+            let (hits, _) = classifier.hits_and_misses();
+            let statement = classifier.classify(sql, self.standard_strings, self.catalog);
+            self.worker.stats().classify_cache(classifier.hits_and_misses().0 > hits);
+            statement
         };
         if matches!(statement.effect, Effect::Unknown | Effect::Write) {
             self.unsafe_statement(&statement);

@@ -168,6 +168,7 @@ impl Conversation {
             cluster: self.cluster.handle.index,
             incarnation: server.incarnation,
             on_replica: !server.is_primary,
+            pins: &mut self.pins,
         };
         let scanned = replies.scan(read, local, &mut observer);
         if was_retained && progress.intercepted {

@@ -6,11 +6,12 @@ use super::fault::{Fault, Refused};
 use super::scratch::Scratch;
 use super::serve::Served;
 use super::stall::Stall;
-use super::startup::Accepted;
+use super::startup::{Accepted, PeerAddress};
 use super::statements::Statements;
 use crate::backend::postgres::connection::Reported;
 use crate::frontend::cluster::{LocalCluster, WelcomeKey};
 use crate::frontend::worker::Worker;
+use crate::metrics::PinGuard;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::reply::{Status, put_backend_key, put_parameter_status, put_ready};
 use crate::session::settings::literal;
@@ -35,13 +36,16 @@ impl Conversation {
         worker: Rc<Worker>,
         scratch: Rc<Scratch>,
         cluster: Rc<LocalCluster>,
-        database: Arc<str>,
+        (database, peer): (Arc<str>, PeerAddress),
     ) -> Option<Conversation> {
         let minor = accepted.minor;
         let mut startup = Settings::default();
         let mut own = Vec::new();
         for (name, value) in &accepted.parameters {
             add_startup(&mut startup, &mut own, name, value);
+        }
+        if cluster.handle.config.pool.application_name_add_host {
+            add_host(&mut startup, peer);
         }
         let startup = worker.intern_settings(Arc::new(startup));
         let key = cancel_key(if minor >= 2 { KEY_BYTES_3_2 } else { KEY_BYTES_3_0 })?;
@@ -53,6 +57,7 @@ impl Conversation {
             database,
             secret: accepted.server_secret,
         });
+        let pins = PinGuard::new(&worker.stats());
         let mut conversation = Conversation {
             entry: worker.enter(key),
             worker,
@@ -65,6 +70,7 @@ impl Conversation {
             taken: 0,
             streaming: 0,
             session: Session::new(startup),
+            pins,
             statements: Statements::default(),
             known: Arc::default(),
             pools: Vec::new(),
@@ -180,6 +186,16 @@ fn add_startup(
     }
 }
 
+/// The name that servers show for the session ends in the client's address.
+fn add_host(settings: &mut Settings, peer: PeerAddress) {
+    let named = settings.get("application_name").and_then(|name| name.strip_suffix('\''));
+    let value = match named {
+        Some(name) => format!("{name} - {peer}'"),
+        None => literal(&peer.to_string()),
+    };
+    settings.set("application_name".into(), value.into());
+}
+
 /// `-c name=value` and `--name=value` of the `options` parameter, with backslash as the escape
 /// (`pg_split_opts`, `src/backend/utils/init/postinit.c`).
 fn options(text: &str) -> Vec<(String, String)> {
@@ -215,7 +231,8 @@ fn cancel_key(bytes: usize) -> Option<Box<[u8]>> {
 
 #[cfg(test)]
 mod tests {
-    use super::options;
+    use super::{PeerAddress, add_host, literal, options};
+    use crate::session::Settings;
 
     #[test]
     fn start_up_options() {
@@ -230,6 +247,23 @@ mod tests {
             let found = options(text);
             let found: Vec<_> = found.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
             assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_clients_address_is_added_to_its_name() {
+        let peer = PeerAddress::Tcp(([127, 0, 0, 1], 5).into());
+        for (name, expected) in [
+            (None, "'127.0.0.1:5'"),
+            (Some("psql"), "'psql - 127.0.0.1:5'"),
+            (Some("it's'"), "'it''s'' - 127.0.0.1:5'"),
+        ] {
+            let mut settings = Settings::default();
+            if let Some(name) = name {
+                settings.set("application_name".into(), literal(name).into());
+            }
+            add_host(&mut settings, peer);
+            assert_eq!(settings.get("application_name").map(|name| &**name), Some(expected));
         }
     }
 }
