@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Each stage is a file of this folder: [`super::plan`], [`super::local`], [`super::acquire`],
-//! [`super::encode`], [`super::serve`].
+//! [`super::send`] (with [`super::encode`]), [`super::serve`].
 
 use super::active::{Active, Progress};
 use super::fault::{Fault, Refused};

@@ -14,6 +14,7 @@ pub mod local;
 pub mod plan;
 pub mod replication;
 pub mod scratch;
+pub mod send;
 pub mod serve;
 pub mod stall;
 pub mod startup;

@@ -5,7 +5,7 @@ use super::conversation::Conversation;
 use super::encode::large_bind;
 use super::fault::Fault;
 use super::plan::{foreign, too_large};
-use super::serve::encoder_for;
+use super::send::encoder_for;
 use crate::backend::postgres::replies::{Expected, Kind, Way};
 use crate::protocol::postgres::frame::{self, FrameError, HEAD_BYTES};
 use crate::protocol::postgres::request;
