@@ -1,5 +1,6 @@
 //! A cluster as the conversations see it: shared by all workers, and one worker's part.
 
+use super::commits::{Commits, LocalCommits};
 use crate::backend::postgres::connection::Reported;
 use crate::config;
 use crate::failover::Gate;
@@ -23,6 +24,7 @@ pub struct ClusterHandle {
     pub gate: Arc<Gate>,
     pub catalogs: Arc<PostgresCatalogs>,
     pub pools: Arc<Pools>,
+    pub commits: Arc<Commits>,
 }
 
 /// Who logged in, and with which settings.
@@ -37,6 +39,7 @@ pub struct WelcomeKey {
 pub struct LocalCluster {
     pub handle: Arc<ClusterHandle>,
     pub pools: LocalPools,
+    pub commits: LocalCommits,
     /// The configuration has replaced it: sessions move to its successor when they are free.
     pub retired: Cell<bool>,
     /// Busy connections of this worker, per node.
@@ -48,10 +51,12 @@ pub struct LocalCluster {
 impl LocalCluster {
     pub fn new(handle: Arc<ClusterHandle>, worker: usize) -> LocalCluster {
         let pools = LocalPools::new(handle.pools.clone(), worker);
+        let commits = LocalCommits::new(handle.commits.clone(), worker);
         let busy = RefCell::new(vec![0; handle.config.nodes.len()]);
         LocalCluster {
             handle,
             pools,
+            commits,
             retired: Cell::new(false),
             busy,
             welcomes: RefCell::default(),

@@ -3,5 +3,6 @@
 //! Open [`postgres::conversation`] for the stages of a request.
 
 pub mod cluster;
+pub mod commits;
 pub mod postgres;
 pub mod worker;

@@ -6,7 +6,7 @@ use crate::config::{self, Address};
 use crate::metrics::PoolRegistry;
 use crate::topology::{NodeId, Topology};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -93,6 +93,8 @@ pub struct Shared {
     limit: usize,
     /// Length of the queue, to be read without the lock.
     waiting: AtomicUsize,
+    /// A session has asked for `lastval` or `currval`: connections that change hands forget them.
+    pub asks_sequences: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -115,7 +117,13 @@ pub enum Place {
 
 impl Shared {
     fn new(key: PoolKey, limit: usize) -> Shared {
-        Shared { key, limit, waiting: AtomicUsize::new(0), state: Mutex::default() }
+        Shared {
+            key,
+            limit,
+            waiting: AtomicUsize::new(0),
+            asks_sequences: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
     }
 
     /// How many wait; zero on the way of nearly every query.

@@ -5,6 +5,7 @@ use crate::config::tls::{ServerTlsConnector, TlsError};
 use crate::config::{self, Config};
 use crate::failover::Gate;
 use crate::frontend::cluster::ClusterHandle;
+use crate::frontend::commits::Commits;
 use crate::metrics::{ControlMetrics, PoolRegistry};
 use crate::monitor::catalog::{PostgresCatalogs, PostgresLoader};
 use crate::monitor::{Memory, Monitor, MonitorHandle, first_snapshot};
@@ -136,6 +137,7 @@ impl ClusterSet {
             topology,
             catalogs,
             pools: Arc::new(pools),
+            commits: Commits::new(self.lenders.len()),
         };
         let running = Arc::new(Running { handle: Arc::new(handle), tls });
         Watched { running, monitor, followers: vec![follower, counter] }

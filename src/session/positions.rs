@@ -41,6 +41,11 @@ impl Positions {
         self.seen = Some(Seen { node, incarnation, at });
     }
 
+    /// When the last read ended, if it was on another node than this one.
+    pub fn seen_elsewhere(&self, node: NodeId) -> Option<Instant> {
+        self.seen.filter(|seen| seen.node != node).map(|seen| seen.at)
+    }
+
     /// Whether a read on `node` shows the session's own writes and nothing older than it has seen.
     pub fn check(&self, node: &Node) -> Result<(), Behind> {
         let applied_after = |at: Instant| node.applied_at.is_some_and(|applied| applied > at);

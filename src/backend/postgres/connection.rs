@@ -122,6 +122,15 @@ impl PreparedOnServer {
     }
 }
 
+/// What the last session may have left on a connection beyond what is followed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traces {
+    /// Process id of the session, in the proxy.
+    pub owner: Option<i32>,
+    /// A function of the users' own ran: it may have left anything.
+    pub unknown: bool,
+}
+
 /// One connection, in the hands of exactly one owner: a pool or a client's conversation.
 #[derive(Debug)]
 pub struct Connection {
@@ -136,6 +145,8 @@ pub struct Connection {
     pub prepared: PreparedOnServer,
     /// The statement in the unnamed slot.
     pub unnamed: Option<u64>,
+    /// Who used it last, and what may be left of it.
+    pub traces: Traces,
     /// Closed at its first idle moment after this.
     pub expires_at: Instant,
     pub idle_since: Instant,
@@ -187,6 +198,7 @@ impl Connection {
             reported,
             prepared: PreparedOnServer::default(),
             unnamed: None,
+            traces: Traces::default(),
             expires_at: now + opening.lifetime,
             idle_since: now,
         }))
@@ -209,6 +221,7 @@ impl Connection {
             reported,
             prepared,
             unnamed,
+            traces,
             expires_at,
             idle_since,
         } = self;
@@ -221,6 +234,7 @@ impl Connection {
             reported,
             prepared,
             unnamed,
+            traces,
             expires_at,
             idle_since,
         };
@@ -244,6 +258,7 @@ struct State {
     reported: Arc<Reported>,
     prepared: PreparedOnServer,
     unnamed: Option<u64>,
+    traces: Traces,
     expires_at: Instant,
     idle_since: Instant,
 }
@@ -259,6 +274,7 @@ impl DetachedConnection {
             reported,
             prepared,
             unnamed,
+            traces,
             expires_at,
             idle_since,
         } = self.state;
@@ -272,6 +288,7 @@ impl DetachedConnection {
             reported,
             prepared,
             unnamed,
+            traces,
             expires_at,
             idle_since,
         }))

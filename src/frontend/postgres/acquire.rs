@@ -11,7 +11,7 @@ use crate::metrics::{GateOutcome, NodeIndex, RouteReason};
 use crate::pool::local::{Count, LocalPool, PoolError, Take};
 use crate::pool::shared::{PoolKey, Pooled};
 use crate::route::{Choice, Policy, choose};
-use crate::session::{Need, Wish};
+use crate::session::{Class, Need, Wish};
 use crate::topology::{Epoch, Evidence, NodeId, Snapshot, Topology};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -23,6 +23,11 @@ use tokio::time::{timeout, timeout_at};
 /// How long a read waits for a replica that a hint asks for, in probe intervals: one may just
 /// have begun.
 const HINT_WAIT_INTERVALS: u32 = 3;
+
+/// A commit is looked at again after this, and this often: short ones take a few milliseconds,
+/// and one that takes longer than all of it is not in that instant any more.
+const COMMIT_WAIT: Duration = Duration::from_millis(1);
+const COMMIT_WAITS_MAX: u32 = 100;
 
 /// What came of a wait during which the client was watched.
 enum Waited<T> {
@@ -254,6 +259,38 @@ impl Conversation {
         })
     }
 
+    /// A read that moves from a replica to the primary waits for the commits that were under way
+    /// when the replica answered: the primary may not show yet what the replica has shown. Gives
+    /// the instant of that answer, when there is something to wait for.
+    pub(super) fn commits_to_wait_for(
+        &self,
+        class: Option<&Class>,
+        need: &Need,
+    ) -> Option<Instant> {
+        if !matches!(class, Some(Class::Read | Class::Begin(_))) {
+            return None;
+        }
+        let handle = &self.cluster.handle;
+        let primary = handle.topology.load().primary?;
+        let at = self.session.positions.seen_elsewhere(primary)?;
+        let waits = handle.commits.any_before(at)
+            && matches!(self.choose(need, false), Choice::Node(node, _) if node == primary);
+        waits.then_some(at)
+    }
+
+    pub(super) async fn wait_for_commits(&mut self, at: Instant) -> Result<(), Fault> {
+        let commits = self.cluster.handle.commits.clone();
+        for _ in 0..COMMIT_WAITS_MAX {
+            if let Waited::Cancelled = self.watching(tokio::time::sleep(COMMIT_WAIT)).await? {
+                break;
+            }
+            if !commits.any_before(at) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for something while the client may leave or cancel.
     async fn watching<T>(&mut self, wait: impl Future<Output = T>) -> Result<Waited<T>, Fault> {
         let mut wait = pin!(wait);
@@ -312,7 +349,10 @@ impl Conversation {
             is_primary: snapshot.primary == Some(node),
             pool: self.pools[usize::from(node.0)].clone().expect("its connection was just taken"),
         };
+        let mut server = server;
+        let clean = server.take_over(self.entry.process_id);
         let mut active: Box<Active> = self.scratch.take_active(&self.worker);
+        active.progress.clean = clean;
         active.server = Some(server);
         active.progress.started = Some(now);
         self.active = Some(active);

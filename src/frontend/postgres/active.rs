@@ -3,8 +3,9 @@
 
 use super::plan::Batch;
 use super::statements::Statements;
-use crate::backend::postgres::connection::{Connection, Reported};
+use crate::backend::postgres::connection::{Connection, Reported, Traces};
 use crate::backend::postgres::replies::{Kind, OnError, Ready, Replies, Watch, Way};
+use crate::frontend::commits::LocalCommits;
 use crate::metrics::{ErrorOrigin, NodeIndex, PinGuard, WorkerStats};
 use crate::pool::LocalPool;
 use crate::pool::shared::Pooled;
@@ -15,6 +16,7 @@ use crate::sql::{Pin, SessionEffect, Statement};
 use crate::topology::NodeId;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Everything that exists only while a server connection is held. Kept by the worker for the
@@ -48,6 +50,25 @@ pub struct Server {
     pub is_primary: bool,
 }
 
+impl Server {
+    /// The connection is this session's from now on; tells what must be removed first.
+    pub fn take_over(&mut self, process_id: i32) -> Clean {
+        let traces = &mut self.pooled.connection.traces;
+        if traces.owner == Some(process_id) {
+            return Clean::Nothing;
+        }
+        let before = std::mem::replace(traces, Traces { owner: Some(process_id), unknown: false });
+        match (before.owner, before.unknown) {
+            (None, _) => Clean::Nothing,
+            (Some(_), true) => Clean::Everything,
+            (Some(_), false) if self.pool.shared.asks_sequences.load(Ordering::Relaxed) => {
+                Clean::Sequences
+            }
+            (Some(_), false) => Clean::Followed,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Progress {
     pub status: Status,
@@ -72,6 +93,10 @@ pub struct Progress {
     pub broken: Option<Box<str>>,
     /// The last request was sent without its Sync: the connection is in the middle of it.
     pub segment_open: bool,
+    /// The number under which a commit under way is known.
+    pub commit: Option<u64>,
+    /// What the connection's last session may have left is to be removed first.
+    pub clean: Clean,
     /// The client has the server's own FATAL message.
     pub fatal_told: bool,
     pub started: Option<Instant>,
@@ -80,6 +105,17 @@ pub struct Progress {
     /// Extended-protocol statements that ended well since the last ReadyForQuery and leave
     /// something behind.
     pub executed: Vec<Arc<Statement>>,
+}
+
+/// What is done to a connection that another session had before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clean {
+    /// It is still with the session that had it, or nothing can be left.
+    Nothing,
+    /// What is followed (settings, prepared statements) is enough, but for sequences if asked.
+    Followed,
+    Sequences,
+    Everything,
 }
 
 impl Default for Progress {
@@ -96,6 +132,8 @@ impl Default for Progress {
             ddl_done: false,
             broken: None,
             segment_open: false,
+            commit: None,
+            clean: Clean::Nothing,
             fatal_told: false,
             started: None,
             ended: None,
@@ -133,6 +171,7 @@ pub struct Observer<'a> {
     /// Whether the connection leads to a replica: some of its errors are no answer.
     pub on_replica: bool,
     pub pins: &'a mut PinGuard,
+    pub commits: &'a LocalCommits,
 }
 
 impl Watch for Observer<'_> {
@@ -196,6 +235,9 @@ impl Watch for Observer<'_> {
         }
         self.progress.executed = executed;
         self.reconcile(ready.status);
+        if let Some(commit) = self.progress.commit.take() {
+            self.commits.ended(commit);
+        }
         if ready.status == Status::Idle {
             self.ended(now);
         }

@@ -138,6 +138,9 @@ impl Conversation {
     /// Brings a batch to a server and its replies back, as often as it takes.
     async fn serve_batch(&mut self, batch: Batch, open: bool) -> Result<(), Fault> {
         let mut need = self.need(&batch, open);
+        if let Some(at) = self.commits_to_wait_for(batch.class.as_ref(), &need) {
+            Box::pin(self.wait_for_commits(at)).await?;
+        }
         let mut batch = Some(batch);
         for repeats in 0.. {
             if let Err(refused) = self.acquire(&need).await? {
@@ -392,6 +395,9 @@ impl Conversation {
         let mut active = self.active.take()?;
         let batch = std::mem::take(&mut active.batch);
         self.entry.bind(None);
+        if let Some(commit) = active.progress.commit.take() {
+            self.cluster.commits.ended(commit);
+        }
         if let Some(server) = active.server.take() {
             self.cluster.count_busy(usize::from(server.node.0), false);
             server.pool.give_back(server.pooled, Instant::now());
@@ -405,6 +411,9 @@ impl Conversation {
         let mut active = self.active.take()?;
         let batch = std::mem::take(&mut active.batch);
         self.entry.bind(None);
+        if let Some(commit) = active.progress.commit.take() {
+            self.cluster.commits.ended(commit);
+        }
         if let Some(server) = active.server.take() {
             self.cluster.count_busy(usize::from(server.node.0), false);
             server.pool.stats.active_closed();
@@ -429,6 +438,9 @@ impl Conversation {
         }
         let Some(mut active) = self.active.take() else { return };
         self.entry.bind(None);
+        if let Some(commit) = active.progress.commit.take() {
+            self.cluster.commits.ended(commit);
+        }
         if let Some(server) = active.server.take() {
             self.cluster.count_busy(usize::from(server.node.0), false);
             let now = active.progress.ended.unwrap_or_else(Instant::now);

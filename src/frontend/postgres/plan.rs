@@ -117,6 +117,12 @@ pub struct Batch {
     pub hint: Option<Hint>,
     /// Whether a statement runs.
     pub runs: bool,
+    /// A statement asks for the state of sequences, or sets it.
+    pub sequences: bool,
+    /// It ends a transaction, its own or one that is open.
+    pub commits: bool,
+    /// A function runs of which nothing is known.
+    pub unknown_function: bool,
     pub bytes: usize,
     /// A message that could not be read; those before it stand.
     pub broken: Option<FrameError>,
@@ -130,6 +136,13 @@ impl Batch {
 
     fn join(&mut self, statement: &Statement, runs: bool) {
         let class = Class::of(statement);
+        self.sequences |= statement.session.contains(&SessionEffect::Pin(Pin::Sequence));
+        self.commits |=
+            statement.session.iter().any(|effect| matches!(effect, SessionEffect::Commit { .. }));
+        self.unknown_function |= matches!(
+            statement.reason_code,
+            "function" | "unknown_function" | "catalog_unknown" | "do" | "call"
+        );
         if runs && !self.runs {
             self.runs = true;
             self.class = None;

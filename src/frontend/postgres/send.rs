@@ -1,6 +1,6 @@
 //! What is written to a server: the client's batch, and what must stand before it.
 
-use super::active::Active;
+use super::active::{Active, Clean};
 use super::conversation::Conversation;
 use super::encode::Encoder;
 use super::plan::{Batch, What};
@@ -9,13 +9,17 @@ use crate::backend::postgres::connection::Reported;
 use crate::protocol::postgres::reply::{Status, put_parameter_status};
 use crate::session::{Class, Settings, Transaction};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 impl Conversation {
     /// Writes a batch for the server that was just acquired.
     pub(super) fn send(&mut self, batch: Batch, open: bool, may_repeat: bool) {
         let Some(mut active) = self.active.take() else { return };
         self.tell_parameters(&mut active);
-        let held = self.prelude(&mut active);
+        mark(&mut active, &batch);
+        self.commit_begins(&mut active, &batch);
+        let held = self.prelude(&mut active, batch.sequences);
         let bytes = &self.inbox.filled()[..self.taken];
         if let Some((mut encoder, _)) = self.encoder(&mut active) {
             encoder.batch(&batch, bytes);
@@ -33,6 +37,33 @@ impl Conversation {
         }
         active.batch = batch;
         self.active = Some(active);
+    }
+
+    /// Notes that a commit is under way, if the batch may be one.
+    pub(super) fn commit_begins(&self, active: &mut Active, batch: &Batch) {
+        let in_block = matches!(self.session.transaction, Transaction::Open | Transaction::Failed);
+        let may_commit = batch.commits || (writes(batch) && !in_block);
+        let on_primary = active.server.as_ref().is_some_and(|server| server.is_primary);
+        if may_commit && on_primary && active.progress.commit.is_none() {
+            let id = self.worker.next_id();
+            let now = active.progress.started.unwrap_or_else(Instant::now);
+            self.cluster.commits.begun(id, now);
+            active.progress.commit = Some(id);
+        }
+    }
+
+    /// Removes what another session may have left on the connection.
+    fn clean(clean: Clean, asks_sequences: bool, encoder: &mut Encoder<'_>) {
+        match clean {
+            Clean::Nothing => {}
+            Clean::Followed if !asks_sequences => {}
+            Clean::Followed | Clean::Sequences => encoder.own_query(b"DISCARD SEQUENCES"),
+            Clean::Everything => {
+                encoder.own_query(b"DISCARD ALL");
+                encoder.connection.prepared.clear();
+                encoder.connection.settings = Some(Arc::default());
+            }
+        }
     }
 
     /// Prepares the batch's statements again on the connection that refused their old plans, and
@@ -58,16 +89,18 @@ impl Conversation {
     /// Brings only the session's settings to the server that was just acquired.
     pub(super) fn send_settings(&mut self) {
         let Some(mut active) = self.active.take() else { return };
-        self.prelude(&mut active);
+        self.prelude(&mut active, false);
         self.active = Some(active);
     }
 
     /// What must run before the client's request: the difference of settings, and the BEGIN that
     /// was held back. Whether there was one.
-    pub(super) fn prelude(&mut self, active: &mut Active) -> bool {
+    pub(super) fn prelude(&mut self, active: &mut Active, asks_sequences: bool) -> bool {
         let wanted = self.session.settings.clone();
+        let clean = std::mem::replace(&mut active.progress.clean, Clean::Nothing);
         let Some((mut encoder, is_idle)) = self.encoder(active) else { return false };
         if is_idle {
+            Self::clean(clean, asks_sequences, &mut encoder);
             let known = encoder.connection.settings.as_ref();
             let identical = known.is_some_and(|known| Arc::ptr_eq(known, &wanted));
             let same = identical || known.is_some_and(|known| **known == *wanted);
@@ -132,6 +165,15 @@ impl Conversation {
 
     pub(super) fn statements_max(&self) -> usize {
         self.cluster.handle.config.pool.statements_max
+    }
+}
+
+/// Notes what a batch may leave on its connection.
+pub(super) fn mark(active: &mut Active, batch: &Batch) {
+    let Some(server) = &mut active.server else { return };
+    server.pooled.connection.traces.unknown |= batch.unknown_function;
+    if batch.sequences {
+        server.pool.shared.asks_sequences.store(true, Ordering::Relaxed);
     }
 }
 

@@ -5,7 +5,7 @@ use super::active::{Active, Observer, Server};
 use super::conversation::{Conversation, poll_flush, poll_read_into, poll_write_from};
 use super::fault::Fault;
 use super::plan::{What, complete};
-use super::send::{leaves_open, reads, writes};
+use super::send::{leaves_open, mark, reads, writes};
 use crate::config::PoolMode;
 use crate::metrics::NodeIndex;
 use crate::protocol::postgres::frame::HEAD_BYTES;
@@ -117,6 +117,7 @@ impl Conversation {
             incarnation: server.incarnation,
             on_replica: !server.is_primary,
             pins: &mut self.pins,
+            commits: &self.cluster.commits,
         };
         let scanned = replies.scan(read, local, &mut observer);
         if was_retained && progress.intercepted {
@@ -249,13 +250,15 @@ impl Conversation {
         }
         let Some(mut active) = self.active.take() else { return Ok(false) };
         if active.is_quiet() && active.progress.status == Status::Idle {
-            self.prelude(&mut active);
+            self.prelude(&mut active, batch.sequences);
             active.progress.started = Some(Instant::now());
         }
         let message = &self.inbox.filled()[self.taken..self.taken + bytes];
         if let Some((mut encoder, _)) = self.encoder(&mut active) {
             encoder.batch(&batch, message);
         }
+        mark(&mut active, &batch);
+        self.commit_begins(&mut active, &batch);
         active.progress.writing |= writes(&batch);
         active.progress.reading |= reads(&batch);
         active.progress.segment_open = leaves_open(&batch);

@@ -1,0 +1,120 @@
+//! Commits that are under way through this proxy.
+//!
+//! A standby may show a commit an instant before the primary does: the primary sends the commit
+//! record first and takes the transaction off its list of running ones afterwards
+//! (`CommitTransaction`, `src/backend/access/transam/xact.c`). A session that has just read from
+//! a replica and reads from the primary next could see that commit vanish. It cannot once every
+//! commit that was under way at its last reply has been answered; so such a read waits for those.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A statement that has been running for longer than this is not waited for: that its commit
+/// falls into that very instant is as good as impossible, and it may go on for hours.
+const LONG: Duration = Duration::from_millis(100);
+
+/// The oldest commit under way of each worker, in nanoseconds since the start; 0: none.
+#[derive(Debug)]
+pub struct Commits {
+    start: Instant,
+    oldest: Box<[AtomicU64]>,
+}
+
+impl Commits {
+    pub fn new(workers: usize) -> Arc<Commits> {
+        let oldest = (0..workers).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Commits { start: Instant::now(), oldest })
+    }
+
+    /// Whether a commit that was sent before `at`, and not long before, is not answered yet.
+    pub fn any_before(&self, at: Instant) -> bool {
+        let at = self.nanos(at);
+        let long = u64::try_from(LONG.as_nanos()).unwrap_or(u64::MAX);
+        self.oldest.iter().any(|oldest| {
+            let oldest = oldest.load(Ordering::Acquire);
+            oldest != 0 && oldest <= at && at - oldest < long
+        })
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.start).as_nanos();
+        u64::try_from(since).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+/// One worker's commits under way.
+#[derive(Debug)]
+pub struct LocalCommits {
+    shared: Arc<Commits>,
+    worker: usize,
+    /// When each was sent; as many as connections to the primary are busy.
+    running: RefCell<Vec<(u64, Instant)>>,
+}
+
+impl LocalCommits {
+    pub fn new(shared: Arc<Commits>, worker: usize) -> LocalCommits {
+        LocalCommits { shared, worker, running: RefCell::default() }
+    }
+
+    /// A request that may commit is sent; `id` is the caller's.
+    pub fn begun(&self, id: u64, at: Instant) {
+        self.running.borrow_mut().push((id, at));
+        self.publish();
+    }
+
+    /// It was answered, or its connection is gone.
+    pub fn ended(&self, id: u64) {
+        self.running.borrow_mut().retain(|(running, _)| *running != id);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let running = self.running.borrow();
+        // One that has been running for long is passed over, or it would hide the short ones.
+        let newest = running.iter().map(|(_, at)| *at).max();
+        let oldest = running
+            .iter()
+            .map(|(_, at)| *at)
+            .filter(|at| newest.is_some_and(|newest| newest - *at < LONG))
+            .min();
+        let nanos = oldest.map_or(0, |at| self.shared.nanos(at));
+        if let Some(slot) = self.shared.oldest.get(self.worker) {
+            slot.store(nanos, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Commits, LONG, LocalCommits};
+    use std::time::Duration;
+
+    #[test]
+    fn commits_that_began_before_count_until_they_are_answered() {
+        let shared = Commits::new(2);
+        let (one, two) =
+            (LocalCommits::new(shared.clone(), 0), LocalCommits::new(shared.clone(), 1));
+        let at = |ms| shared.start + Duration::from_millis(ms);
+        assert!(!shared.any_before(at(10)));
+        one.begun(1, at(5));
+        two.begun(2, at(8));
+        assert!(shared.any_before(at(6)) && !shared.any_before(at(4)));
+        one.ended(1);
+        assert!(!shared.any_before(at(6)) && shared.any_before(at(9)));
+        two.ended(2);
+        assert!(!shared.any_before(at(9)));
+    }
+
+    #[test]
+    fn a_long_one_is_not_waited_for_and_hides_no_other() {
+        let shared = Commits::new(1);
+        let one = LocalCommits::new(shared.clone(), 0);
+        let later = shared.start + LONG * 2;
+        one.begun(1, shared.start);
+        assert!(!shared.any_before(later));
+        one.begun(2, later);
+        assert!(shared.any_before(later + Duration::from_millis(1)));
+    }
+}
