@@ -88,7 +88,19 @@ fn what_happens_when_every_replica_lags() {
     let writer = fixture.direct(primary);
     writer.query("CREATE TABLE t (n int)").unwrap();
     fixture.cluster.wait_caught_up(primary).unwrap();
+    // The standby takes the setting up when it looks: until a write stays away, it has not.
+    writer.query("CREATE TABLE pulse (n int)").unwrap();
+    fixture.cluster.wait_caught_up(primary).unwrap();
     replica.set_apply_delay(3_600_000).unwrap();
+    let pulses = |server: &Server| {
+        let count = server.value_in("app", "SELECT count(*) FROM pulse").unwrap();
+        count.parse::<u32>().unwrap()
+    };
+    let late = || {
+        writer.query("INSERT INTO pulse VALUES (1)").unwrap();
+        pulses(primary) >= pulses(replica) + 5
+    };
+    wait_until(PATIENCE, late).expect("the delay");
     writer.query("INSERT INTO t VALUES (1)").unwrap();
     fixture.wait_in_read_set([]);
 
