@@ -57,7 +57,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("wal_retrieve_retry_interval", "'200ms'"),
     ("shared_buffers", "'32MB'"),
     ("dynamic_shared_memory_type", "mmap"),
-    ("max_connections", "120"),
+    ("max_connections", "300"),
     ("max_prepared_transactions", "10"),
     ("password_encryption", "'scram-sha-256'"),
     ("autovacuum_naptime", "'10min'"),
