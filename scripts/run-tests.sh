@@ -6,9 +6,9 @@ cd "$(dirname "$0")/.."
 
 cargo build --locked --all-targets
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --no-fail-fast "$@"
-    # Nextest does not run the examples of the documentation.
+    # Nextest does not run the examples of the documentation. Its own count comes last.
     cargo test --locked --doc --quiet
+    cargo nextest run --locked --no-fail-fast "$@"
 else
     echo "cargo-nextest is not installed: using cargo test" >&2
     cargo test --locked --no-fail-fast "$@"
