@@ -101,6 +101,15 @@ impl LocalPools {
         self.local.borrow().values().cloned().collect()
     }
 
+    /// Forgets pools that nobody uses and that have no connection: their number follows the names
+    /// of users and databases, which clients choose.
+    pub fn forget_unused(&self) {
+        self.local
+            .borrow_mut()
+            .retain(|_, pool| Rc::strong_count(pool) > 1 || !pool.idle.borrow().is_empty());
+        self.pools.forget_unused();
+    }
+
     /// Another worker is short: gives it what is idle here.
     pub fn lend(&self, lend: &Lend) {
         if let Some(pool) = self.local.borrow().get(&lend.key)

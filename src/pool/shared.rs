@@ -48,6 +48,11 @@ impl Pools {
         &self.cluster.nodes[usize::from(node.0)].address
     }
 
+    /// Forgets pools that no worker has and no connection belongs to.
+    pub fn forget_unused(&self) {
+        lock(&self.shared).retain(|_, pool| Arc::strong_count(pool) > 1);
+    }
+
     pub fn shared(&self, key: &PoolKey) -> Arc<Shared> {
         let mut shared = lock(&self.shared);
         let limit = self.cluster.pool.size_max;

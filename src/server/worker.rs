@@ -319,6 +319,7 @@ impl Thread {
     fn tidy(&self) {
         let now = Instant::now();
         for cluster in self.worker.clusters.borrow().iter() {
+            cluster.pools.forget_unused();
             let epoch = cluster.handle.topology.load().epoch;
             for (number, pool) in cluster.pools.each().into_iter().enumerate() {
                 let stats = self.worker.stats();

@@ -161,6 +161,7 @@ impl Conversation {
                     return Ok(());
                 }
                 Ok(Served::Repeat) => {
+                    self.cancels_arrived().await;
                     self.count_retry();
                     batch = self.give_up_server();
                     need = Need::Primary(RouteReason::RetriedOnPrimary);
@@ -390,7 +391,7 @@ impl Conversation {
         self.scratch.keep_batch(batch);
     }
 
-    /// Gives the connection back after an error that was not the client's business.
+    /// Gives the connection back; gives the batch that was sent on it.
     fn give_up_server(&mut self) -> Option<Batch> {
         let mut active = self.active.take()?;
         let batch = std::mem::take(&mut active.batch);
@@ -400,7 +401,8 @@ impl Conversation {
         }
         if let Some(server) = active.server.take() {
             self.cluster.count_busy(usize::from(server.node.0), false);
-            server.pool.give_back(server.pooled, Instant::now());
+            let now = active.progress.ended.unwrap_or_else(Instant::now);
+            server.pool.give_back(server.pooled, now);
         }
         self.scratch.keep_active(active, &self.worker);
         Some(batch)
@@ -425,9 +427,8 @@ impl Conversation {
         Some(batch)
     }
 
-    /// Gives the connection back if nothing holds it.
-    pub(super) async fn release(&mut self) {
-        // A cancel request on its way must not meet the next session's statement.
+    /// Waits for cancel requests on their way: they must not meet the next session's statement.
+    async fn cancels_arrived(&self) {
         if self.entry.cancelling.get() > 0 {
             let entry = self.entry.clone();
             poll_fn(|cx| {
@@ -436,17 +437,14 @@ impl Conversation {
             })
             .await;
         }
-        let Some(mut active) = self.active.take() else { return };
-        self.entry.bind(None);
-        if let Some(commit) = active.progress.commit.take() {
-            self.cluster.commits.ended(commit);
+    }
+
+    /// Gives the connection back if nothing holds it.
+    pub(super) async fn release(&mut self) {
+        self.cancels_arrived().await;
+        if let Some(batch) = self.give_up_server() {
+            self.keep_batch(batch);
         }
-        if let Some(server) = active.server.take() {
-            self.cluster.count_busy(usize::from(server.node.0), false);
-            let now = active.progress.ended.unwrap_or_else(Instant::now);
-            server.pool.give_back(server.pooled, now);
-        }
-        self.scratch.keep_active(active, &self.worker);
     }
 }
 
