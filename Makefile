@@ -1,12 +1,13 @@
 # make test   installs what is missing, then formatting, lints, unit and integration tests
 # make demo   installs what is missing, builds, and shows the proxy on real servers
 # make bench  compares with a direct connection, HAProxy and PgBouncer (about half an hour)
+# make regress  runs PostgreSQL's own regression suite, directly and through the proxy
 # make fuzz   fuzzes the decoders and the classifier (needs cargo-fuzz and a nightly toolchain)
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: test lint deps demo bench bench-deps fuzz help
+.PHONY: test lint deps demo bench bench-deps regress fuzz help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -31,6 +32,10 @@ bench-deps:
 bench: bench-deps
 	$(CARGO) build --locked --release --bin tiffin
 	python3 bench/bench.py --tiffin target/release/tiffin $(ARGS)
+
+regress:
+	scripts/install-deps.sh test regress
+	$(CARGO) test --locked --test regress -- $(ARGS)
 
 fuzz:
 	scripts/fuzz.sh $(FUZZ_SECONDS)

@@ -1,7 +1,7 @@
 //! Who may log in, and how the proxy logs in to the servers.
 
 use crate::support::psql::{psql, psql_ok};
-use crate::support::{Fixture, PATIENCE, Session, state_of, wait_until};
+use crate::support::{Fixture, PATIENCE, Session, on_postgres_18, state_of, wait_until};
 use serde_json::json;
 
 #[test]
@@ -151,3 +151,5 @@ fn unix_sockets_on_both_sides() {
     fixture.proxy.wait().unwrap();
     assert!(!fixture.cluster.folder().join(".s.PGSQL.7432").exists());
 }
+
+on_postgres_18!(users_by_query_and_methods_towards_servers);

@@ -1,6 +1,6 @@
 //! Sessions never read older than their own writes nor backward, however late a replica is.
 
-use crate::support::{Fixture, connect, runtime};
+use crate::support::{Fixture, connect, on_postgres_18, runtime};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -181,3 +181,5 @@ fn levels_differ_as_they_say() {
     fixture.wait_in_read_set([replica]);
     assert_eq!(fixture.ran_on(&fixture.session(), "SELECT inet_server_port()"), replica.name);
 }
+
+on_postgres_18!(a_reader_moves_between_replicas_and_never_backward, levels_differ_as_they_say);

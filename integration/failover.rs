@@ -1,7 +1,9 @@
 //! Somebody else promotes a replica; the proxy follows at once and never looks back.
 
 use crate::support::relay::{Behaviour, Relay};
-use crate::support::{Cluster, Fixture, Mode, PATIENCE, options, state_of, wait_until};
+use crate::support::{
+    Cluster, Fixture, Mode, PATIENCE, on_postgres_18, options, state_of, wait_until,
+};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -282,3 +284,5 @@ fn a_sick_node_leaves_the_others_unaffected() {
     replica.start().unwrap();
     fixture.wait_in_read_set([replica]);
 }
+
+on_postgres_18!(a_promotion_is_followed_and_the_old_primary_shunned);

@@ -6,6 +6,7 @@
 
 mod auth;
 mod bad_input;
+mod catalog;
 mod commands;
 mod consistency;
 mod failover;
@@ -13,9 +14,11 @@ mod lag;
 mod messages;
 mod operations;
 mod pooling;
+mod postgres_18;
 mod protocol;
 mod reads;
 mod routing;
 mod servers;
+mod settings;
 mod support;
 mod tls;

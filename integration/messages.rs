@@ -1,7 +1,7 @@
 //! For the same bytes of a client, the proxy answers with the same messages as a server.
 
-use crate::support::Fixture;
 use crate::support::wire::{self, Wire, bind, execute, flush, named, parse, query, sync, tags};
+use crate::support::{Fixture, on_postgres_18};
 
 /// Byte streams that a client sends; the proxy's answers must have the same messages as the
 /// primary's own.
@@ -242,3 +242,5 @@ fn cases() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("discard", vec![query("DISCARD ALL")]),
     ]
 }
+
+on_postgres_18!(the_same_messages_come_back_as_from_the_server);

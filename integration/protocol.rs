@@ -1,7 +1,9 @@
 //! What a client library sees through the proxy is what it sees without it.
 
 use crate::support::wire::{self, Wire};
-use crate::support::{Fixture, PATIENCE, Session, connect, runtime, sqlstate, wait_until};
+use crate::support::{
+    Fixture, PATIENCE, Session, connect, on_postgres_18, runtime, sqlstate, wait_until,
+};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
@@ -269,3 +271,10 @@ fn a_session_survives_its_errors() {
     }
     wait_until(PATIENCE, || session.value("SELECT 1").is_ok()).unwrap();
 }
+
+on_postgres_18!(
+    a_client_library_works,
+    a_running_statement_is_cancelled_where_it_runs,
+    a_session_survives_its_errors,
+    the_server_learns_who_asks_and_the_client_what_it_talks_to,
+);

@@ -1,6 +1,6 @@
 //! Each class of statement on the node where it belongs, told by the servers themselves.
 
-use crate::support::{Fixture, PATIENCE, Session, state_of, wait_until};
+use crate::support::{Fixture, PATIENCE, Session, on_postgres_18, state_of, wait_until};
 
 /// Where a statement must run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,3 +295,5 @@ fn both_replicas_share_the_reads() {
     let routed = fixture.metrics().sum("tiffin_routed_total", &[("node", "pg1")]);
     assert!(routed >= 1.0, "reads are counted by node");
 }
+
+on_postgres_18!(each_class_runs_where_it_belongs, a_transaction_runs_on_one_server);

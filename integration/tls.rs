@@ -2,7 +2,7 @@
 
 use crate::support::psql::{psql_error, psql_ok};
 use crate::support::wire::{Message, VERSION_3_0};
-use crate::support::{Fixture, PATIENCE, wait_until};
+use crate::support::{Fixture, PATIENCE, on_postgres_18, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use serde_json::json;
 use std::io::{Read, Write};
@@ -266,3 +266,5 @@ fn servers_over_tls() {
     }));
     wait_until(PATIENCE, works).expect("cert");
 }
+
+on_postgres_18!(servers_over_tls);

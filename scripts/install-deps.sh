@@ -2,9 +2,13 @@
 # Installs what this machine lacks, with apt-get, as root or by sudo. Does nothing, and asks the
 # network nothing, when all is there.
 #
-#   scripts/install-deps.sh test          PostgreSQL's server programs, a C compiler
-#   scripts/install-deps.sh test bench    also HAProxy, PgBouncer, pgbench and python3
+#   scripts/install-deps.sh test            PostgreSQL's server programs, a C compiler, and
+#                                           PostgreSQL 18 beside them (scripts/postgresql-18.sh)
+#   scripts/install-deps.sh test bench      also HAProxy, PgBouncer, pgbench and python3
+#   scripts/install-deps.sh test regress    also PostgreSQL 18's regression suite
 set -eu
+
+here=$(dirname "$0")
 
 missing=""
 need() { # need PACKAGE COMMAND...: the package, if one of the commands cannot be found
@@ -29,6 +33,10 @@ for group in "${@:-test}"; do
         need libc6-dev cc
         need make make
         need findutils find
+        need patchelf patchelf
+        need util-linux flock
+        [ -f /usr/share/keyrings/debian-archive-keyring.gpg ] ||
+            missing="$missing debian-archive-keyring"
         has_postgres || missing="$missing postgresql"
         ;;
     bench)
@@ -37,8 +45,12 @@ for group in "${@:-test}"; do
         need python3 python3
         need postgresql-contrib pgbench
         ;;
+    regress)
+        need bzip2 bzip2
+        need diffutils diff
+        ;;
     *)
-        echo "usage: scripts/install-deps.sh [test] [bench]" >&2
+        echo "usage: scripts/install-deps.sh [test] [bench] [regress]" >&2
         exit 2
         ;;
     esac
@@ -58,34 +70,44 @@ for component in fmt clippy; do
     rustup component add "$component"
 done
 
-[ -z "$missing" ] && exit 0
-if ! command -v apt-get >/dev/null 2>&1; then
-    echo "please install, by the names they have on this system:$missing" >&2
-    exit 1
-fi
-as_root=""
-if [ "$(id -u)" != 0 ]; then
-    if ! command -v sudo >/dev/null 2>&1; then
-        echo "please install as root: apt-get install$missing" >&2
+install_missing() {
+    [ -z "$missing" ] && return
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "please install, by the names they have on this system:$missing" >&2
         exit 1
     fi
-    as_root=sudo
-fi
-apt() {
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@"
+    as_root=""
+    if [ "$(id -u)" != 0 ]; then
+        if ! command -v sudo >/dev/null 2>&1; then
+            echo "please install as root: apt-get install$missing" >&2
+            exit 1
+        fi
+        as_root=sudo
+    fi
+    apt() {
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@"
+    }
+
+    echo "installing:$missing"
+    apt update
+    case $missing in
+    *" postgresql"*)
+        # The package would create a cluster of its own and start it; nobody asked for that one.
+        apt install -y --no-install-recommends postgresql-common
+        conf=/etc/postgresql-common/createcluster.conf
+        if [ -f "$conf" ] && ! grep -q '^create_main_cluster' "$conf"; then
+            echo 'create_main_cluster = false' | $as_root tee -a "$conf" >/dev/null
+        fi
+        ;;
+    esac
+    # shellcheck disable=SC2086 # a list of packages
+    apt install -y --no-install-recommends $missing
 }
 
-echo "installing:$missing"
-apt update
-case $missing in
-*" postgresql"*)
-    # The package would create a cluster of its own and start it; nobody asked for that one.
-    apt install -y --no-install-recommends postgresql-common
-    conf=/etc/postgresql-common/createcluster.conf
-    if [ -f "$conf" ] && ! grep -q '^create_main_cluster' "$conf"; then
-        echo 'create_main_cluster = false' | $as_root tee -a "$conf" >/dev/null
-    fi
-    ;;
-esac
-# shellcheck disable=SC2086 # a list of packages
-apt install -y --no-install-recommends $missing
+install_missing
+for group in "${@:-test}"; do
+    case $group in
+    test) "$here/postgresql-18.sh" server ;;
+    regress) "$here/postgresql-18.sh" regress ;;
+    esac
+done

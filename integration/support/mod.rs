@@ -1,10 +1,12 @@
 //! What every test stands on: [`Fixture`], a cluster of real servers with the built proxy in
-//! front. [`relay`] is a cable that can be cut, [`wire`] speaks raw bytes, [`psql`] is libpq.
+//! front. [`relay`] is a cable that can be cut, [`wire`] speaks raw bytes, [`psql`] is libpq,
+//! [`versions`] is the second server version.
 
 #![allow(dead_code, unused_imports, reason = "each test uses its part")]
 
 pub mod psql;
 pub mod relay;
+pub mod versions;
 pub mod wire;
 
 use serde_json::Value;
@@ -16,6 +18,7 @@ pub use tiffin::cli::sandbox::servers::query::sqlstate;
 pub use tiffin::cli::sandbox::servers::{
     Cluster, Login, Mode, Options, Server, Session, client_config, wait_until,
 };
+pub(crate) use versions::on_postgres_18;
 
 /// For everything that takes a few probe intervals; generous, as the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +34,7 @@ pub fn cache() -> Option<PathBuf> {
 }
 
 pub fn options() -> Options {
-    Options { template_cache: cache(), ..Options::default() }
+    Options { template_cache: cache(), binaries: versions::binaries(), ..Options::default() }
 }
 
 type Change = Box<dyn FnOnce(&Cluster, &mut Value)>;

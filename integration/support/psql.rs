@@ -5,7 +5,9 @@ use tiffin::cli::sandbox::servers::binaries::Binaries;
 
 /// Runs statements with this connection string. Rows come unaligned, one per line.
 pub fn psql(conninfo: &str, statements: &[&str]) -> Output {
-    let mut command = Command::new(Binaries::find().expect("PostgreSQL").folder().join("psql"));
+    let binaries = super::versions::binaries();
+    let binaries = binaries.map_or_else(Binaries::find, |folder| Binaries::at(&folder));
+    let mut command = Command::new(binaries.expect("PostgreSQL").folder().join("psql"));
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"PG"))
     {
         command.env_remove(key);

@@ -18,10 +18,13 @@ use deadpool_postgres::{Object, Pool};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row};
 
 /// A load that takes longer has failed. A hundred thousand relations take about ten seconds.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Reads until one is not overtaken by DDL; each takes a fraction of a second.
+const READS_MAX: u32 = 5;
 /// One state of the catalog for all queries. The server ends a query that nobody waits for.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                      SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '60s'";
@@ -81,7 +84,17 @@ impl PostgresLoader {
 
     async fn rows(&self, database: &str, link: &mut Link) -> Result<CatalogRows, String> {
         let client = self.client(database, link).await?;
-        read(&client).await.map_err(|error| sentence(&error).to_string())
+        let mut attempt = 1;
+        loop {
+            match read(&client).await {
+                Err(error) if attempt < READS_MAX && is_overtaken(&error) => {
+                    attempt += 1;
+                    let rolled_back = client.batch_execute("ROLLBACK").await;
+                    rolled_back.map_err(|error| sentence(&error).to_string())?;
+                }
+                outcome => return outcome.map_err(|error| sentence(&error).to_string()),
+            }
+        }
     }
 
     async fn changes(&self, database: &str, link: &mut Link) -> Result<i64, String> {
@@ -129,6 +142,12 @@ async fn bounded<T>(
 ) -> Result<T, String> {
     let answer = tokio::time::timeout(limit, errand).await;
     answer.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
+}
+
+/// A view is printed by the catalog of now, whatever the snapshot says: if its tables were dropped
+/// since, the server gives up with an internal error.
+fn is_overtaken(error: &Error) -> bool {
+    error.code() == Some(&SqlState::INTERNAL_ERROR)
 }
 
 async fn read(client: &Client) -> Result<CatalogRows, Error> {

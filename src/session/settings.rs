@@ -2,25 +2,53 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// Settings of one client; one more makes the session keep its connection instead. PostgreSQL 18
 /// has about 400 settings of its own.
 pub const SETTINGS_MAX: usize = 512;
 
-/// Two settings that other settings' privileges depend on, applied last and reset first.
+/// Two settings that other settings' privileges depend on.
 const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
+/// Who a session acts as: the values of `session_authorization` and `role`. What may be set
+/// depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Identity([Option<Arc<str>>; 2]);
+
+#[derive(Debug, Clone)]
+struct Value {
+    sql: Arc<str>,
+    /// Who set it: only they may be allowed to.
+    by: Identity,
+}
+
+/// Values are what they are, whoever set them.
+impl PartialEq for Value {
+    fn eq(&self, other: &Value) -> bool {
+        self.sql == other.sql
+    }
+}
+
+impl Eq for Value {}
+
+impl Hash for Value {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.sql.hash(state);
+    }
+}
 
 /// Name to value. The value is SQL that can stand after `SET name TO `. What is not in here has
 /// the value that a fresh connection of the same user and database has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Settings {
-    values: BTreeMap<Arc<str>, Arc<str>>,
+    values: BTreeMap<Arc<str>, Value>,
 }
 
 impl Settings {
     pub fn get(&self, name: &str) -> Option<&Arc<str>> {
-        self.values.get(name)
+        self.values.get(name).map(|value| &value.sql)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -31,49 +59,94 @@ impl Settings {
         self.values.len() >= SETTINGS_MAX
     }
 
-    pub fn set(&mut self, name: Arc<str>, value: Arc<str>) {
-        self.values.insert(name, value);
+    /// Names in order.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.values.keys()
+    }
+
+    /// Takes over a setting that whoever the session acts as now has set.
+    pub fn set(&mut self, name: Arc<str>, sql: Arc<str>) {
+        let by = if IDENTITY.contains(&&*name) { Identity::default() } else { self.identity() };
+        self.values.insert(name, Value { sql, by });
     }
 
     pub fn remove(&mut self, name: &str) {
         self.values.remove(name);
     }
 
+    fn identity(&self) -> Identity {
+        Identity(IDENTITY.map(|name| self.get(name).cloned()))
+    }
+
     /// Whether a boolean setting is on, as the server reads the word; unset is off.
     pub fn is_on(&self, name: &str) -> bool {
-        let Some(value) = self.values.get(name) else { return false };
+        let Some(value) = self.get(name) else { return false };
         let word = value.trim_matches('\'').to_ascii_lowercase();
         // Unique prefixes of true, yes and on, as `parse_bool` (`src/backend/utils/adt/bool.c`).
         matches!(word.as_str(), "on" | "1" | "t" | "tr" | "tru" | "true" | "y" | "ye" | "yes")
     }
 
     /// The statements that turn a connection with `self` into one with `wanted`; empty when they
-    /// are equal.
+    /// are equal. Each setting is changed as the one who changed it: a superuser's is not allowed
+    /// to the role that the session has taken on since.
     pub fn difference(&self, wanted: &Settings) -> String {
+        let resets = self
+            .values
+            .iter()
+            .filter(|(name, _)| wanted.get(name).is_none())
+            .map(|(name, value)| (&value.by, name, None));
+        let sets = wanted
+            .values
+            .iter()
+            .filter(|(name, value)| self.get(name) != Some(&value.sql))
+            .map(|(name, value)| (&value.by, name, Some(&value.sql)));
+        let changes: Vec<_> =
+            resets.chain(sets).filter(|(_, name, _)| !IDENTITY.contains(&&***name)).collect();
         let mut sql = String::new();
-        let identity_differs = IDENTITY.iter().any(|name| self.get(name) != wanted.get(name));
-        if identity_differs {
-            sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
-        }
-        for name in self.values.keys().filter(|name| !IDENTITY.contains(&&***name)) {
-            if wanted.get(name).is_none() {
-                let _ = write!(sql, "RESET {};", quoted(name));
+        let mut acting = self.identity();
+        for by in distinct(changes.iter().map(|(by, ..)| *by)) {
+            acting.become_other(by, &mut sql);
+            for (_, name, value) in changes.iter().filter(|(other, ..)| *other == by) {
+                let name = quoted(name);
+                let _ = match value {
+                    Some(value) => write!(sql, "SET {name} TO {value};"),
+                    None => write!(sql, "RESET {name};"),
+                };
             }
         }
-        for (name, value) in &wanted.values {
-            if !IDENTITY.contains(&&**name) && self.get(name) != Some(value) {
-                let _ = write!(sql, "SET {} TO {value};", quoted(name));
-            }
-        }
-        if identity_differs {
-            for name in IDENTITY {
-                if let Some(value) = wanted.get(name) {
-                    let _ = write!(sql, "SET {name} TO {value};");
-                }
-            }
-        }
+        acting.become_other(&wanted.identity(), &mut sql);
         sql
     }
+}
+
+impl Identity {
+    /// Writes what makes a session that acts as this one act as the other.
+    fn become_other(&mut self, other: &Identity, sql: &mut String) {
+        if self == other {
+            return;
+        }
+        if *self != Identity::default() {
+            sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
+        }
+        for (name, value) in IDENTITY.iter().zip(&other.0) {
+            if let Some(value) = value {
+                let _ = write!(sql, "SET {name} TO {value};");
+            }
+        }
+        *self = other.clone();
+    }
+}
+
+/// Each once; first the session's own user, as what it sets may be needed by the others.
+fn distinct<'a>(all: impl Iterator<Item = &'a Identity>) -> Vec<&'a Identity> {
+    let mut distinct: Vec<&Identity> = Vec::new();
+    for one in all {
+        if !distinct.contains(&one) {
+            distinct.push(one);
+        }
+    }
+    distinct.sort_by_key(|one| **one != Identity::default());
+    distinct
 }
 
 /// A string as an SQL literal that reads the same whatever `standard_conforming_strings` says.
@@ -116,12 +189,34 @@ mod tests {
             (
                 &[("role", "'a'"), ("z", "1")],
                 &[("role", "'b'")],
-                "RESET SESSION AUTHORIZATION;RESET ROLE;RESET \"z\";SET role TO 'b';",
+                "RESET \"z\";RESET SESSION AUTHORIZATION;RESET ROLE;SET role TO 'b';",
             ),
         ];
         for (from, to, sql) in table {
             assert_eq!(settings(from).difference(&settings(to)), *sql);
         }
+    }
+
+    /// A superuser sets what only a superuser may, and goes on as somebody else: another
+    /// connection, which already acts as that one, must get the setting as well.
+    #[test]
+    fn each_setting_is_brought_by_who_may_set_it() {
+        let other = settings(&[("session_authorization", "'low'")]);
+        let by_superuser = settings(&[("a", "1"), ("session_authorization", "'low'")]);
+        let reset = "RESET SESSION AUTHORIZATION;RESET ROLE;";
+        let again = "SET session_authorization TO 'low';";
+        assert_eq!(other.difference(&by_superuser), format!("{reset}SET \"a\" TO 1;{again}"));
+        assert_eq!(by_superuser.difference(&other), format!("{reset}RESET \"a\";{again}"));
+        // Set under the role: the plain user might not be allowed to.
+        let by_role = settings(&[("role", "'high'"), ("a", "1")]);
+        let same_role = settings(&[("role", "'high'")]);
+        assert_eq!(same_role.difference(&by_role), "SET \"a\" TO 1;");
+        assert_eq!(Settings::default().difference(&by_role), "SET role TO 'high';SET \"a\" TO 1;");
+        let mut left = by_role.clone();
+        left.remove("role");
+        let there_and_back = format!("SET role TO 'high';SET \"a\" TO 1;{reset}");
+        assert_eq!(Settings::default().difference(&left), there_and_back);
+        assert_eq!(left, settings(&[("a", "1")]));
     }
 
     #[test]

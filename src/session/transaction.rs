@@ -13,6 +13,10 @@ use crate::sql::{Consistency, Discard, HintTarget, Pin, SessionEffect, Transacti
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A custom setting that was reset is empty, and not unknown as before its first SET: SHOW works.
+/// On a connection that has never had it, this makes it so.
+const DEFAULT: &str = "DEFAULT";
+
 /// Savepoints of one transaction that are followed; with more, the session keeps its connection.
 const SAVEPOINTS_MAX: usize = 1024;
 
@@ -78,7 +82,7 @@ impl Session {
             SessionEffect::Reset(name) => self.set(name, None),
             SessionEffect::ResetAll => self.reset_all(),
             SessionEffect::Discard(Discard::All) => {
-                self.settings = self.startup.clone();
+                self.settings = Arc::new(self.after_reset());
                 self.pins.clear();
             }
             SessionEffect::Discard(Discard::Temp) => {
@@ -150,6 +154,7 @@ impl Session {
         let settings = Arc::make_mut(&mut self.settings);
         match value {
             Some(value) => settings.set(name.clone(), value),
+            None if is_custom(name) => settings.set(name.clone(), DEFAULT.into()),
             None => settings.remove(name),
         }
         // SET SESSION AUTHORIZATION also sets the role to none.
@@ -160,13 +165,24 @@ impl Session {
 
     /// RESET ALL leaves out the role and the session's user (`GUC_NO_RESET_ALL`).
     fn reset_all(&mut self) {
-        let mut settings = (*self.startup).clone();
+        let mut settings = self.after_reset();
         for name in ["session_authorization", "role"] {
             if let Some(value) = self.settings.get(name) {
                 settings.set(name.into(), value.clone());
             }
         }
         self.settings = Arc::new(settings);
+    }
+
+    /// The start-up values, and what custom settings become.
+    fn after_reset(&self) -> Settings {
+        let mut settings = (*self.startup).clone();
+        for name in self.settings.names().filter(|name| is_custom(name)) {
+            if settings.get(name).is_none() {
+                settings.set(name.clone(), DEFAULT.into());
+            }
+        }
+        settings
     }
 
     fn set_characteristics(&mut self, modes: TransactionModes) {
@@ -206,6 +222,11 @@ impl Session {
             undo.savepoints.truncate(at);
         }
     }
+}
+
+/// Whether this is a name that nobody need have defined, as `app.user`.
+fn is_custom(name: &str) -> bool {
+    name.contains('.')
 }
 
 fn on_off(on: bool) -> &'static str {
@@ -270,6 +291,21 @@ mod tests {
         assert_eq!(value(&session, "role").as_deref(), Some("'r'"));
         session.apply(&SessionEffect::Discard(Discard::All));
         assert_eq!(value(&session, "role"), None);
+    }
+
+    #[test]
+    fn a_custom_setting_that_was_reset_is_still_known() {
+        let reset = [
+            SessionEffect::Reset("app.user".into()),
+            SessionEffect::ResetAll,
+            SessionEffect::Discard(Discard::All),
+        ];
+        for effect in reset {
+            let mut session = Session::default();
+            session.apply(&set("app.user", "'me'"));
+            session.apply(&effect);
+            assert_eq!(value(&session, "app.user").as_deref(), Some("DEFAULT"), "{effect:?}");
+        }
     }
 
     #[test]

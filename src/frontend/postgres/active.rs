@@ -11,6 +11,7 @@ use crate::pool::LocalPool;
 use crate::pool::shared::Pooled;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::reply::{ErrorFields, Status};
+use crate::session::settings::literal;
 use crate::session::{Session, Transaction};
 use crate::sql::{Pin, SessionEffect, Statement};
 use crate::topology::NodeId;
@@ -332,8 +333,19 @@ impl Observer<'_> {
                 self.connection.settings = None;
                 self.session.apply(effect);
             }
+            SessionEffect::Set { name, value: Some(_), local: false } if &**name == "datestyle" => {
+                self.session.apply(&self.whole_date_style().unwrap_or_else(|| effect.clone()));
+            }
             other => self.session.apply(other),
         }
+    }
+
+    /// `SET datestyle TO ymd` changes the order and keeps the style; what the two have become
+    /// the server has reported.
+    fn whole_date_style(&self) -> Option<SessionEffect> {
+        let value = String::from_utf8_lossy(self.connection.reported.get(b"DateStyle")?);
+        let value = Some(literal(&value).into());
+        Some(SessionEffect::Set { name: "datestyle".into(), value, local: false })
     }
 
     /// The server's word on the transaction is the last one.

@@ -26,16 +26,28 @@ impl Binaries {
     /// # Errors
     /// A sentence that says what to install.
     pub fn find() -> Result<Binaries> {
-        let chosen = std::env::var_os("TIFFIN_PG_BIN").map(PathBuf::from);
-        let candidates = match &chosen {
-            Some(folder) => vec![folder.clone()],
-            None => debian_folders().into_iter().chain(path_folders()).collect(),
-        };
+        match std::env::var_os("TIFFIN_PG_BIN") {
+            Some(folder) => Binaries::at(Path::new(&folder)),
+            None => Binaries::first(
+                debian_folders().into_iter().chain(path_folders()).collect(),
+                "this machine",
+            ),
+        }
+    }
+
+    /// The programs in this folder.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub fn at(folder: &Path) -> Result<Binaries> {
+        Binaries::first(vec![folder.to_path_buf()], &folder.display().to_string())
+    }
+
+    fn first(candidates: Vec<PathBuf>, place: &str) -> Result<Binaries> {
         let complete = |folder: &PathBuf| {
             ["postgres", "initdb", "pg_basebackup"].iter().all(|name| folder.join(name).is_file())
         };
         let Some(folder) = candidates.into_iter().find(complete) else {
-            let place = chosen.map_or("this machine".into(), |path| path.display().to_string());
             bail!(
                 "{place} has no PostgreSQL server: install the package `postgresql`, or set \
                  TIFFIN_PG_BIN to the folder that has postgres, initdb and pg_basebackup"

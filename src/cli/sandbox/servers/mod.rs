@@ -84,6 +84,8 @@ pub struct Options {
     pub template_cache: Option<PathBuf>,
     /// Where the servers live, to stay there afterwards. `None`: a temporary folder.
     pub keep: Option<PathBuf>,
+    /// The folder of the server's programs. `None`: where [`Binaries::find`] finds them.
+    pub binaries: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -96,6 +98,7 @@ impl Default for Options {
             init_sql: Vec::new(),
             template_cache: None,
             keep: None,
+            binaries: None,
         }
     }
 }
@@ -139,7 +142,11 @@ impl Cluster {
     /// Says what is missing when PostgreSQL is not installed, and quotes the server's log when
     /// one does not start. Nothing stays behind.
     pub fn start(options: Options) -> Result<Cluster> {
-        let binaries = Arc::new(Binaries::find()?);
+        let binaries = match &options.binaries {
+            Some(folder) => Binaries::at(folder),
+            None => Binaries::find(),
+        };
+        let binaries = Arc::new(binaries?);
         let folder = Arc::new(Folder::create(&binaries, options.keep.as_deref())?);
         let logins = ["postgres", "tiffin", "app", "replicator"]
             .map(|user| random_hex(16).map(|password| Login { user: user.into(), password }));

@@ -1,0 +1,85 @@
+//! Settings follow their session over connections that other sessions change in between.
+
+use crate::support::{Fixture, Session, on_postgres_18};
+
+/// Two superusers over one connection to the primary.
+fn two_sessions(fixture: &Fixture) -> [Session; 2] {
+    let login = || {
+        let superuser = &fixture.cluster.superuser;
+        fixture.session_with(|config| {
+            config.user(&superuser.user).password(&superuser.password).dbname("app");
+            config.options("-c tiffin.target=primary");
+        })
+    };
+    [login(), login()]
+}
+
+fn one_connection() -> Fixture {
+    Fixture::build().replicas(0).key("pool.size_max", 1).start()
+}
+
+/// A superuser's setting, kept while acting as somebody who may not set it, on a connection on
+/// which another session acts as that one already.
+#[test]
+fn a_setting_is_brought_by_who_may_set_it() {
+    let fixture = one_connection();
+    let [one, other] = two_sessions(&fixture);
+    one.query("SET lo_compat_privileges = on").unwrap();
+    one.query("SET SESSION AUTHORIZATION app").unwrap();
+    other.query("SET SESSION AUTHORIZATION app").unwrap();
+    for _ in 0..2 {
+        assert_eq!(one.value("SHOW lo_compat_privileges").unwrap(), "on");
+        assert_eq!(one.value("SELECT session_user").unwrap(), "app");
+        assert_eq!(other.value("SHOW lo_compat_privileges").unwrap(), "off");
+        assert_eq!(other.value("SELECT session_user").unwrap(), "app");
+    }
+    // Set by a role that may, kept by a user who may not.
+    one.query("CREATE ROLE helper SUPERUSER; GRANT helper TO app").unwrap_err();
+    other.query("RESET SESSION AUTHORIZATION").unwrap();
+    other.query("CREATE ROLE helper SUPERUSER; GRANT helper TO app").unwrap();
+    let app = fixture.session_with(|config| {
+        config.options("-c tiffin.target=primary");
+    });
+    app.query("SET ROLE helper").unwrap();
+    app.query("SET log_min_duration_statement = 12345").unwrap();
+    app.query("RESET ROLE").unwrap();
+    let neighbour = fixture.session();
+    for _ in 0..2 {
+        assert_eq!(neighbour.value("SHOW log_min_duration_statement").unwrap(), "-1");
+        assert_eq!(app.value("SHOW log_min_duration_statement").unwrap(), "12345ms");
+        assert_eq!(app.value("SELECT current_user").unwrap(), "app");
+    }
+}
+
+/// `SET datestyle` may name the half of it.
+#[test]
+fn half_a_date_style_keeps_the_other_half() {
+    let fixture = one_connection();
+    let [one, other] = two_sessions(&fixture);
+    one.query("SET datestyle TO german").unwrap();
+    one.query("SET datestyle TO ymd").unwrap();
+    other.query("SET datestyle TO sql").unwrap();
+    one.query("BEGIN").unwrap();
+    one.query("SET datestyle TO postgres").unwrap();
+    one.query("ROLLBACK").unwrap();
+    for _ in 0..2 {
+        assert_eq!(one.value("SHOW datestyle").unwrap(), "German, YMD");
+        assert_eq!(other.value("SHOW datestyle").unwrap(), "SQL, MDY");
+    }
+}
+
+/// Direct, `SHOW app.who` fails before the first SET and never again.
+#[test]
+fn a_custom_setting_that_was_reset_is_empty() {
+    let fixture = one_connection();
+    let [one, other] = two_sessions(&fixture);
+    for reset in ["RESET app.who", "RESET ALL", "DISCARD ALL", "SET app.who TO DEFAULT"] {
+        one.query("SET app.who = 'asha'").unwrap();
+        one.query(reset).unwrap();
+        other.query("SET app.who = 'bala'").unwrap();
+        assert_eq!(one.value("SHOW app.who").unwrap(), "", "{reset}");
+        assert_eq!(other.value("SHOW app.who").unwrap(), "bala", "{reset}");
+    }
+}
+
+on_postgres_18!(half_a_date_style_keeps_the_other_half, a_custom_setting_that_was_reset_is_empty);
