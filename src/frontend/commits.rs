@@ -28,6 +28,12 @@ impl Commits {
         Arc::new(Commits { start: Instant::now(), oldest })
     }
 
+    /// Whether any commit is not answered yet.
+    #[inline]
+    pub fn any(&self) -> bool {
+        self.oldest.iter().any(|oldest| oldest.load(Ordering::Acquire) != 0)
+    }
+
     /// Whether a commit that was sent before `at`, and not long before, is not answered yet.
     pub fn any_before(&self, at: Instant) -> bool {
         let at = self.nanos(at);

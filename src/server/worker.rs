@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 
 /// Messages to a worker; a sender waits for room.
 const MESSAGES_MAX: usize = 1024;
@@ -108,14 +108,12 @@ impl WorkerHandle {
         let counter = clients.clone();
         let thread = thread::Builder::new().name(format!("worker-{}", seat.index));
         thread.stack_size(STACK_BYTES).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            match runtime {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            match builder.enable_all().build_local(LocalOptions::default()) {
                 Ok(runtime) => {
-                    let set = LocalSet::new();
-                    // A task of its own: the set polls its root future at every turn.
-                    let serve = set
-                        .spawn_local(Thread::serve(seat, stats, limits, auth, clusters, counter));
-                    if let Err(error) = set.block_on(&runtime, serve) {
+                    let serve = Thread::serve(seat, stats, limits, auth, clusters, counter);
+                    let serve = runtime.spawn_local(serve);
+                    if let Err(error) = runtime.block_on(serve) {
                         tracing::error!(%error, "a worker has ended");
                     }
                 }

@@ -49,17 +49,17 @@ impl Classifier {
                 self.limits.parse_bytes_max,
             ));
         }
-        scan::digest(text, standard_strings, &mut self.digest);
+        let digest = scan::digest(text, standard_strings, &mut self.digest);
         let circumstances = Circumstances { catalog: catalog.version, standard_strings };
-        let hash = self.cache.hash(&self.digest, circumstances);
-        if let Some(statement) = self.cache.get(hash, &self.digest, circumstances) {
+        let hash = self.cache.hash(digest, circumstances);
+        if let Some(statement) = self.cache.get(hash, digest, circumstances) {
             self.hits += 1;
             return Arc::clone(statement);
         }
         self.misses += 1;
         let statement =
             Arc::new(classify(text, standard_strings, catalog, self.limits.parse_bytes_max));
-        self.cache.insert(hash, &self.digest, circumstances, Arc::clone(&statement));
+        self.cache.insert(hash, digest, circumstances, Arc::clone(&statement));
         if self.digest.capacity() > DIGEST_BUFFER_BYTES_MAX {
             self.digest = Vec::new();
         }

@@ -113,7 +113,24 @@ const fn classes() -> [u8; 256] {
     table
 }
 
+/// Each byte that a name may go on with, in lower case; 0 for all others.
+static NAME_LOWER: [u8; 256] = name_lower();
+
+const fn name_lower() -> [u8; 256] {
+    let classes = classes();
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        if matches!(classes[byte], NAME | DIGIT) || byte as u8 == b'$' {
+            table[byte] = (byte as u8).to_ascii_lowercase();
+        }
+        byte += 1;
+    }
+    table
+}
+
 impl<'a> Lexer<'a> {
+    #[inline]
     pub fn new(text: &'a [u8], standard_strings: bool) -> Lexer<'a> {
         Lexer { text, at: 0, standard_strings }
     }
@@ -127,6 +144,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Passes over white space and comments; false at a comment without an end.
+    #[inline]
     fn skip_blank(&mut self) -> bool {
         loop {
             match self.peek(0) {
@@ -141,15 +159,34 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    fn name_end(&self, mut at: usize) -> usize {
-        while let Some(byte) = self.text.get(at) {
-            let class = CLASS[*byte as usize];
-            if class != NAME && class != DIGIT && *byte != b'$' {
+    /// Whether the next token is a word that introduces no literal. Passes over what comes before.
+    #[inline]
+    pub fn at_plain_word(&mut self) -> bool {
+        self.skip_blank()
+            && CLASS[self.peek(0) as usize] == NAME
+            && !matches!(self.peek(1), b'\'' | b'&')
+    }
+
+    /// Takes the word that [`Lexer::at_plain_word`] has found and writes it in lower case; gives
+    /// its length. `out` is at least as long as the rest of the text.
+    #[inline]
+    pub fn lower_word(&mut self, out: &mut [u8]) -> usize {
+        let mut count = 0;
+        for (to, from) in out.iter_mut().zip(&self.text[self.at..]) {
+            let lower = NAME_LOWER[*from as usize];
+            if lower == 0 {
                 break;
             }
-            at += 1;
+            *to = lower;
+            count += 1;
         }
-        at
+        self.at += count;
+        count
+    }
+
+    fn name_end(&self, at: usize) -> usize {
+        let rest = self.text.get(at..).unwrap_or_default();
+        at + rest.iter().position(|byte| NAME_LOWER[*byte as usize] == 0).unwrap_or(rest.len())
     }
 
     fn digits_end(&self, mut at: usize) -> usize {

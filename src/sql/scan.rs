@@ -1,6 +1,6 @@
 //! One pass over a text: its digest, and what its words alone say about it.
 //!
-//! [`digest`] is the steady path: it writes the normalised text into a buffer that the caller
+//! [`digest`] is the steady path: it writes the normalised text into memory that the caller
 //! reuses. [`split`] and [`forbidden`] work on the tokens of a text that is classified for the
 //! first time. Nothing here knows functions or tables.
 
@@ -27,51 +27,89 @@ enum Last {
     Other,
 }
 
-/// Writes the normalised text into `out`, which is emptied first: words in lower case, literals
-/// as marks, no comments (but the hint at the head), no white space that means nothing, lists of
-/// literals behind IN as one. Two texts with the same digest are classified alike.
+/// The normalised text, written into `room`, which the caller reuses and which only grows: words
+/// in lower case, literals as marks, no comments (but the hint at the head), no white space that
+/// means nothing, lists of literals behind IN as one. Two texts with the same digest are
+/// classified alike.
 ///
 /// Texts whose literals may change the class (anything but plain queries and DML, and the calls
 /// of `set_config` and `current_setting`) are their own digest.
-pub fn digest(text: &[u8], standard_strings: bool, out: &mut Vec<u8>) {
-    out.clear();
-    if let Some(found) = hint::find(text) {
-        out.extend_from_slice(found);
+pub fn digest<'r>(text: &[u8], standard_strings: bool, room: &'r mut Vec<u8>) -> &'r [u8] {
+    let hint = hint::find(text).unwrap_or_default();
+    // A token adds at most a space to its own length.
+    let needed = hint.len() + 1 + 2 * text.len() + 1;
+    if room.len() < needed {
+        room.resize(needed, 0);
+    }
+    let mut out = Out { room, at: 0 };
+    if !hint.is_empty() {
+        out.extend(hint);
         out.push(HINT_MARK);
     }
-    if !normalise(text, standard_strings, out) {
-        out.clear();
+    if !normalise(text, standard_strings, &mut out) {
+        out.at = 0;
         out.push(WHOLE_MARK);
-        out.extend_from_slice(text);
+        out.extend(text);
+    }
+    let Out { room, at } = out;
+    &room[..at]
+}
+
+/// A digest being written. Room is checked once, before.
+struct Out<'r> {
+    room: &'r mut [u8],
+    at: usize,
+}
+
+impl Out<'_> {
+    #[inline]
+    fn push(&mut self, byte: u8) {
+        self.room[self.at] = byte;
+        self.at += 1;
+    }
+
+    #[inline]
+    fn extend(&mut self, bytes: &[u8]) {
+        self.room[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
+    }
+
+    #[inline]
+    fn space_if(&mut self, needed: bool) {
+        if needed {
+            self.push(b' ');
+        }
+    }
+
+    fn ends_with(&self, bytes: &[u8]) -> bool {
+        self.room[..self.at].ends_with(bytes)
     }
 }
 
 /// False if the text has to be its own digest.
-fn normalise(text: &[u8], standard_strings: bool, out: &mut Vec<u8>) -> bool {
+fn normalise(text: &[u8], standard_strings: bool, out: &mut Out<'_>) -> bool {
     let mut last = Last::Start;
     // Inside `IN ( literal , literal …`, where the list counts as one literal.
     let mut in_list = false;
-    for token in Lexer::new(text, standard_strings) {
-        let bytes = token.bytes(text);
+    let mut lexer = Lexer::new(text, standard_strings);
+    loop {
         let spaced = matches!(last, Last::Word | Last::In | Last::Literal);
+        if lexer.at_plain_word() {
+            out.space_if(spaced);
+            let from = out.at;
+            out.at += lexer.lower_word(&mut out.room[from..]);
+            let Some(after) = after_word(last, &out.room[from..out.at]) else { return false };
+            last = after;
+            in_list = false;
+            continue;
+        }
+        let Some(token) = lexer.next() else { return true };
+        let bytes = token.bytes(text);
         match token.kind {
-            Kind::Word => {
-                if spaced {
-                    out.push(b' ');
-                }
-                let from = out.len();
-                out.extend(bytes.iter().map(u8::to_ascii_lowercase));
-                let word = &out[from..];
-                if last == Last::Start && !starts_plain(word) || names_setting(word) {
-                    return false;
-                }
-                last = if word == b"in" { Last::In } else { Last::Word };
-                in_list = false;
-            }
             Kind::Text | Kind::Number => {
                 let mark = if token.kind == Kind::Text { TEXT_MARK } else { NUMBER_MARK };
                 if in_list && out.ends_with(&[mark, b',']) {
-                    out.pop();
+                    out.at -= 1;
                 } else {
                     out.push(mark);
                 }
@@ -83,15 +121,13 @@ fn normalise(text: &[u8], standard_strings: bool, out: &mut Vec<u8>) -> bool {
                     b"," => in_list,
                     _ => false,
                 };
-                out.extend_from_slice(bytes);
+                bytes.iter().for_each(|byte| out.push(*byte));
                 let start = bytes == b";" || bytes == b"(" && last == Last::Start;
                 last = if start { Last::Start } else { Last::Other };
             }
             Kind::Operator => {
-                if last == Last::Operator {
-                    out.push(b' ');
-                }
-                out.extend_from_slice(bytes);
+                out.space_if(last == Last::Operator);
+                bytes.iter().for_each(|byte| out.push(*byte));
                 last = Last::Operator;
                 in_list = false;
             }
@@ -100,17 +136,33 @@ fn normalise(text: &[u8], standard_strings: bool, out: &mut Vec<u8>) -> bool {
                 if last == Last::Start || names_setting(inner) {
                     return false;
                 }
-                if spaced {
-                    out.push(b' ');
-                }
-                out.extend_from_slice(bytes);
+                out.space_if(spaced);
+                out.extend(bytes);
                 last = Last::Word;
+                in_list = false;
+            }
+            // One that might have introduced a literal, as in `a&b`.
+            Kind::Word => {
+                out.space_if(spaced);
+                let from = out.at;
+                out.extend(bytes);
+                out.room[from..out.at].make_ascii_lowercase();
+                let Some(after) = after_word(last, &out.room[from..out.at]) else { return false };
+                last = after;
                 in_list = false;
             }
             Kind::UnicodeQuoted | Kind::Broken | Kind::Other => return false,
         }
     }
-    true
+}
+
+/// What a word in lower case leaves; `None` if the text has to be its own digest.
+#[inline]
+fn after_word(last: Last, word: &[u8]) -> Option<Last> {
+    if last == Last::Start && !starts_plain(word) || names_setting(word) {
+        return None;
+    }
+    Some(if word == b"in" { Last::In } else { Last::Word })
 }
 
 /// The words at the start of statements whose literals never change the class.
@@ -205,9 +257,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        digest(text.as_bytes(), true, &mut out);
-        out
+        digest(text.as_bytes(), true, &mut Vec::new()).to_vec()
     }
 
     #[test]
@@ -219,6 +269,7 @@ mod tests {
             ("(select 1)", "( select 2 )"),
             ("insert into t values (1,'a')", "INSERT INTO t VALUES(2, $$b$$)"),
             ("select a.b", "select a . b"),
+            ("select A&b, e from t", "select a & B, E from t"),
         ];
         for (left, right) in same {
             assert_eq!(of(left), of(right), "{left} | {right}");

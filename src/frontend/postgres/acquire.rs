@@ -271,6 +271,9 @@ impl Conversation {
             return None;
         }
         let handle = &self.cluster.handle;
+        if !handle.commits.any() {
+            return None;
+        }
         let primary = handle.topology.load().primary?;
         let at = self.session.positions.seen_elsewhere(primary)?;
         let waits = handle.commits.any_before(at)

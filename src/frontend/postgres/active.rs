@@ -33,7 +33,7 @@ pub struct Active {
     /// To the client, before what is forwarded from `read`.
     pub local: Buffer,
     /// The requests that were sent, and what is known of their end.
-    pub batch: Batch,
+    pub batch: Option<Box<Batch>>,
     pub progress: Progress,
     /// Whether the TLS layer towards the server, the client, still holds bytes.
     pub server_unflushed: bool,

@@ -136,7 +136,7 @@ impl Conversation {
     }
 
     /// Brings a batch to a server and its replies back, as often as it takes.
-    async fn serve_batch(&mut self, batch: Batch, open: bool) -> Result<(), Fault> {
+    async fn serve_batch(&mut self, batch: Box<Batch>, open: bool) -> Result<(), Fault> {
         let mut need = self.need(&batch, open);
         if let Some(at) = self.commits_to_wait_for(batch.class.as_ref(), &need) {
             Box::pin(self.wait_for_commits(at)).await?;
@@ -264,7 +264,6 @@ impl Conversation {
     }
 
     pub(super) fn plan(&mut self, bytes: usize, batch: &mut Batch) {
-        batch.clear();
         let limits = self.worker.limits();
         let catalog = self.catalog.load();
         let mut planner = Planner {
@@ -383,18 +382,18 @@ impl Conversation {
     }
 
     /// A batch whose memory was used before.
-    fn take_batch(&mut self) -> Batch {
+    fn take_batch(&mut self) -> Box<Batch> {
         self.scratch.take_batch()
     }
 
-    pub(super) fn keep_batch(&self, batch: Batch) {
+    pub(super) fn keep_batch(&self, batch: Box<Batch>) {
         self.scratch.keep_batch(batch);
     }
 
     /// Gives the connection back; gives the batch that was sent on it.
-    fn give_up_server(&mut self) -> Option<Batch> {
+    fn give_up_server(&mut self) -> Option<Box<Batch>> {
         let mut active = self.active.take()?;
-        let batch = std::mem::take(&mut active.batch);
+        let batch = active.batch.take();
         self.entry.bind(None);
         if let Some(commit) = active.progress.commit.take() {
             self.cluster.commits.ended(commit);
@@ -405,13 +404,13 @@ impl Conversation {
             server.pool.give_back(server.pooled, now);
         }
         self.scratch.keep_active(active, &self.worker);
-        Some(batch)
+        batch
     }
 
     /// Closes the connection; gives the batch that was under way.
-    pub(super) fn drop_server(&mut self, why: ServerClosed) -> Option<Batch> {
+    pub(super) fn drop_server(&mut self, why: ServerClosed) -> Option<Box<Batch>> {
         let mut active = self.active.take()?;
-        let batch = std::mem::take(&mut active.batch);
+        let batch = active.batch.take();
         self.entry.bind(None);
         if let Some(commit) = active.progress.commit.take() {
             self.cluster.commits.ended(commit);
@@ -424,7 +423,7 @@ impl Conversation {
         }
         active.progress = Progress::default();
         self.scratch.keep_active(active, &self.worker);
-        Some(batch)
+        batch
     }
 
     /// Waits for cancel requests on their way: they must not meet the next session's statement.

@@ -68,6 +68,10 @@ impl Conversation {
     fn only_statement(&self, batch: &Batch) -> Option<(Arc<Statement>, Box<[u8]>)> {
         let bytes = self.inbox.filled();
         if let [Op { at, what: What::Query(statement) }] = &batch.ops[..] {
+            let failed = matches!(self.session.transaction, Transaction::Failed);
+            if statement.session.is_empty() && !failed {
+                return None;
+            }
             let Ok(Request::Query(text)) = request::read(&bytes[at.clone()]) else { return None };
             return (statement.count == 1).then(|| (statement.clone(), text.into()));
         }

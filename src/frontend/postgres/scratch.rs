@@ -16,17 +16,18 @@ const OPS_KEPT_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub registry: Registry,
-    batches: RefCell<Vec<Batch>>,
+    #[expect(clippy::vec_box, reason = "a batch moves from stage to stage")]
+    batches: RefCell<Vec<Box<Batch>>>,
     #[expect(clippy::vec_box, reason = "a conversation holds the box, an idle one none")]
     actives: RefCell<Vec<Box<Active>>>,
 }
 
 impl Scratch {
-    pub fn take_batch(&self) -> Batch {
+    pub fn take_batch(&self) -> Box<Batch> {
         self.batches.borrow_mut().pop().unwrap_or_default()
     }
 
-    pub fn keep_batch(&self, mut batch: Batch) {
+    pub fn keep_batch(&self, mut batch: Box<Batch>) {
         let mut batches = self.batches.borrow_mut();
         if batches.len() < KEPT_MAX && batch.ops.capacity() <= OPS_KEPT_MAX {
             batch.clear();
@@ -53,7 +54,9 @@ impl Scratch {
         active.progress.executed.clear();
         active.server_unflushed = false;
         active.client_unflushed = false;
-        self.keep_batch(take(&mut active.batch));
+        if let Some(batch) = active.batch.take() {
+            self.keep_batch(batch);
+        }
         let mut actives = self.actives.borrow_mut();
         for buffer in [&mut active.outbox, &mut active.read, &mut active.local] {
             buffer.clear();

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 impl Conversation {
     /// Writes a batch for the server that was just acquired.
-    pub(super) fn send(&mut self, batch: Batch, open: bool, may_repeat: bool) {
+    pub(super) fn send(&mut self, batch: Box<Batch>, open: bool, may_repeat: bool) {
         let Some(mut active) = self.active.take() else { return };
         self.tell_parameters(&mut active);
         mark(&mut active, &batch);
@@ -35,7 +35,7 @@ impl Conversation {
             self.inbox.consume(self.taken);
             self.taken = 0;
         }
-        active.batch = batch;
+        active.batch = Some(batch);
         self.active = Some(active);
     }
 
@@ -70,7 +70,7 @@ impl Conversation {
     /// sends it once more.
     pub(super) fn send_again(&mut self) {
         let Some(mut active) = self.active.take() else { return };
-        let batch = std::mem::take(&mut active.batch);
+        let batch = active.batch.take().unwrap_or_default();
         active.progress.intercepted = false;
         active.progress.stale_plan = false;
         active.progress.retained = false;
@@ -82,7 +82,7 @@ impl Conversation {
         }
         self.inbox.consume(self.taken);
         self.taken = 0;
-        active.batch = batch;
+        active.batch = Some(batch);
         self.active = Some(active);
     }
 

@@ -27,6 +27,16 @@ pub enum Served {
     RepeatHere,
 }
 
+/// What became of a step from the client to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Nothing,
+    /// Bytes were written, and there is nothing new to do: whoever answers wakes the task.
+    Written,
+    /// Something was read that may be sent on.
+    More,
+}
+
 impl Conversation {
     /// Moves bytes in both directions until nothing more is to be done on this connection.
     /// Cancel safe: no.
@@ -40,8 +50,10 @@ impl Conversation {
                 return Poll::Ready(Ok(served));
             }
             let requested = self.poll_requests(cx)?;
-            if replied || requested {
+            if replied || requested != Moved::Nothing {
                 self.stall.clear();
+            }
+            if replied || requested == Moved::More {
                 continue;
             }
             if let Some(served) = self.settled()? {
@@ -163,16 +175,19 @@ impl Conversation {
         }
     }
 
-    /// From the client to the server. Whether anything moved.
-    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
-        let mut moved = self.poll_to_server(cx)?;
+    /// From the client to the server.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<Moved, Fault> {
+        let mut moved = match self.poll_to_server(cx)? {
+            true => Moved::Written,
+            false => Moved::Nothing,
+        };
         let sending = self.active.as_ref().is_none_or(|active| !active.outbox.is_empty());
         if sending {
             return Ok(moved);
         }
         if self.intake()? {
             self.poll_to_server(cx)?;
-            return Ok(true);
+            return Ok(Moved::More);
         }
         // What cannot be sent yet is not read for ever: the client feels it.
         let hold = self.hold_bytes();
@@ -182,9 +197,9 @@ impl Conversation {
         match self.poll_read_client(cx) {
             Poll::Pending => {}
             Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Fault::ClientLeft),
-            Poll::Ready(Ok(_)) => moved = true,
+            Poll::Ready(Ok(_)) => moved = Moved::More,
         }
-        if self.inbox.is_empty() && !moved {
+        if self.inbox.is_empty() {
             self.worker.keep_buffer(std::mem::take(&mut self.inbox));
         }
         Ok(moved)

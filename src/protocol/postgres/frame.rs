@@ -49,7 +49,7 @@ pub fn body(message: &[u8]) -> &[u8] {
 /// The bytes up to the first NUL, and what comes after it.
 #[inline]
 pub fn c_string(bytes: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
-    let end = bytes.iter().position(|&byte| byte == 0).ok_or(FrameError::Body)?;
+    let end = memchr::memchr(0, bytes).ok_or(FrameError::Body)?;
     Ok((&bytes[..end], &bytes[end + 1..]))
 }
 

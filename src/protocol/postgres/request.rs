@@ -90,7 +90,7 @@ pub fn bind_head(body: &[u8]) -> Result<BindHead<'_>, FrameError> {
 fn text(body: &[u8]) -> Result<&[u8], FrameError> {
     match body {
         // An inner NUL ends the string for the server too; more bytes behind it are an error.
-        [text @ .., 0] if !text.contains(&0) => Ok(text),
+        [text @ .., 0] if memchr::memchr(0, text).is_none() => Ok(text),
         _ => Err(FrameError::Body),
     }
 }

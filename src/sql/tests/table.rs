@@ -174,11 +174,7 @@ fn the_cache_gives_the_same_classes_as_the_pure_function() {
 #[test]
 fn texts_of_one_digest_have_one_class() {
     let catalog = fixture::catalog();
-    let digest = |sql: &str| {
-        let mut out = Vec::new();
-        scan::digest(sql.as_bytes(), true, &mut out);
-        out
-    };
+    let digest = |sql: &str| scan::digest(sql.as_bytes(), true, &mut Vec::new()).to_vec();
     let mut same = 0;
     for case in cases() {
         let mut other = String::new();
