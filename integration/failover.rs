@@ -2,73 +2,104 @@
 
 use crate::support::relay::{Behaviour, Relay};
 use crate::support::{
-    Cluster, Fixture, Mode, PATIENCE, on_postgres_18, options, state_of, wait_until,
+    Cluster, Fixture, Mode, PATIENCE, Server, on_postgres_18, options, state_of, wait_until,
 };
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// The default of `monitor.interval`.
-const PROBE_INTERVAL: Duration = Duration::from_millis(100);
-/// For the statement itself and for a machine that is busy with other tests.
-const SLACK: Duration = Duration::from_millis(400);
 /// How long the returned old primary is watched.
 const WATCH: Duration = Duration::from_secs(4);
 const WRITERS: usize = 4;
+/// Writes that each writer has to see acknowledged before the primary is killed.
+const WRITES_BEFORE: usize = 20;
+/// How many of the new primary's first probes may be needed to follow it.
+const PROBES_MAX: usize = 2;
+/// Where an instant's milliseconds end in a line of a log.
+const MILLISECONDS_END: usize = "2026-11-21 13:25:14.123".len();
+
+/// What the writers of the promotion's test share.
+struct Writing<'a> {
+    fixture: &'a Fixture,
+    old: &'a Server,
+    stop: AtomicBool,
+    failed: AtomicU64,
+    acknowledged: [AtomicUsize; WRITERS],
+    started: Instant,
+    /// When the first write was accepted by another server than `old`, in ms from `started`.
+    first_elsewhere: AtomicU64,
+}
+
+impl Writing<'_> {
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap()
+    }
+
+    /// Writes until it is stopped; the numbers of the writes that were acknowledged.
+    fn write(&self, writer: usize) -> Vec<i32> {
+        let mut session = self.fixture.session();
+        let mut done = Vec::new();
+        for n in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let sql = format!("INSERT INTO t VALUES ({writer}, {n}) RETURNING inet_server_port()");
+            match session.value(&sql) {
+                Ok(port) => {
+                    if port != self.old.port.to_string() {
+                        self.first_elsewhere.fetch_min(self.millis(), Ordering::Relaxed);
+                    }
+                    done.push(n);
+                    self.acknowledged[writer].fetch_add(1, Ordering::Relaxed);
+                }
+                // In flight when the primary died: the outcome is unknown.
+                Err(_) => {
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    session = self.fixture.session();
+                }
+            }
+        }
+        done
+    }
+}
 
 #[test]
 fn a_promotion_is_followed_and_the_old_primary_shunned() {
-    let fixture = Fixture::build().log_statements().start();
-    let (old, new, other) =
-        (fixture.cluster.primary(), fixture.cluster.replica(0), fixture.cluster.replica(1));
+    // However long the promotion takes on a busy machine, it is waited for.
+    let fixture = Fixture::build().log_statements().key("gate.hold", "2min").start();
+    let old = fixture.cluster.primary();
     fixture.session().query("CREATE TABLE t (writer int, n int, PRIMARY KEY (writer, n))").unwrap();
-    // The replica that will be promoted confirms each write, so an acknowledged one that is
-    // missing in the end was lost by the proxy.
+    fixture.cluster.wait_caught_up(old).unwrap();
+    // A replica confirms each write, so an acknowledged one that is missing in the end was lost by
+    // the proxy.
     old.set("synchronous_standby_names", "'pg1'").unwrap();
+    wait_until(PATIENCE, || {
+        old.query("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
+            .is_ok_and(|rows| !rows.is_empty())
+    })
+    .expect("a synchronous replica");
 
-    let stop = AtomicBool::new(false);
-    let failed = AtomicU64::new(0);
-    let started = Instant::now();
-    let millis = || u64::try_from(started.elapsed().as_millis()).unwrap();
-    // When the first write was accepted by the new primary, in ms from the start.
-    let first_accepted = AtomicU64::new(u64::MAX);
-    let (acknowledged, promoted) = std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| {
-                let (fixture, stop, failed, first) = (&fixture, &stop, &failed, &first_accepted);
-                scope.spawn(move || {
-                    let mut session = fixture.session();
-                    let mut done = Vec::new();
-                    for n in 0.. {
-                        if stop.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        let sql = format!(
-                            "INSERT INTO t VALUES ({writer}, {n}) RETURNING inet_server_port()"
-                        );
-                        match session.value(&sql) {
-                            Ok(port) => {
-                                if port == new.port.to_string() {
-                                    first.fetch_min(millis(), Ordering::Relaxed);
-                                }
-                                done.push(n);
-                            }
-                            // In flight when the primary died: the outcome is unknown.
-                            Err(_) => {
-                                failed.fetch_add(1, Ordering::Relaxed);
-                                session = fixture.session();
-                            }
-                        }
-                    }
-                    done
-                })
-            })
-            .collect();
-        std::thread::sleep(Duration::from_millis(500));
-        fixture.cluster.wait_caught_up(old).unwrap();
+    let writing = Writing {
+        fixture: &fixture,
+        old,
+        stop: AtomicBool::new(false),
+        failed: AtomicU64::new(0),
+        acknowledged: Default::default(),
+        started: Instant::now(),
+        first_elsewhere: AtomicU64::new(u64::MAX),
+    };
+    let (acknowledged, promoted, new, other) = std::thread::scope(|scope| {
+        let writing = &writing;
+        let writers: Vec<_> =
+            (0..WRITERS).map(|writer| scope.spawn(move || writing.write(writer))).collect();
+        wait_until(PATIENCE, || {
+            writing.acknowledged.iter().all(|n| n.load(Ordering::Relaxed) >= WRITES_BEFORE)
+        })
+        .expect("everybody writes");
         old.kill9().unwrap();
+        let (new, other) = by_progress(&fixture.cluster);
         new.promote().unwrap();
-        let promoted = millis();
-        wait_until(PATIENCE, || first_accepted.load(Ordering::Relaxed) < u64::MAX)
+        let promoted = writing.millis();
+        wait_until(PATIENCE, || writing.first_elsewhere.load(Ordering::Relaxed) < u64::MAX)
             .expect("writes go on after the promotion");
         fixture.cluster.follow(other, new).unwrap();
 
@@ -76,19 +107,20 @@ fn a_promotion_is_followed_and_the_old_primary_shunned() {
         old.start().unwrap();
         assert_eq!(old.value("SELECT pg_is_in_recovery()").unwrap(), "f");
         std::thread::sleep(WATCH);
-        stop.store(true, Ordering::Relaxed);
+        writing.stop.store(true, Ordering::Relaxed);
         let done: Vec<_> = writers.into_iter().map(|task| task.join().unwrap()).collect();
-        (done, promoted)
+        (done, promoted, new, other)
     });
-    let gap = first_accepted.load(Ordering::Relaxed).saturating_sub(promoted);
+    let gap = writing.first_elsewhere.load(Ordering::Relaxed).saturating_sub(promoted);
+    let failed = writing.failed.load(Ordering::Relaxed);
     let total: usize = acknowledged.iter().map(Vec::len).sum();
+    let probes = probes_until_followed(&fixture, new);
     println!(
-        "measured: first write accepted {gap} ms after the promotion; {total} writes \
-         acknowledged, {} ended with an error when the primary was killed",
-        failed.load(Ordering::Relaxed)
+        "measured: first write accepted {gap} ms after the promotion, {probes} probes; {total} \
+         writes acknowledged, {failed} ended with an error when the primary was killed"
     );
-    assert!(Duration::from_millis(gap) <= 2 * PROBE_INTERVAL + SLACK, "{gap} ms");
-    assert!(failed.load(Ordering::Relaxed) <= WRITERS as u64, "at most one per session");
+    assert!(failed <= WRITERS as u64, "at most one per session");
+    assert!(probes <= PROBES_MAX, "{probes} probes until the new primary was known");
 
     // Nothing of the application on the old timeline.
     let log = old.log();
@@ -112,16 +144,52 @@ fn a_promotion_is_followed_and_the_old_primary_shunned() {
     }
     // Reads are shared by what replicates from the new primary.
     fixture.wait_in_read_set([other]);
-    assert_eq!(fixture.ran_on(&fixture.session(), "SELECT inet_server_port()"), other.name);
+    let other = other.port.to_string();
+    wait_until(PATIENCE, || {
+        fixture.try_value("SELECT inet_server_port()").is_ok_and(|port| port == other)
+    })
+    .expect("reads go to the other replica");
+}
+
+/// The two replicas of a primary that has gone, the one that has received more first: the other
+/// one can follow it. Which one that is, is chance: the synchronous one confirms what it has, and
+/// the other may have got the next record already.
+fn by_progress(cluster: &Cluster) -> (&Server, &Server) {
+    let position = |server: &Server| -> u64 {
+        let idle = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        wait_until(PATIENCE, || server.value(idle).is_ok_and(|count| count == "0"))
+            .expect("nothing more is received");
+        let received = "SELECT (pg_last_wal_receive_lsn() - '0/0')::bigint";
+        server.value(received).unwrap().parse().unwrap()
+    };
+    let (one, two) = (cluster.replica(0), cluster.replica(1));
+    if position(one) >= position(two) { (one, two) } else { (two, one) }
+}
+
+/// How often the proxy has asked a new primary from the end of its recovery until it knew: a
+/// count, for how long each of that takes is the machine's affair. Both logs have their instants
+/// by the same clock.
+fn probes_until_followed(fixture: &Fixture, new: &Server) -> usize {
+    let log = new.log();
+    let promoted = log.rfind("selected new timeline ID").expect("it was promoted");
+    let ready = log[promoted..].find("database system is ready to accept connections");
+    let ready = &log[promoted + ready.expect("it takes writes")..];
+    let told = fixture.proxy.log();
+    let knew = told.lines().rfind(|line| line.contains("(epoch 2)")).expect("it was followed");
+    // `2026-11-21T13:25:14.123456Z` there, `2026-11-21 13:25:14.123` here.
+    let knew = knew[..MILLISECONDS_END].replace('T', " ");
+    let probe = |line: &&str| line.contains("SELECT r.recovering");
+    let before = |line: &&str| line.get(..MILLISECONDS_END).is_some_and(|at| at <= knew.as_str());
+    ready.lines().filter(probe).take_while(before).count()
 }
 
 #[test]
 fn requests_wait_at_the_gate_for_a_primary() {
-    let fixture = Fixture::build().key("gate.hold", "2s").key("gate.waiting_max", 3).start();
+    let mut fixture = Fixture::build().key("gate.hold", "2s").key("gate.waiting_max", 3).start();
     let (old, new) = (fixture.cluster.primary(), fixture.cluster.replica(0));
     fixture.session().query("CREATE TABLE t (n int)").unwrap();
     fixture.cluster.wait_caught_up(old).unwrap();
-    let sessions: Vec<_> = (0..4).map(|_| fixture.session()).collect();
+    let session = fixture.session();
     let in_transaction = fixture.session();
     in_transaction.query("BEGIN").unwrap();
     in_transaction.query("INSERT INTO t VALUES (0)").unwrap();
@@ -139,13 +207,17 @@ fn requests_wait_at_the_gate_for_a_primary() {
 
     // Nobody comes: a clear error after the hold, and not before.
     let started = Instant::now();
-    assert_eq!(state_of(sessions[0].query("INSERT INTO t VALUES (1)")), "57P03");
+    assert_eq!(state_of(session.query("INSERT INTO t VALUES (1)")), "57P03");
     let held = started.elapsed();
     assert!(held >= Duration::from_millis(1_900) && held < PATIENCE, "{held:?}");
     // The session is as good as before.
-    assert_ne!(fixture.ran_on(&sessions[0], "SELECT inet_server_port()"), old.name);
+    assert_ne!(fixture.ran_on(&session, "SELECT inet_server_port()"), old.name);
 
-    // More than may wait: the fourth is refused at once, the three go on at the new primary.
+    // More than may wait: the fourth is refused at once, the three go on at the new primary,
+    // however long that takes.
+    fixture.config["clusters"]["main"]["gate"]["hold"] = "2min".into();
+    fixture.reload(&fixture.config);
+    let sessions: Vec<_> = (0..4).map(|_| fixture.session()).collect();
     std::thread::scope(|scope| {
         let tasks: Vec<_> = sessions
             .iter()
@@ -181,7 +253,7 @@ fn beside_a_foreign_primary() -> (Cluster, Relay, Fixture) {
     let port = relay.port;
     let fixture = Fixture::build()
         .replicas(1)
-        .key("gate.hold", "500ms")
+        .key("gate.hold", "2s")
         .config(move |config| {
             config["clusters"]["main"]["nodes"]["pg9"] = format!("127.0.0.1:{port}").into();
         })
@@ -219,10 +291,20 @@ fn a_primary_of_another_cluster_never_gets_a_statement() {
 
     // Also not when the true primary goes away and the foreign one is all there is.
     fixture.cluster.primary().stop(Mode::Fast).unwrap();
-    for _ in 0..5 {
-        assert_eq!(state_of(fixture.session().query("INSERT INTO t VALUES (2)")), "57P03");
-    }
+    refuses_writes(&fixture);
     assert!(!foreign.primary().log().contains("app@app"));
+}
+
+/// Several at once, so that the time of the gate passes but once.
+fn refuses_writes(fixture: &Fixture) {
+    let sessions: Vec<_> = (0..5).map(|_| fixture.session()).collect();
+    std::thread::scope(|scope| {
+        for session in &sessions {
+            scope.spawn(|| {
+                assert_eq!(state_of(session.query("INSERT INTO t VALUES (2)")), "57P03");
+            });
+        }
+    });
 }
 
 /// A reload must not make the proxy forget who the cluster is.
@@ -232,11 +314,8 @@ fn a_primary_of_another_cluster_gets_nothing_after_a_reload_either() {
     relay.set(Behaviour::Forward(foreign.primary().port));
     wait_until(PATIENCE, || foreign.primary().log().contains("tiffin@")).expect("it is probed");
     fixture.cluster.primary().stop(Mode::Fast).unwrap();
-    fixture.proxy.signal("HUP").unwrap();
-    wait_until(PATIENCE, || fixture.proxy.log().contains("loaded again")).expect("the reload");
-    for _ in 0..5 {
-        assert_eq!(state_of(fixture.session().query("INSERT INTO t VALUES (2)")), "57P03");
-    }
+    fixture.reload(&fixture.config);
+    refuses_writes(&fixture);
     assert!(!foreign.primary().log().contains("app@app"));
 }
 
@@ -245,8 +324,10 @@ fn a_primary_of_another_cluster_gets_nothing_after_a_reload_either() {
 fn a_sick_node_leaves_the_others_unaffected() {
     let relay = Relay::start(Behaviour::Hang);
     let port = relay.port;
+    // Whoever waited for it would wait for so long that it shows on the slowest machine.
     let fixture = Fixture::build()
         .replicas(1)
+        .key("pool.connect_timeout", "5min")
         .config(move |config| {
             config["clusters"]["main"]["nodes"]["pg9"] = format!("127.0.0.1:{port}").into();
         })
@@ -264,7 +345,7 @@ fn a_sick_node_leaves_the_others_unaffected() {
             slowest = slowest.max(asked.elapsed());
         }
         println!("measured: slowest session beside a node that does {behaviour:?}: {slowest:?}");
-        assert!(slowest < Duration::from_secs(2), "{behaviour:?}: {slowest:?}");
+        assert!(slowest < PATIENCE, "{behaviour:?}: {slowest:?}");
         assert_eq!(fixture.metrics().sum("tiffin_node_healthy", &[("node", "pg9")]), 0.0);
     }
     // A replica that freezes leaves the reads, and comes back.
@@ -275,8 +356,12 @@ fn a_sick_node_leaves_the_others_unaffected() {
     replica.sigcont().unwrap();
     fixture.wait_in_read_set([replica]);
     // A replica that crashes under a read: the read is served all the same.
-    let session = fixture.session();
-    assert_eq!(fixture.ran_on(&session, "SELECT inet_server_port()"), "pg1");
+    let mut session = fixture.session();
+    wait_until(PATIENCE, || {
+        session = fixture.session();
+        fixture.ran_on(&session, "SELECT inet_server_port()") == "pg1"
+    })
+    .expect("a session that reads on the replica");
     replica.kill9().unwrap();
     for _ in 0..20 {
         assert_eq!(fixture.ran_on(&session, "SELECT inet_server_port()"), "pg0");

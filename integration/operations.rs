@@ -11,22 +11,19 @@ fn a_reload_takes_effect_and_a_refused_file_does_not() {
     let fixture = Fixture::start();
     let session = fixture.session();
     session.query("CREATE TABLE t (n int)").unwrap();
-    let write = |config: &Value| {
-        fixture.proxy.write_config(config).unwrap();
-        fixture.proxy.signal("HUP").unwrap();
-    };
     let level = || fixture.session().value("SHOW tiffin.consistency").unwrap();
     let mut config = fixture.config.clone();
     config["clusters"]["main"]["routing"]["consistency"] = "strong".into();
-    write(&config);
-    wait_until(PATIENCE, || level() == "strong").expect("the new level");
+    fixture.reload(&config);
+    assert_eq!(level(), "strong");
 
     // Every mistake at once, and nothing of it comes into force.
     let mut broken = config.clone();
     broken["clusters"]["main"]["routing"] = json!({ "consistency": "sometimes", "max_lag": "5" });
     broken["clusters"]["main"]["pool"] = json!({ "size_maximum": 3 });
     broken["wokers"] = 4.into();
-    write(&broken);
+    fixture.proxy.write_config(&broken).unwrap();
+    fixture.proxy.signal("HUP").unwrap();
     let told = |word: &str| fixture.proxy.log().contains(word);
     wait_until(PATIENCE, || {
         ["sometimes", "max_lag", "size_maximum", "wokers"].iter().all(|word| told(word))
@@ -51,14 +48,14 @@ fn a_reload_takes_effect_and_a_refused_file_does_not() {
     // A node leaves and comes back; the session that was there all the time does not notice.
     let mut fewer = fixture.config.clone();
     fewer["clusters"]["main"]["nodes"].as_object_mut().unwrap().remove("pg2");
-    write(&fewer);
+    fixture.reload(&fewer);
     wait_until(PATIENCE, || {
         fixture.metrics().with("tiffin_node_healthy", &[("node", "pg2")]).is_empty()
     })
     .expect("pg2 is gone");
     session.query("INSERT INTO t VALUES (1)").unwrap();
     assert!(!fixture.share(40).contains_key("pg2"));
-    write(&fixture.config);
+    fixture.reload(&fixture.config);
     wait_until(PATIENCE, || fixture.share(40).contains_key("pg2")).expect("pg2 is back");
     session.query("INSERT INTO t VALUES (1)").unwrap();
 }
@@ -69,7 +66,7 @@ fn a_drain_cuts_no_statement() {
         .replicas(1)
         .config(|config| {
             config["auth"]["method"] = "password".into();
-            config["shutdown"]["drain_timeout"] = "20s".into();
+            config["shutdown"]["drain_timeout"] = "2min".into();
         })
         .start();
     let app = &fixture.cluster.app;
@@ -143,14 +140,17 @@ fn pages_tell_the_state() {
         assert!(topology.to_string().contains(&format!("\"{name}\"")), "{name}: {topology}");
     }
     assert!(!body.contains(&fixture.cluster.service.password));
-    for _ in 0..50 {
+    let reads = || fixture.metrics().sum("tiffin_routed_total", &[("reason", "least_lag")]);
+    // Now and then a busy machine's replicas may be late.
+    wait_until(PATIENCE, || {
         fixture.session().query("SELECT 1").unwrap();
-    }
+        reads() >= 50.0
+    })
+    .expect("reads are counted");
     let metrics = fixture.metrics();
-    let reads = metrics.sum("tiffin_routed_total", &[("reason", "least_lag")]);
-    assert!(reads >= 50.0, "{reads}");
     assert_eq!(metrics.sum("tiffin_cluster_has_primary", &[]), 1.0);
-    assert_eq!(metrics.sum("tiffin_node_healthy", &[]), 3.0);
+    let healthy = || fixture.metrics().sum("tiffin_node_healthy", &[]);
+    wait_until(PATIENCE, || healthy() == 3.0).expect("all nodes are healthy");
     assert!(metrics.sum("tiffin_query_seconds_count", &[]) >= 50.0);
     // Without a primary the proxy is alive, and says what it lacks.
     fixture.cluster.primary().kill9().unwrap();

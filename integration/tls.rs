@@ -107,8 +107,7 @@ fn clients_over_tls() {
         let mut config = fixture.config.clone();
         config["tls"]["mode"] = mode.into();
         config["auth"]["method"] = method.into();
-        fixture.proxy.write_config(&config).unwrap();
-        fixture.proxy.signal("HUP").unwrap();
+        fixture.reload(&config);
     };
     let try_psql = |rest: &str| crate::support::psql::psql(&conninfo(rest), &["SELECT 1"]);
     let accepted = |rest: &str| try_psql(rest).status.success();
@@ -231,12 +230,11 @@ fn servers_over_tls() {
     let reload = |section: serde_json::Value| {
         let mut config = fixture.config.clone();
         config["clusters"]["main"]["tls"] = section;
-        fixture.proxy.write_config(&config).unwrap();
-        fixture.proxy.signal("HUP").unwrap();
+        fixture.reload(&config);
     };
     let works = || {
         fixture.metrics().sum("tiffin_node_healthy", &[]) == 2.0
-            && fixture.session().query("INSERT INTO t VALUES (1)").is_ok()
+            && fixture.try_value("INSERT INTO t VALUES (1) RETURNING n").is_ok()
     };
     for mode in ["prefer", "require"] {
         reload(json!({ "mode": mode }));

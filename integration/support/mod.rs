@@ -21,7 +21,7 @@ pub use tiffin::cli::sandbox::servers::{
 pub(crate) use versions::on_postgres_18;
 
 /// For everything that takes a few probe intervals; generous, as the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The built program.
 pub fn binary() -> &'static Path {
@@ -152,6 +152,22 @@ impl Fixture {
         Session::connect(&self.config()).expect("connect to the proxy")
     }
 
+    /// What a new session answers to this, first column of the first row. For conditions that
+    /// are waited for: while something changes, a login may fail as well.
+    pub fn try_value(&self, sql: &str) -> anyhow::Result<String> {
+        Session::connect(&self.config())?.value(sql)
+    }
+
+    /// Replaces the proxy's configuration and waits until it is in force for new sessions.
+    pub fn reload(&self, config: &Value) {
+        let reloads = || self.proxy.log().matches("the configuration was loaded again").count();
+        let before = reloads();
+        self.proxy.write_config(config).expect("write the configuration");
+        self.proxy.signal("HUP").expect("tell the proxy");
+        wait_until(PATIENCE, || reloads() > before)
+            .unwrap_or_else(|_| panic!("it is not loaded again:\n{}", self.proxy.log()));
+    }
+
     /// A session with other parameters.
     pub fn session_with(&self, change: impl FnOnce(&mut tokio_postgres::Config)) -> Session {
         let mut config = self.config();
@@ -204,7 +220,8 @@ impl Fixture {
             .expect("create the table");
         self.cluster.wait_caught_up(self.cluster.primary()).expect("replicas catch up");
         let read = format!("SELECT inet_server_port(), count(*) FROM {name}");
-        let known = || self.ran_on(&self.session(), &read) != self.cluster.primary().name;
+        let primary = self.cluster.primary().port.to_string();
+        let known = || self.try_value(&read).is_ok_and(|port| port != primary);
         wait_until(PATIENCE, known).unwrap_or_else(|_| panic!("{name} is not known"));
     }
 

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 /// A proxy that says nothing for so long hangs.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Protocol 3.0 and 3.2 as in the start-up packet.
 pub const VERSION_3_0: u32 = 196_608;

@@ -8,6 +8,8 @@
 mod check;
 mod cluster;
 mod file;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod keys;
 mod problem;
 mod reference;

@@ -22,8 +22,6 @@ pub mod readset;
 pub mod verdict;
 
 #[cfg(test)]
-mod fixture;
-#[cfg(test)]
 mod tests;
 
 pub use journal::Journal;

@@ -390,10 +390,10 @@ impl Judge {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{cluster_without_nodes, node_config};
     use super::super::history::LogGeometry;
     use super::super::probe::{Identity, ProbeError, Receiver, Report};
     use super::*;
+    use crate::config::fixture;
 
     const ROUND: Duration = Duration::from_millis(100);
 
@@ -425,10 +425,7 @@ mod tests {
 
     impl World {
         fn new() -> World {
-            let cluster = Cluster {
-                nodes: ["a", "b", "c"].map(node_config).to_vec(),
-                ..cluster_without_nodes()
-            };
+            let cluster = fixture::cluster(["a", "b", "c"].map(fixture::node));
             let judge = Judge::new(&cluster, Memory::default());
             World { judge, start: Instant::now(), rounds: 0, connections: [1; 3] }
         }
@@ -718,8 +715,7 @@ mod tests {
         let mut world = World::new();
         world.round([P(1, 10), P(2, 10), R(2, 10)]);
         let memory = world.judge.memory();
-        let cluster =
-            Cluster { nodes: ["a", "b", "c"].map(node_config).to_vec(), ..cluster_without_nodes() };
+        let cluster = fixture::cluster(["a", "b", "c"].map(fixture::node));
         world.judge = Judge::new(&cluster, memory);
         let snapshot = world.round([P(1, 20), Down, Down]);
         assert_eq!(summary(&snapshot), "a! b- c- e1");

@@ -4,16 +4,7 @@ use crate::topology::{Epoch, Snapshot};
 use std::time::Instant;
 
 fn routing(balance: Balance, on_lag: OnLag) -> Routing {
-    Routing {
-        consistency: Consistency::Session,
-        lag_max: Duration::from_secs(1),
-        lag_bytes_max: None,
-        balance,
-        on_lag,
-        catchup_wait: Duration::ZERO,
-        read_functions: vec![],
-        write_functions: vec![],
-    }
+    Routing { balance, on_lag, ..crate::config::fixture::routing() }
 }
 
 fn node(id: u16, role: Role, lag_ms: u64, applied_at: Instant) -> Node {

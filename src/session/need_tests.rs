@@ -1,20 +1,7 @@
 use super::*;
-use crate::config::{Balance, OnLag};
+use crate::config::fixture::routing;
 use crate::session::Settings;
 use crate::session::transaction::{Held, Overrides};
-
-fn routing() -> Routing {
-    Routing {
-        consistency: Consistency::Session,
-        lag_max: Duration::from_secs(1),
-        lag_bytes_max: None,
-        balance: Balance::LeastLag,
-        on_lag: OnLag::Primary,
-        catchup_wait: Duration::ZERO,
-        read_functions: vec![],
-        write_functions: vec![],
-    }
-}
 
 fn modes(read_only: Option<bool>, isolation: Option<Isolation>) -> TransactionModes {
     TransactionModes { read_only, isolation, deferrable: None }

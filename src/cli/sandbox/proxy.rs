@@ -1,7 +1,7 @@
 //! The proxy as a child process: the same binary with `run --config FILE`, in the folder of the
 //! cluster that it serves, so that the cluster's watchdog ends it too.
 
-use super::servers::server::free_port;
+use super::servers::server::{free_port, reserve};
 use super::servers::{Cluster, wait_until};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -16,8 +16,9 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// The first probes and the catalog take a few intervals; a loaded machine needs more.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
-const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// The control thread answers in a millisecond; what takes longer is the machine.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// A proxy that is asked to end without a drain is gone well within this.
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 /// An answer of the HTTP interface; metrics of a small cluster are far below.
@@ -26,13 +27,15 @@ const HTTP_BYTES_MAX: u64 = 16 << 20;
 /// A configuration for the cluster's servers with free ports, to be changed before
 /// [`Proxy::start`]: the superuser and the user `app`, everything else as by default.
 pub fn config(cluster: &Cluster, port: u16) -> Result<Value> {
-    let port = if port == 0 { free_port()? } else { port };
-    let http_port = loop {
-        let other = free_port()?;
-        if other != port {
-            break other;
+    let port = match port {
+        0 => free_port()?,
+        // Taken or not will show when the proxy binds it; the next line must not choose it too.
+        port => {
+            reserve(port);
+            port
         }
     };
+    let http_port = free_port()?;
     let nodes: serde_json::Map<String, Value> = cluster
         .servers()
         .iter()

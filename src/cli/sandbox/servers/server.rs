@@ -7,7 +7,9 @@ use super::wait_until;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -353,16 +355,31 @@ pub(super) fn hba(lines: &[String]) -> String {
     format!("{always}{}\n", lines.join("\n"))
 }
 
-/// A port that nobody listens on now. Another process may take it before the server does: the
-/// caller tries again then.
+/// A port that nobody listens on now, and that nobody else who asks here is given while this
+/// process runs: tests in many processes start servers at once, stop them and start them again.
+/// A stranger may still take it before the server does: the caller tries again then.
 pub fn free_port() -> Result<u16> {
     let random = u64::from_str_radix(&super::random_hex(4)?, 16)?;
     let span = u64::from(PORTS.end - PORTS.start);
     let first = u16::try_from(random % span)?;
     (0..PORTS.end - PORTS.start)
         .map(|step| PORTS.start + (first + step) % (PORTS.end - PORTS.start))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .find(|port| reserve(*port))
         .context("no free port")
+}
+
+/// Keeps [`free_port`] from giving this port to anybody while this process runs; false if it is
+/// taken. The mark is an abstract Unix socket: it belongs to the same network namespace as the
+/// port, and goes with the process however that ends.
+pub fn reserve(port: u16) -> bool {
+    static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let name = SocketAddr::from_abstract_name(format!("tiffin-port-{port}"));
+    let Ok(mark) = name.and_then(|name| UnixListener::bind_addr(&name)) else { return false };
+    let is_free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    if is_free {
+        RESERVED.lock().unwrap_or_else(|poison| poison.into_inner()).push(mark);
+    }
+    is_free
 }
 
 /// Process ids of the direct children; PostgreSQL has no others.
