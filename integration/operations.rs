@@ -60,6 +60,73 @@ fn a_reload_takes_effect_and_a_refused_file_does_not() {
     session.query("INSERT INTO t VALUES (1)").unwrap();
 }
 
+/// Server connections, an open transaction, the epoch and the journal live on through a reload
+/// that is not about them.
+#[test]
+fn a_reload_leaves_alone_what_it_does_not_change() {
+    let fixture = Fixture::build()
+        .replicas(1)
+        .unready()
+        .config(|config| {
+            config["workers"] = 1.into();
+            let main = config["clusters"]["main"].clone();
+            config["clusters"]["other"] = main;
+            config["clusters"]["main"]["databases"] = json!(["app"]);
+            config["clusters"]["other"]["databases"] = json!(["postgres"]);
+        })
+        .start();
+    let value = |database: &str, sql: &str| {
+        let mut config = fixture.config();
+        config.dbname(database);
+        Session::connect(&config)?.value(sql)
+    };
+    let on_replica = "/* tiffin: node=pg1 */ SELECT pg_is_in_recovery()";
+    for database in ["app", "postgres"] {
+        wait_until(PATIENCE, || value(database, on_replica).is_ok_and(|word| word == "t"))
+            .expect("reads go to the replica");
+    }
+    let pids = |database: &str| {
+        ["pg0", "pg1"].map(|node| {
+            let sql = format!("/* tiffin: node={node} */ SELECT pg_backend_pid()");
+            value(database, &sql).unwrap_or_else(|error| panic!("{error:#}"))
+        })
+    };
+    let open = fixture.session();
+    open.query("BEGIN").unwrap();
+    open.query("CREATE TABLE t (n int)").unwrap();
+    let (main, other) = (pids("app"), pids("postgres"));
+    let journal = || fixture.proxy.get("/api/v1/failovers").unwrap().1;
+    let entries = journal().matches("\"change\"").count();
+    assert!(entries > 0, "{}", journal());
+
+    fixture.reload(&fixture.config);
+    assert_eq!((pids("app"), pids("postgres")), (main.clone(), other.clone()));
+    // Limits, thresholds and users; and a cluster that comes before the others in their order.
+    let mut config = fixture.config.clone();
+    let section = &mut config["clusters"]["other"];
+    section["pool"] = json!({ "size_max": 7, "wait_timeout": "9s" });
+    section["routing"] = json!({ "max_lag": "9s", "consistency": "strong" });
+    section["gate"] = json!({ "hold": "9s" });
+    config["clusters"]["a"] = fixture.config["clusters"]["main"].clone();
+    config["clusters"]["a"]["databases"] = json!(["nowhere"]);
+    fixture.reload(&config);
+    assert_eq!((pids("app"), pids("postgres")), (main.clone(), other.clone()));
+    assert_eq!(value("postgres", "SHOW tiffin.consistency").unwrap(), "strong");
+    assert_eq!(value("app", "SHOW tiffin.consistency").unwrap(), "session");
+    // Another way to connect needs other connections, in this cluster alone.
+    config["clusters"]["other"]["tls"] = json!({ "mode": "disable" });
+    fixture.reload(&config);
+    assert_eq!(pids("app"), main);
+    let anew = pids("postgres");
+    assert!(anew.iter().all(|pid| !other.contains(pid)), "{anew:?}, before {other:?}");
+
+    open.query("COMMIT").unwrap();
+    assert_eq!(value("app", "/* tiffin: primary */ SELECT count(*) FROM t").unwrap(), "0");
+    assert!(journal().matches("\"change\"").count() >= entries, "{}", journal());
+    let epochs = fixture.metrics();
+    assert_eq!(epochs.sum("tiffin_cluster_epoch", &[("cluster", "main")]), 1.0);
+}
+
 #[test]
 fn a_drain_cuts_no_statement() {
     let fixture = Fixture::build()

@@ -265,7 +265,9 @@ fn sources() -> Vec<Source> {
         for path in paths {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let stem = name.trim_end_matches(".rs");
-            let of_tests = ["tests", "fixture", "tidy"].contains(&stem) || stem.ends_with("_tests");
+            let of_tests = ["tests", "fixture", "tidy"].contains(&stem)
+                || stem.ends_with("_tests")
+                || stem.ends_with("_fixture");
             if of_tests {
                 continue;
             } else if path.is_dir() {

@@ -16,7 +16,7 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-use crate::metrics::{ControlMetrics, PoolRegistry, StatsRegistry};
+use crate::metrics::{ControlMetrics, PoolRegistry, Process, StatsRegistry};
 use crate::topology::Topology;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -47,6 +47,7 @@ pub struct AdminState {
     pub stats: Arc<StatsRegistry>,
     pub pools: Arc<PoolRegistry>,
     pub control: Arc<ControlMetrics>,
+    pub process: Process,
     /// Set once the program was told to end.
     pub draining: Arc<AtomicBool>,
 }

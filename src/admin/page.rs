@@ -21,10 +21,11 @@ type Reading = (Name, fn(&Snapshot) -> u64);
 pub fn metrics(state: &AdminState, now: Instant) -> String {
     let mut page = counted_here(state, now);
     page.append(&state.control.render());
+    state.process.write(&mut page);
     page.into_text()
 }
 
-/// Everything but the control plane's metrics, in an order that never changes.
+/// Everything but the control plane's metrics and the process', in an order that never changes.
 pub(super) fn counted_here(state: &AdminState, now: Instant) -> Page {
     let clusters = state.clusters.load();
     let mut page = Page::default();

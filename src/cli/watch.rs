@@ -2,7 +2,7 @@
 
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
-use crate::monitor::{Memory, Monitor, first_snapshot};
+use crate::monitor::{Monitor, Past, first_snapshot};
 use crate::topology::{Health, Lag, Role, Snapshot, Topology};
 use anyhow::Context;
 use std::sync::Arc;
@@ -32,8 +32,7 @@ pub(super) async fn settled(
 ) -> Arc<Topology> {
     let (topology, evidence) = Topology::new(first_snapshot(cluster));
     let mut changes = topology.subscribe();
-    let monitor =
-        Monitor::spawn(cluster.clone(), topology.clone(), evidence, tls, Memory::default());
+    let monitor = Monitor::spawn(cluster.clone(), topology.clone(), evidence, tls, Past::default());
     let settings = &cluster.monitor;
     let patience = (settings.timeout + settings.interval) * settings.failures + PATIENCE_EXTRA;
     let wait = async {

@@ -34,7 +34,7 @@ pub(crate) mod tls_fixture;
 mod tls_verify;
 
 use crate::sql::Consistency;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -162,7 +162,7 @@ pub enum Engine {
     Postgres,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
     pub name: Arc<str>,
     pub engine: Engine,
@@ -177,7 +177,7 @@ pub struct Cluster {
     pub gate: Gate,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
     pub name: Arc<str>,
     pub address: Address,
@@ -210,7 +210,7 @@ pub struct Service {
 }
 
 /// TLS towards servers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerTls {
     pub mode: ServerTlsMode,
     pub ca: Option<PathBuf>,
@@ -235,7 +235,7 @@ pub enum PoolMode {
     Session,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     pub mode: PoolMode,
     /// Server connections per node, user and database, over all workers.
@@ -258,7 +258,7 @@ pub struct Pool {
     pub statements_max: usize,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Monitor {
     pub interval: Duration,
     /// A probe without an answer after this has failed.
@@ -269,7 +269,7 @@ pub struct Monitor {
     pub catalog_interval: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routing {
     pub consistency: Consistency,
     pub lag_max: Duration,
@@ -303,7 +303,7 @@ pub enum OnLag {
     Stale,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
     /// How long a request that needs a primary waits while there is none (57P03 after it).
     pub hold: Duration,
@@ -329,6 +329,19 @@ pub struct Shutdown {
     /// How long SIGTERM lets running transactions end.
     pub drain_timeout: Duration,
 }
+
+impl PartialEq for Service {
+    /// Whether a reload changes it; nobody measures how long that takes.
+    fn eq(&self, other: &Service) -> bool {
+        let same_password = match (&self.password, &other.password) {
+            (Some(one), Some(two)) => one.expose_secret() == two.expose_secret(),
+            (one, two) => one.is_none() && two.is_none(),
+        };
+        same_password && self.user == other.user && self.database == other.database
+    }
+}
+
+impl Eq for Service {}
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -513,7 +513,7 @@ fn secrets_come_from_files_beside_the_config() {
         let Some(Secret::Password(secret)) = &loaded.config.users[0].secret else {
             panic!("a password")
         };
-        assert_eq!(secrecy::ExposeSecret::expose_secret(secret), "hunter2");
+        assert_eq!(secret.expose_secret(), "hunter2");
     }
 }
 

@@ -155,6 +155,11 @@ impl ServerTlsConnector {
         Ok(())
     }
 
+    /// New connections use what `other` has read.
+    pub fn adopt(&self, other: &ServerTlsConnector) {
+        self.current.store(other.load());
+    }
+
     pub fn load(&self) -> Arc<Connecting> {
         self.current.load_full()
     }

@@ -10,6 +10,7 @@ use crate::session::Settings;
 use crate::topology::Topology;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Logins whose parameters are remembered, per worker.
@@ -38,14 +39,14 @@ pub struct WelcomeKey {
 /// One worker's part of a cluster.
 pub struct LocalCluster {
     pub handle: Arc<ClusterHandle>,
-    pub pools: LocalPools,
-    pub commits: LocalCommits,
+    pub pools: Rc<LocalPools>,
+    pub commits: Rc<LocalCommits>,
     /// The configuration has replaced it: sessions move to its successor when they are free.
     pub retired: Cell<bool>,
     /// Busy connections of this worker, per node.
-    busy: RefCell<Vec<u32>>,
+    busy: Rc<RefCell<Vec<u32>>>,
     /// What servers report to a session of this kind at its start.
-    welcomes: RefCell<HashMap<WelcomeKey, Arc<Reported>>>,
+    welcomes: Rc<RefCell<HashMap<WelcomeKey, Arc<Reported>>>>,
 }
 
 impl LocalCluster {
@@ -55,11 +56,24 @@ impl LocalCluster {
         let busy = RefCell::new(vec![0; handle.config.nodes.len()]);
         LocalCluster {
             handle,
-            pools,
-            commits,
+            pools: Rc::new(pools),
+            commits: Rc::new(commits),
             retired: Cell::new(false),
-            busy,
-            welcomes: RefCell::default(),
+            busy: Rc::new(busy),
+            welcomes: Rc::default(),
+        }
+    }
+
+    /// The same pools under another configuration. Sessions of both use them until the last one
+    /// has moved.
+    pub fn successor(&self, handle: Arc<ClusterHandle>) -> LocalCluster {
+        LocalCluster {
+            handle,
+            pools: self.pools.clone(),
+            commits: self.commits.clone(),
+            retired: Cell::new(false),
+            busy: self.busy.clone(),
+            welcomes: self.welcomes.clone(),
         }
     }
 

@@ -8,6 +8,8 @@
 //! - [`ControlMetrics`]: rare events of the control plane (probes, failovers, catalog, reloads),
 //!   through the `metrics` crate.
 //!
+//! What the kernel knows of the process is read by [`process`] when the page is made.
+//!
 //! What begins and ends (a client, a wait, a pin) is better counted by a guard of [`guards`] than by
 //! two calls.
 //!
@@ -22,6 +24,7 @@ pub mod guards;
 pub mod histogram;
 pub mod labels;
 pub mod pools;
+pub mod process;
 pub mod reason;
 pub mod render;
 pub mod table;
@@ -34,6 +37,7 @@ pub use control::ControlMetrics;
 pub use guards::{ClientGuard, GateGuard, PinGuard, WaitGuard};
 pub use labels::{AuthFailure, ErrorOrigin, GateOutcome, ServerClosed, UnsafeReason};
 pub use pools::{PoolLabels, PoolRegistry, PoolStats};
+pub use process::Process;
 pub use reason::{RouteReason, Target};
 pub use table::{Kind, Metric, Name, TABLE};
 pub use worker::{Layout, NodeIndex, StatsRegistry, WorkerStats};

@@ -177,6 +177,20 @@ table! {
         "Time since the program started.";
     BuildInfo: "tiffin_build_info", Gauge, ["version"],
         "Always 1; the label tells the version.";
+
+    // The process, under the names that Prometheus' own clients use.
+    ProcessCpuSeconds: "process_cpu_seconds_total", Counter, [],
+        "Processor time of the program, in user and kernel mode.";
+    ProcessResidentMemory: "process_resident_memory_bytes", Gauge, [],
+        "Memory of the program that is resident.";
+    ProcessVirtualMemory: "process_virtual_memory_bytes", Gauge, [],
+        "Address space of the program.";
+    ProcessOpenFds: "process_open_fds", Gauge, [],
+        "Open file descriptors; each client and each server connection is one.";
+    ProcessMaxFds: "process_max_fds", Gauge, [],
+        "File descriptors that the program may open.";
+    ProcessStartTime: "process_start_time_seconds", Gauge, [],
+        "When the program started, in seconds since 1970.";
 }
 
 #[cfg(test)]
@@ -189,7 +203,8 @@ mod tests {
         let mut seen = HashSet::new();
         for metric in TABLE {
             assert!(seen.insert(metric.name), "{} is listed twice", metric.name);
-            assert!(metric.name.starts_with("tiffin_"), "{}", metric.name);
+            let ours = ["tiffin_", "process_"].iter().any(|head| metric.name.starts_with(head));
+            assert!(ours, "{}", metric.name);
             assert_eq!(
                 metric.name.ends_with("_total"),
                 metric.kind == Kind::Counter,
@@ -210,14 +225,14 @@ mod tests {
     fn the_name_finds_its_line() {
         assert_eq!(Name::Routed.metric().name, "tiffin_routed_total");
         assert_eq!(Name::BuildInfo.metric().name, "tiffin_build_info");
-        assert_eq!(Name::BuildInfo as usize, TABLE.len() - 1);
+        assert_eq!(Name::ProcessStartTime as usize, TABLE.len() - 1);
     }
 
     /// A row of the page: name, kind, labels.
     fn documented(page: &str) -> Vec<(String, String, String)> {
         let cell = |text: &str| text.trim().to_owned();
         page.lines()
-            .filter(|line| line.starts_with("| `tiffin_"))
+            .filter(|line| line.starts_with("| `tiffin_") || line.starts_with("| `process_"))
             .map(|line| {
                 let mut cells = line.trim_matches('|').split('|');
                 let mut next = || cell(cells.next().unwrap_or_default());

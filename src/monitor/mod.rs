@@ -102,12 +102,21 @@ pub struct MonitorHandle {
 /// What is left of a monitor: enough to go on with another configuration.
 #[derive(Debug)]
 pub struct Stopped {
-    pub memory: Memory,
+    pub past: Past,
     pub evidence: mpsc::Receiver<Evidence>,
 }
 
+/// What a monitor knows from the one before.
+#[derive(Debug, Default)]
+pub struct Past {
+    pub memory: Memory,
+    /// Both speak of nodes by their number: they are of no use for other nodes.
+    pub journal: Arc<Journal>,
+    pub lags: Arc<Lags>,
+}
+
 impl Monitor {
-    /// Starts watching on the current tokio runtime, which must be the control plane's. `memory`
+    /// Starts watching on the current tokio runtime, which must be the control plane's. `past`
     /// is that of the monitor before, or the default. `topology` must have a snapshot with the
     /// nodes of `cluster` ([`first_snapshot`]).
     pub fn spawn(
@@ -115,9 +124,9 @@ impl Monitor {
         topology: Arc<Topology>,
         evidence: mpsc::Receiver<Evidence>,
         tls: &Arc<ServerTlsConnector>,
-        memory: Memory,
+        past: Past,
     ) -> MonitorHandle {
-        Monitor::spawn_counted(cluster, topology, evidence, tls, memory, Vec::new())
+        Monitor::spawn_counted(cluster, topology, evidence, tls, past, Vec::new())
     }
 
     /// As [`Monitor::spawn`]; probes are counted in `events`, one per node in their order.
@@ -126,7 +135,7 @@ impl Monitor {
         topology: Arc<Topology>,
         evidence: mpsc::Receiver<Evidence>,
         tls: &Arc<ServerTlsConnector>,
-        memory: Memory,
+        past: Past,
         events: Vec<NodeEvents>,
     ) -> MonitorHandle {
         let (stop, stopped) = watch::channel(());
@@ -149,8 +158,7 @@ impl Monitor {
             tokio::spawn(prober.run());
             wanted.push(wake);
         }
-        let journal = Arc::new(Journal::default());
-        let lags = Arc::new(Lags::default());
+        let Past { memory, journal, lags } = past;
         let monitor = Monitor {
             judge: Judge::new(&cluster, memory),
             cluster,
@@ -204,7 +212,8 @@ impl Monitor {
                 }
             }
         }
-        Stopped { memory: self.judge.memory(), evidence }
+        let past = Past { memory: self.judge.memory(), journal: self.journal, lags: self.lags };
+        Stopped { past, evidence }
     }
 
     fn take_in(&mut self, outcome: Outcome) {

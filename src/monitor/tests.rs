@@ -1,7 +1,7 @@
 //! The monitor against real servers.
 
 use super::catalog::{CatalogSlot, PostgresCatalogs, PostgresLoader};
-use super::{Memory, Monitor, MonitorHandle, first_snapshot};
+use super::{Memory, Monitor, MonitorHandle, Past, first_snapshot};
 use crate::cli::sandbox::servers::{Cluster as Servers, Mode, Options, Server};
 use crate::config::tls::ServerTlsConnector;
 use crate::config::{Address, Cluster, NodeConfig, fixture};
@@ -54,7 +54,8 @@ fn watch_cluster(cluster: Cluster, memory: Memory) -> Watched {
     let cluster = Arc::new(cluster);
     let (topology, evidence) = Topology::new(first_snapshot(&cluster));
     let tls = Arc::new(ServerTlsConnector::disabled());
-    let handle = Monitor::spawn(cluster, topology.clone(), evidence, &tls, memory);
+    let past = Past { memory, ..Past::default() };
+    let handle = Monitor::spawn(cluster, topology.clone(), evidence, &tls, past);
     Watched { topology, handle }
 }
 
@@ -461,14 +462,14 @@ async fn a_promotion_is_followed(watched: &Watched, blind: &Watched, servers: &S
 /// After a reload of the configuration the fence still stands.
 async fn a_successor_remembers(watched: Watched, servers: &Servers) {
     let epoch = watched.topology.load().epoch;
-    let stopped = watched.handle.stop().await.unwrap();
-    assert_eq!(stopped.memory.timeline.map(|timeline| timeline.0), Some(2));
-    let only_the_old = watch_cluster(cluster(servers, &[0]), stopped.memory.clone());
+    let memory = watched.handle.stop().await.unwrap().past.memory;
+    assert_eq!(memory.timeline.map(|timeline| timeline.0), Some(2));
+    let only_the_old = watch_cluster(cluster(servers, &[0]), memory.clone());
     let snapshot = only_the_old
         .until("refused", |snapshot| snapshot.no_primary_because.contains("timeline 2 is known"))
         .await;
     assert!(snapshot.primary.is_none());
-    let whole = watch_cluster(cluster(servers, &[0, 1, 2]), stopped.memory);
+    let whole = watch_cluster(cluster(servers, &[0, 1, 2]), memory);
     let snapshot = whole.until("followed", |snapshot| snapshot.primary.is_some()).await;
     assert_eq!(&*snapshot.node(snapshot.primary.unwrap()).name, "pg1");
     assert_eq!(snapshot.epoch, epoch, "it is the primary that it was");

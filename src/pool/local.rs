@@ -144,7 +144,7 @@ impl LocalPool {
         if let Some(pooled) = self.try_take(take) {
             return Ok(pooled);
         }
-        let limits = &self.pools.cluster.pool;
+        let limits = self.pools.limits();
         let turn = match self.shared.place(self.worker, limits.waiting_max) {
             Place::Open(slot) => return self.open(slot, take).await,
             Place::Full => {
@@ -181,6 +181,10 @@ impl LocalPool {
         }
         pooled.connection.idle_since = now;
         if self.shared.waiting() > 0 {
+            if self.shared.beyond_limit() > 0 {
+                self.stats.active_closed();
+                return;
+            }
             match self.shared.hand_over(self.worker, pooled) {
                 Some(back) => pooled = back,
                 None => {
@@ -196,8 +200,9 @@ impl LocalPool {
     /// Closes what has been idle for too long, is too old, or was closed by the server; and of
     /// what is left everything when `keep` is false.
     pub fn tidy(&self, now: Instant, keep: bool, count: &Count<'_>) {
-        let limits = &self.pools.cluster.pool;
+        let limits = self.pools.limits();
         let open = self.shared.open();
+        let mut beyond = self.shared.beyond_limit();
         let mut closable = open.saturating_sub(limits.idle_min);
         self.idle.borrow_mut().retain(|pooled| {
             let connection = &pooled.connection;
@@ -206,11 +211,12 @@ impl LocalPool {
                 () if !keep => Some(ServerClosed::Shutdown),
                 () if !connection.is_untouched() => Some(ServerClosed::Broken),
                 () if now >= connection.expires_at => Some(ServerClosed::Lifetime),
-                () if unused && closable > 0 => Some(ServerClosed::Idle),
+                () if (unused && closable > 0) || beyond > 0 => Some(ServerClosed::Idle),
                 () => None,
             };
             if let Some(why) = why {
                 closable = closable.saturating_sub(1);
+                beyond = beyond.saturating_sub(1);
                 self.stats.idle_removed();
                 self.closed(count, why);
             }
@@ -221,7 +227,7 @@ impl LocalPool {
     /// Opens connections up to `idle_min`. One worker of each pool does it.
     pub async fn fill(&self, epoch: Epoch, count: Count<'_>) {
         let secret = self.secret.borrow().clone();
-        while self.shared.open() < self.pools.cluster.pool.idle_min {
+        while self.shared.open() < self.pools.limits().idle_min {
             let Some(slot) = self.shared.reserve() else { return };
             let now = Instant::now();
             let take = Take { secret: &secret, epoch: Some(epoch), now, count };
@@ -234,7 +240,7 @@ impl LocalPool {
 
     /// Whether it has fewer connections than `idle_min`.
     pub fn is_short(&self) -> bool {
-        let wanted = self.pools.cluster.pool.idle_min;
+        let wanted = self.pools.limits().idle_min;
         wanted > 0 && self.shared.open() < wanted
     }
 
@@ -288,7 +294,7 @@ impl LocalPool {
 
     async fn open(&self, slot: Slot, take: &Take<'_>) -> Result<Pooled, PoolError> {
         let pools = &self.pools;
-        let limits = &pools.cluster.pool;
+        let limits = pools.limits();
         let PoolKey { node, user, database } = &self.shared.key;
         let epoch = pools.topology.load().epoch;
         let opened = Connection::open(Opening {

@@ -5,6 +5,7 @@ use crate::config::tls::ServerTlsConnector;
 use crate::config::{self, Address};
 use crate::metrics::PoolRegistry;
 use crate::topology::{NodeId, Topology};
+use arc_swap::ArcSwap;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,7 @@ pub struct Pools {
     pub registry: Arc<PoolRegistry>,
     /// Where each worker hears that another one is short, by the worker's number.
     pub lenders: Vec<mpsc::Sender<Lend>>,
+    limits: ArcSwap<config::Pool>,
     shared: Mutex<HashMap<PoolKey, Arc<Shared>>>,
 }
 
@@ -41,7 +43,22 @@ impl Pools {
         registry: Arc<PoolRegistry>,
         lenders: Vec<mpsc::Sender<Lend>>,
     ) -> Pools {
-        Pools { cluster, topology, tls, registry, lenders, shared: Mutex::default() }
+        let limits = ArcSwap::from_pointee(cluster.pool.clone());
+        Pools { cluster, topology, tls, registry, lenders, limits, shared: Mutex::default() }
+    }
+
+    /// Those of the configuration of now; `cluster` is the one that the pools began with.
+    pub fn limits(&self) -> Arc<config::Pool> {
+        self.limits.load_full()
+    }
+
+    /// Other limits from now on, for the connections of before as well.
+    pub fn set_limits(&self, limits: &config::Pool) {
+        let shared = lock(&self.shared);
+        self.limits.store(Arc::new(limits.clone()));
+        for pool in shared.values() {
+            pool.set_limit(limits.size_max);
+        }
     }
 
     pub fn address(&self, node: NodeId) -> &Address {
@@ -55,7 +72,7 @@ impl Pools {
 
     pub fn shared(&self, key: &PoolKey) -> Arc<Shared> {
         let mut shared = lock(&self.shared);
-        let limit = self.cluster.pool.size_max;
+        let limit = self.limits.load().size_max;
         shared
             .entry(key.clone())
             .or_insert_with(|| Arc::new(Shared::new(key.clone(), limit)))
@@ -95,7 +112,7 @@ struct State {
 #[derive(Debug)]
 pub struct Shared {
     pub key: PoolKey,
-    limit: usize,
+    limit: AtomicUsize,
     /// Length of the queue, to be read without the lock.
     waiting: AtomicUsize,
     /// A session has asked for `lastval` or `currval`: connections that change hands forget them.
@@ -124,7 +141,7 @@ impl Shared {
     fn new(key: PoolKey, limit: usize) -> Shared {
         Shared {
             key,
-            limit,
+            limit: AtomicUsize::new(limit),
             waiting: AtomicUsize::new(0),
             asks_sequences: AtomicBool::new(false),
             state: Mutex::default(),
@@ -141,10 +158,41 @@ impl Shared {
         lock(&self.state).open
     }
 
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// How many connections are to be closed because the limit has become smaller.
+    pub fn beyond_limit(&self) -> usize {
+        self.open().saturating_sub(self.limit())
+    }
+
+    /// Those who wait go on at once where there is room now.
+    fn set_limit(self: &Arc<Self>, limit: usize) {
+        let mut state = lock(&self.state);
+        self.limit.store(limit, Ordering::Relaxed);
+        while state.open < limit && self.pass_on(&mut state) {
+            state.open += 1;
+        }
+    }
+
+    /// Gives a place to the longest waiter; false if nobody waits.
+    fn pass_on(self: &Arc<Self>, state: &mut State) -> bool {
+        while let Some(waiter) = state.queue.pop_front() {
+            self.count(state);
+            match waiter.turn.send(Turn::MayOpen(self.slot())) {
+                Ok(()) => return true,
+                Err(Turn::MayOpen(mut back)) => back.armed = false,
+                Err(_) => {}
+            }
+        }
+        false
+    }
+
     /// A place under the limit, if one is free.
     pub fn reserve(self: &Arc<Self>) -> Option<Slot> {
         let mut state = lock(&self.state);
-        (state.open < self.limit).then(|| {
+        (state.open < self.limit()).then(|| {
             state.open += 1;
             self.slot()
         })
@@ -157,7 +205,7 @@ impl Shared {
         if state.queue.len() >= waiting_max {
             state.queue.retain(|waiter| !waiter.turn.is_closed());
         }
-        if state.queue.is_empty() && state.open < self.limit {
+        if state.queue.is_empty() && state.open < self.limit() {
             state.open += 1;
             return Place::Open(self.slot());
         }
@@ -217,19 +265,81 @@ impl Drop for Slot {
             return;
         }
         let mut state = lock(&self.shared.state);
-        while let Some(waiter) = state.queue.pop_front() {
-            self.shared.count(&state);
-            match waiter.turn.send(Turn::MayOpen(self.shared.slot())) {
-                Ok(()) => return,
-                Err(Turn::MayOpen(mut back)) => back.armed = false,
-                Err(_) => {}
-            }
+        if state.open > self.shared.limit() || !self.shared.pass_on(&mut state) {
+            state.open -= 1;
         }
-        state.open -= 1;
     }
 }
 
 /// The data is whole even if a thread panicked while it held the lock: each update is one step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    fn pool(limit: usize) -> Arc<Shared> {
+        let key = PoolKey { node: NodeId(0), user: "u".into(), database: "d".into() };
+        Arc::new(Shared::new(key, limit))
+    }
+
+    fn wait(pool: &Arc<Shared>) -> oneshot::Receiver<Turn> {
+        match pool.place(0, 10) {
+            Place::Wait(turn) => turn,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn may_open(turn: &mut oneshot::Receiver<Turn>) -> Option<Slot> {
+        match turn.try_recv() {
+            Ok(Turn::MayOpen(slot)) => Some(slot),
+            Ok(other) => panic!("{other:?}"),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
+    }
+
+    #[test]
+    fn a_place_that_comes_free_goes_to_the_longest_waiter_that_is_still_there() {
+        let pool = pool(1);
+        let slot = pool.reserve().expect("room");
+        let (gone, mut first, mut second) = (wait(&pool), wait(&pool), wait(&pool));
+        drop(gone);
+        drop(slot);
+        let slot = may_open(&mut first).expect("a turn");
+        assert!(may_open(&mut second).is_none());
+        assert_eq!((pool.open(), pool.waiting()), (1, 1));
+        drop((slot, second));
+        assert_eq!((pool.open(), pool.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn a_larger_limit_lets_those_go_on_who_wait() {
+        let pool = pool(1);
+        let _slot = pool.reserve().expect("room");
+        let (gone, mut first, mut second, mut third) =
+            (wait(&pool), wait(&pool), wait(&pool), wait(&pool));
+        drop(gone);
+        pool.set_limit(3);
+        let turns = [&mut first, &mut second, &mut third].map(may_open);
+        assert_eq!(turns.each_ref().map(Option::is_some), [true, true, false]);
+        assert_eq!((pool.open(), pool.waiting()), (3, 1));
+    }
+
+    #[test]
+    fn a_smaller_limit_is_reached_as_connections_come_free() {
+        let pool = pool(3);
+        let mut slots: Vec<Slot> = (0..3).filter_map(|_| pool.reserve()).collect();
+        pool.set_limit(1);
+        let mut waits = wait(&pool);
+        assert_eq!(pool.beyond_limit(), 2);
+        slots.pop();
+        slots.pop();
+        assert_eq!((pool.beyond_limit(), pool.open()), (0, 1));
+        assert!(may_open(&mut waits).is_none(), "there is one still");
+        slots.pop();
+        assert!(may_open(&mut waits).is_some());
+    }
 }

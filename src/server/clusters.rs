@@ -8,9 +8,9 @@ use crate::frontend::cluster::ClusterHandle;
 use crate::frontend::commits::Commits;
 use crate::metrics::{ControlMetrics, PoolRegistry};
 use crate::monitor::catalog::{PostgresCatalogs, PostgresLoader};
-use crate::monitor::{Memory, Monitor, MonitorHandle, first_snapshot};
+use crate::monitor::{Memory, Monitor, MonitorHandle, Past, Stopped, first_snapshot};
 use crate::pool::{Lend, Pools};
-use crate::topology::Topology;
+use crate::topology::{Evidence, Topology};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -25,7 +25,10 @@ pub struct Running {
 struct Watched {
     running: Arc<Running>,
     monitor: MonitorHandle,
-    followers: Vec<JoinHandle<()>>,
+    /// Tells the catalogs of a new primary.
+    follower: JoinHandle<()>,
+    /// Counts failovers.
+    counter: JoinHandle<()>,
 }
 
 /// All clusters.
@@ -69,8 +72,8 @@ impl ClusterSet {
         Ok(())
     }
 
-    /// Replaces the clusters. One whose nodes stay the same keeps its snapshot, and what its
-    /// monitor remembers of timelines is never forgotten.
+    /// Replaces the clusters. What a new configuration does not concern goes on: connections, the
+    /// monitor and what it has seen, catalogs, the epoch.
     pub async fn commit(&mut self, prepared: Prepared) {
         let mut old = std::mem::take(&mut self.watched);
         for (index, (cluster, tls)) in prepared.clusters.into_iter().enumerate() {
@@ -78,7 +81,10 @@ impl ClusterSet {
                 .iter()
                 .position(|watched| watched.running.handle.config.name == cluster.name)
                 .map(|at| old.swap_remove(at));
-            let watched = self.start(index, cluster, tls, before).await;
+            let watched = match before {
+                Some(before) => self.go_on(before, index, cluster, tls).await,
+                None => self.start(index, cluster, tls, Memory::default()),
+            };
             self.watched.push(watched);
         }
         for watched in old {
@@ -86,61 +92,131 @@ impl ClusterSet {
         }
     }
 
-    async fn start(
+    /// A cluster of which nothing is known but what a monitor of the same name remembers.
+    fn start(
         &self,
         index: usize,
         cluster: Arc<config::Cluster>,
         tls: Arc<ServerTlsConnector>,
-        before: Option<Watched>,
+        memory: Memory,
     ) -> Watched {
-        let mut memory = Memory::default();
-        let mut kept = None;
-        if let Some(before) = before {
-            let same = same_nodes(&before.running.handle.config, &cluster);
-            let topology = before.running.handle.topology.clone();
-            if let Some(stopped) = before.stop().await {
-                memory = stopped.memory;
-                kept = same.then_some((topology, stopped.evidence));
-            }
-        }
-        let (topology, evidence) = kept.unwrap_or_else(|| Topology::new(first_snapshot(&cluster)));
-        let probes = cluster.nodes.iter().map(|node| self.control.node(&cluster.name, &node.name));
-        let monitor = Monitor::spawn_counted(
-            cluster.clone(),
-            topology.clone(),
-            evidence,
-            &tls,
-            memory,
-            probes.collect(),
-        );
-        let loader = PostgresLoader::new(cluster.clone(), topology.clone(), tls.clone());
-        let interval = cluster.monitor.catalog_interval;
+        let (topology, evidence) = Topology::new(first_snapshot(&cluster));
+        let past = Past { memory, ..Past::default() };
+        let monitor = self.watch(&cluster, &topology, evidence, &tls, past);
+        let (catalogs, follower) = self.catalogs(&cluster, &topology, &tls);
         let events = self.control.cluster(&cluster.name);
-        let catalogs = PostgresCatalogs::new(loader, interval, Handle::current());
-        let catalogs = Arc::new(catalogs.counted(events.clone()));
-        let follower = {
-            let (catalogs, topology) = (catalogs.clone(), topology.clone());
-            tokio::spawn(async move { catalogs.follow(&topology).await })
-        };
         let counter = tokio::spawn(crate::admin::failovers::count(topology.clone(), events));
-        let pools = Pools::new(
-            cluster.clone(),
-            topology.clone(),
-            tls.clone(),
-            self.pools.clone(),
-            self.lenders.clone(),
-        );
         let handle = ClusterHandle {
             index,
-            gate: Arc::new(Gate::new(cluster.gate.hold, cluster.gate.waiting_max)),
-            config: cluster,
-            topology,
+            gate: gate(&cluster),
             catalogs,
-            pools: Arc::new(pools),
+            pools: self.pools(&cluster, &topology, &tls),
             commits: Commits::new(self.lenders.len()),
+            topology,
+            config: cluster,
         };
         let running = Arc::new(Running { handle: Arc::new(handle), tls });
-        Watched { running, monitor, followers: vec![follower, counter] }
+        Watched { running, monitor, follower, counter }
+    }
+
+    /// A cluster that was there before, under its new configuration.
+    async fn go_on(
+        &self,
+        before: Watched,
+        index: usize,
+        cluster: Arc<config::Cluster>,
+        tls: Arc<ServerTlsConnector>,
+    ) -> Watched {
+        let known = before.running.clone();
+        let (handle, changed) = (&known.handle, Changed::between(&known.handle.config, &cluster));
+        if changed.nodes {
+            // The memory is all that holds for other nodes.
+            let memory = before.stop().await.map(|stopped| stopped.past.memory);
+            return self.start(index, cluster, tls, memory.unwrap_or_default());
+        }
+        if !changed.login {
+            // Files of the same names may hold other certificates by now.
+            known.tls.adopt(&tls);
+        }
+        if handle.index == index && *handle.config == *cluster {
+            return before;
+        }
+        let tls = if changed.login { tls } else { known.tls.clone() };
+        let topology = handle.topology.clone();
+        let Watched { monitor, follower, counter, .. } = before;
+        let monitor = if changed.login || changed.probes {
+            let Some(Stopped { past, evidence }) = monitor.stop().await else {
+                follower.abort();
+                counter.abort();
+                return self.start(index, cluster, tls, Memory::default());
+            };
+            self.watch(&cluster, &topology, evidence, &tls, past)
+        } else {
+            monitor
+        };
+        let (catalogs, follower) = if changed.login || changed.catalog {
+            follower.abort();
+            self.catalogs(&cluster, &topology, &tls)
+        } else {
+            (handle.catalogs.clone(), follower)
+        };
+        let pools = if changed.login {
+            self.pools(&cluster, &topology, &tls)
+        } else {
+            handle.pools.set_limits(&cluster.pool);
+            handle.pools.clone()
+        };
+        let same_gate = handle.config.gate == cluster.gate;
+        let handle = ClusterHandle {
+            index,
+            gate: if same_gate { handle.gate.clone() } else { gate(&cluster) },
+            catalogs,
+            pools,
+            commits: handle.commits.clone(),
+            topology,
+            config: cluster,
+        };
+        let running = Arc::new(Running { handle: Arc::new(handle), tls });
+        Watched { running, monitor, follower, counter }
+    }
+
+    fn watch(
+        &self,
+        cluster: &Arc<config::Cluster>,
+        topology: &Arc<Topology>,
+        evidence: mpsc::Receiver<Evidence>,
+        tls: &Arc<ServerTlsConnector>,
+        past: Past,
+    ) -> MonitorHandle {
+        let probes = cluster.nodes.iter().map(|node| self.control.node(&cluster.name, &node.name));
+        let (cluster, topology) = (cluster.clone(), topology.clone());
+        Monitor::spawn_counted(cluster.clone(), topology, evidence, tls, past, probes.collect())
+    }
+
+    /// With the task that tells them of each change of the primary.
+    fn catalogs(
+        &self,
+        cluster: &Arc<config::Cluster>,
+        topology: &Arc<Topology>,
+        tls: &Arc<ServerTlsConnector>,
+    ) -> (Arc<PostgresCatalogs>, JoinHandle<()>) {
+        let loader = PostgresLoader::new(cluster.clone(), topology.clone(), tls.clone());
+        let interval = cluster.monitor.catalog_interval;
+        let catalogs = PostgresCatalogs::new(loader, interval, Handle::current());
+        let catalogs = Arc::new(catalogs.counted(self.control.cluster(&cluster.name)));
+        let (follower, topology) = (catalogs.clone(), topology.clone());
+        (catalogs, tokio::spawn(async move { follower.follow(&topology).await }))
+    }
+
+    fn pools(
+        &self,
+        cluster: &Arc<config::Cluster>,
+        topology: &Arc<Topology>,
+        tls: &Arc<ServerTlsConnector>,
+    ) -> Arc<Pools> {
+        let (registry, lenders) = (self.pools.clone(), self.lenders.clone());
+        let pools = Pools::new(cluster.clone(), topology.clone(), tls.clone(), registry, lenders);
+        Arc::new(pools)
     }
 
     pub fn handles(&self) -> Vec<Arc<ClusterHandle>> {
@@ -173,22 +249,52 @@ impl ClusterSet {
 }
 
 impl Watched {
-    async fn stop(self) -> Option<crate::monitor::Stopped> {
-        for follower in self.followers {
-            follower.abort();
-        }
+    async fn stop(self) -> Option<Stopped> {
+        self.follower.abort();
+        self.counter.abort();
         self.monitor.stop().await
     }
 }
 
-/// Whether two configurations of a cluster name the same nodes in the same order, so that node
-/// ids keep their meaning.
-fn same_nodes(before: &config::Cluster, after: &config::Cluster) -> bool {
-    before.nodes.len() == after.nodes.len()
-        && before.nodes.iter().zip(&after.nodes).all(|(before, after)| {
-            before.name == after.name
-                && before.address == after.address
-                && before.zone == after.zone
-                && before.weight == after.weight
-        })
+fn gate(cluster: &config::Cluster) -> Arc<Gate> {
+    Arc::new(Gate::new(cluster.gate.hold, cluster.gate.waiting_max))
+}
+
+/// What a cluster's new configuration concerns. What is not here (pool, routing, gate, databases)
+/// is looked up for each request or each session.
+struct Changed {
+    /// Node ids mean something else: all is new.
+    nodes: bool,
+    /// Connections are opened in another way.
+    login: bool,
+    /// How nodes are watched.
+    probes: bool,
+    catalog: bool,
+}
+
+impl Changed {
+    fn between(before: &config::Cluster, after: &config::Cluster) -> Changed {
+        let places = |cluster: &config::Cluster| -> Vec<_> {
+            let place = |node: &config::NodeConfig| (node.name.clone(), node.address.clone());
+            cluster.nodes.iter().map(place).collect()
+        };
+        let probes = |cluster: &config::Cluster| {
+            let (monitor, routing) = (&cluster.monitor, &cluster.routing);
+            (
+                (monitor.interval, monitor.timeout, monitor.failures),
+                (routing.lag_max, routing.lag_bytes_max, cluster.pool.connect_timeout),
+            )
+        };
+        let catalog = |cluster: &config::Cluster| {
+            let routing = &cluster.routing;
+            let rules = (routing.read_functions.clone(), routing.write_functions.clone());
+            (cluster.monitor.catalog_interval, rules)
+        };
+        Changed {
+            nodes: before.engine != after.engine || places(before) != places(after),
+            login: before.service != after.service || before.server_tls != after.server_tls,
+            probes: before.nodes != after.nodes || probes(before) != probes(after),
+            catalog: catalog(before) != catalog(after),
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::admin::{AdminState, http};
 use crate::config::tls::TlsError;
 use crate::config::{Config, Problems};
 use crate::frontend::postgres::auth_context::{AuthContext, ContextError};
-use crate::metrics::{ControlMetrics, Layout, PoolRegistry, StatsRegistry};
+use crate::metrics::{ControlMetrics, Layout, PoolRegistry, Process, StatsRegistry};
 use arc_swap::ArcSwap;
 use clusters::ClusterSet;
 use std::io;
@@ -119,6 +119,7 @@ impl Server {
             stats,
             pools,
             control,
+            process: Process::this(),
             draining: Arc::new(AtomicBool::new(false)),
         });
         let (stop_http, stopped) = watch::channel(false);
@@ -193,9 +194,9 @@ impl Server {
         let lookup = lookup::secrets(&next, &self.clusters.running());
         self.auth.reload(&next, lookup)?;
         self.admin.clusters.store(Arc::new(self.clusters.views()));
-        let layout = layout(&next);
+        let layout = Some(layout(&next)).filter(|next| *next != layout(&self.config));
         for worker in &self.workers {
-            let pen = self.admin.stats.worker(&layout);
+            let pen = layout.as_ref().map(|layout| self.admin.stats.worker(layout));
             worker
                 .send(Message::Reload {
                     limits: next.limits.clone(),

@@ -49,7 +49,8 @@ pub enum Message {
     Reload {
         limits: Limits,
         clusters: Vec<Arc<ClusterHandle>>,
-        stats: WorkerStats,
+        /// `None`: the clusters and nodes are those of before.
+        stats: Option<WorkerStats>,
     },
     /// Idle clients are told good-bye, the others when they are done.
     Drain,
@@ -214,7 +215,9 @@ impl Thread {
             Message::Peers(peers) => *self.peers.borrow_mut() = peers,
             Message::Reload { limits, clusters, stats } => {
                 self.worker.replace_limits(limits);
-                self.worker.replace_stats(stats);
+                if let Some(stats) = stats {
+                    self.worker.replace_stats(stats);
+                }
                 self.install(clusters);
                 self.worker.wake_all();
             }
@@ -229,14 +232,25 @@ impl Thread {
         }
     }
 
-    /// Sessions of the old clusters move over when they are free.
+    /// A cluster that is as it was stays; sessions of the others move over when they are free.
     fn install(&self, clusters: Vec<Arc<ClusterHandle>>) {
         let index = self.worker.index;
-        let fresh = clusters.into_iter().map(|handle| Rc::new(LocalCluster::new(handle, index)));
-        let old = self.worker.clusters.replace(fresh.collect());
+        let old = self.worker.clusters.take();
+        let fresh = clusters.into_iter().map(|handle| {
+            let same_pools =
+                |known: &&Rc<LocalCluster>| Arc::ptr_eq(&known.handle.pools, &handle.pools);
+            match old.iter().find(same_pools) {
+                Some(known) if Arc::ptr_eq(&known.handle, &handle) => known.clone(),
+                Some(known) => Rc::new(known.successor(handle)),
+                None => Rc::new(LocalCluster::new(handle, index)),
+            }
+        });
+        let fresh: Vec<_> = fresh.collect();
         for cluster in old {
-            cluster.retired.set(true);
+            let stays = fresh.iter().any(|now| Rc::ptr_eq(now, &cluster));
+            cluster.retired.set(!stays);
         }
+        self.worker.clusters.replace(fresh);
     }
 
     /// A client from its first byte to its session.

@@ -46,6 +46,7 @@ fn fixture() -> Fixture {
         database: "shop".into(),
     });
     let state = AdminState {
+        process: crate::metrics::Process::this(),
         clusters: ArcSwap::from_pointee(vec![cluster_view("main", &topology)]),
         stats: Arc::clone(&registry),
         pools,

@@ -11,7 +11,7 @@ const SCRAPE_LABELS: [&str; 3] = ["instance", "job", "le"];
 fn uses(expression: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     let mut rest = expression;
-    while let Some(at) = rest.find("tiffin_") {
+    while let Some(at) = ["tiffin_", "process_"].iter().filter_map(|head| rest.find(head)).min() {
         let is_inside = rest[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
         rest = &rest[at..];
         let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
