@@ -4,7 +4,7 @@ use super::StartError;
 use super::worker::{Message, WorkerHandle};
 use crate::config::ListenAddress;
 use crate::frontend::postgres::startup::PeerAddress;
-use crate::protocol::postgres::reply::Report;
+use crate::protocol::postgres::error::Report;
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::fs;

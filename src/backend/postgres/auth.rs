@@ -8,7 +8,7 @@ use super::auth_wire::Wire;
 use super::connect::ConnectError;
 use crate::protocol::postgres::auth::{self, AuthMessage};
 use crate::protocol::postgres::scram::{self, Binding, ClientExchange, ClientKeys, Salting};
-use crate::protocol::postgres::{error::ErrorFields, md5};
+use crate::protocol::postgres::{error::ServerError, md5};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::BytesMut;
 use secrecy::{ExposeSecret, SecretString};
@@ -253,7 +253,7 @@ pub(super) async fn request<S: AsyncRead + AsyncWrite + Unpin>(
         let message = wire.message(MESSAGE_BYTES_MAX).await?;
         match message.tag {
             b'R' => return Ok(message.body),
-            b'E' => return Err(ConnectError::Server(Box::new(ErrorFields::parse(&message.body)))),
+            b'E' => return Err(ConnectError::Server(Box::new(ServerError::parse(&message.body)))),
             b'N' => {}
             tag => {
                 return Err(ConnectError::NotPostgres(format!(

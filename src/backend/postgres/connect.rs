@@ -12,7 +12,7 @@ use super::auth_wire::{Wire, WireError};
 use crate::backend::stream::{Plain, Stream};
 use crate::config::tls::{self, Connecting, ServerTlsConnector};
 use crate::config::{Address, ServerTlsMode};
-use crate::protocol::postgres::error::ErrorFields;
+use crate::protocol::postgres::error::ServerError;
 use crate::protocol::postgres::scram::ServerMessageError;
 use crate::protocol::postgres::startup::{self, Parameter};
 use bytes::BytesMut;
@@ -123,7 +123,7 @@ pub enum ConnectError {
     ShuttingDown,
     /// What the server said, to be passed on where it is the client's business.
     #[error("the server refused: {} {}: {}", .0.severity, .0.sqlstate, .0.message)]
-    Server(Box<ErrorFields>),
+    Server(Box<ServerError>),
 }
 
 impl From<WireError> for ConnectError {
@@ -204,7 +204,7 @@ async fn negotiate(target: &Target<'_>, deadline: Instant) -> Result<Established
     }
 }
 
-fn refuses_version(fields: &ErrorFields) -> bool {
+fn refuses_version(fields: &ServerError) -> bool {
     matches!(&*fields.sqlstate, "0A000" | "08P01") && fields.message.contains("protocol")
 }
 
@@ -255,7 +255,7 @@ async fn version<S: AsyncRead + AsyncWrite + Unpin>(
             Ok((minor, auth::request(wire).await?))
         }
         b'R' => Ok((asked, message.body)),
-        b'E' => Err(ConnectError::Server(Box::new(ErrorFields::parse(&message.body)))),
+        b'E' => Err(ConnectError::Server(Box::new(ServerError::parse(&message.body)))),
         b'N' => Ok((asked, auth::request(wire).await?)),
         tag => Err(ConnectError::NotPostgres(format!(
             "it answers with a message of type {:?}",
@@ -294,7 +294,7 @@ async fn opening<S: AsyncRead + AsyncWrite + Unpin>(
                 opening.secret_key = key.into();
             }
             b'Z' if body == b"I" => return Ok(opening),
-            b'E' => return Err(ConnectError::Server(Box::new(ErrorFields::parse(body)))),
+            b'E' => return Err(ConnectError::Server(Box::new(ServerError::parse(body)))),
             b'N' => {}
             tag => {
                 return Err(ConnectError::NotPostgres(format!(

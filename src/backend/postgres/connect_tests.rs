@@ -7,7 +7,7 @@ use super::connect_fixture::{PATIENCE, Server};
 use crate::config::tls::ServerTlsConnector;
 use crate::config::tls_fixture::Certificates;
 use crate::config::{Address, Secret, ServerTlsMode, Service};
-use crate::protocol::postgres::error::{Severity, encode_error};
+use crate::protocol::postgres::error::Report;
 use crate::protocol::postgres::md5;
 use crate::protocol::postgres::scram::{Verifier, derive};
 use crate::protocol::postgres::startup::Parameter;
@@ -281,9 +281,9 @@ async fn users_are_looked_up(server: &Server, certificates: &Certificates) {
 async fn pretenders_are_found_out_in_time() {
     let secret = pw();
     let error = |message: &str| {
-        let mut bytes = bytes::BytesMut::new();
-        encode_error(&mut bytes, Severity::Fatal, "57P03", message, None, None);
-        bytes.to_vec()
+        let mut bytes = Vec::new();
+        Report::fatal("57P03", message).put(&mut bytes);
+        bytes
     };
     let nonce_of_another = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0".to_vec();
     for (name, bytes, expected) in [
@@ -423,9 +423,9 @@ async fn connect_in_turns(tls: &ServerTlsConnector, turns: &[&[u8]]) -> Establis
 #[tokio::test]
 async fn less_is_tried_where_more_is_refused() {
     let welcome = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x05abcdZ\0\0\0\x05I";
-    let mut refused = bytes::BytesMut::new();
+    let mut refused = Vec::new();
     let message = "unsupported frontend protocol 3.2: server supports 3.0 to 3.0";
-    encode_error(&mut refused, Severity::Fatal, "0A000", message, None, None);
+    Report::fatal("0A000", message).put(&mut refused);
     let off = ServerTlsConnector::disabled();
     let old = connect_in_turns(&off, &[&refused, welcome]).await;
     assert_eq!((old.minor, old.process_id, &*old.secret_key), (0, 5, &b"abcd"[..]));

@@ -15,8 +15,9 @@
 //! written to the client from that same buffer. No socket and no clock in here.
 
 use crate::protocol::buffer::Buffer;
+use crate::protocol::postgres::error::ErrorFields;
 use crate::protocol::postgres::frame::{self, FrameError, HEAD_BYTES};
-use crate::protocol::postgres::reply::{self, ErrorFields, Status};
+use crate::protocol::postgres::reply::{self, Status};
 use crate::sql::Statement;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -333,7 +334,7 @@ impl Replies {
     ) -> Fate {
         self.failed = true;
         self.copy_in = false;
-        let fate = match watch.error(&reply::error_fields(message), front) {
+        let fate = match watch.error(&ErrorFields::of_message(message), front) {
             OnError::Intercept => Fate::Intercept,
             OnError::Forward => Fate::Forward,
             OnError::Swallow => Fate::Swallow,

@@ -1,7 +1,7 @@
 //! What ends a request or a conversation, and how the client is told.
 
+use crate::protocol::postgres::error::{Report, Severity};
 use crate::protocol::postgres::frame::FrameError;
-use crate::protocol::postgres::reply::{Report, Severity};
 use std::io;
 use std::time::Duration;
 use thiserror::Error;

@@ -4,9 +4,8 @@ use super::startup::Accepted;
 use crate::backend::postgres::connect::{Target, connect};
 use crate::backend::stream::Stream;
 use crate::frontend::cluster::ClusterHandle;
-use crate::protocol::postgres::reply::{
-    Report, Status, put_backend_key, put_parameter_status, put_ready,
-};
+use crate::protocol::postgres::error::Report;
+use crate::protocol::postgres::reply::{Status, put_backend_key, put_parameter_status, put_ready};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 
 /// Connects to the primary as the client asked, and copies bytes until one side is done.

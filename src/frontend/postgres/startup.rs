@@ -19,7 +19,7 @@ use crate::backend::stream::{Plain, Stream};
 use crate::config::ClientTlsMode;
 use crate::config::tls::{self, Accepting, AcceptingTls};
 use crate::protocol::postgres::auth::AuthMessage;
-use crate::protocol::postgres::error::{Severity, encode_error};
+use crate::protocol::postgres::error::Report;
 use crate::protocol::postgres::startup::{self, Packet, Parameter, Startup, StartupPacketError};
 use bytes::BytesMut;
 use std::fmt;
@@ -393,9 +393,9 @@ async fn farewell(mut wire: Wire<Stream>, error: &StartupError, delay: Duration)
     if refusal.delayed {
         sleep(delay).await;
     }
-    let mut out = BytesMut::new();
+    let mut out = Vec::new();
     let (detail, hint) = (refusal.detail.as_deref(), refusal.hint.as_deref());
-    encode_error(&mut out, Severity::Fatal, refusal.sqlstate, &refusal.message, detail, hint);
+    Report { detail, hint, ..Report::fatal(refusal.sqlstate, &refusal.message) }.put(&mut out);
     // A client that does not read, or is gone, is not owed more than this.
     let _ = timeout(FAREWELL, async {
         wire.send(&out).await.ok()?;

@@ -9,7 +9,7 @@ use crate::backend::stream::Plain;
 use crate::config::tls::ServerTlsConnector;
 use crate::config::tls_fixture::Certificates;
 use crate::config::*;
-use crate::protocol::postgres::error::ErrorFields;
+use crate::protocol::postgres::error::ServerError;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -159,7 +159,7 @@ async fn bad_input_is_refused_in_words() {
         let Err(StartupError::Refused(refusal)) = opening else { panic!("{case}: {opening:?}") };
         assert_eq!(refusal.sqlstate, sqlstate, "{case}");
         assert_eq!(told.get(before), Some(&b'E'), "{case}: {told:?}");
-        let fields = ErrorFields::parse(&told[before + 5..]);
+        let fields = ServerError::parse(&told[before + 5..]);
         assert_eq!((&*fields.severity, &*fields.sqlstate), ("FATAL", sqlstate), "{case}");
         assert!(fields.message.contains(message), "{case}: {}", fields.message);
     }
@@ -192,7 +192,7 @@ async fn clients_that_leave_or_stall_end() {
         if told_length == 0 {
             assert_eq!(told, b"", "{bytes:?}");
         } else {
-            assert_eq!(ErrorFields::parse(&told[told_length + 5..]).sqlstate, "57014");
+            assert_eq!(ServerError::parse(&told[told_length + 5..]).sqlstate, "57014");
         }
     }
 }
@@ -303,7 +303,7 @@ async fn direct_tls_without_its_protocol_name_is_refused() {
     tokio::join!(client, server);
     let Some(Err(StartupError::Refused(refusal))) = far else { panic!("{far:?}") };
     assert_eq!(refusal.sqlstate, "08P01");
-    let told = ErrorFields::parse(&near[5..]);
+    let told = ServerError::parse(&near[5..]);
     assert!(told.message.contains("without ALPN"), "{}", told.message);
 }
 

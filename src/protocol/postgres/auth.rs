@@ -3,7 +3,7 @@
 //! Here: bytes in, values out, and the other way. Not here: SCRAM's own messages ([`super::scram`]).
 //! Source: PostgreSQL documentation, "Message Formats", Authentication*, SASL*, PasswordMessage.
 
-use super::error::{framed, put_cstr};
+use super::frame::{framed, put_cstr};
 use super::startup::take_cstr;
 use bytes::{BufMut, BytesMut};
 

@@ -3,143 +3,125 @@
 //! Here: bytes in, bytes out. Not here: which error a situation deserves.
 //! Source: PostgreSQL documentation, "Error and Notice Message Fields".
 
-use bytes::{BufMut, BytesMut};
+use super::frame::{body, c_string, put};
 
 /// What becomes of the session, as PostgreSQL words it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// The statement failed, the session goes on.
-    Error,
     /// The session ends.
     Fatal,
+    /// The statement failed, the session goes on.
+    Error,
     Warning,
-    Notice,
 }
 
-impl Severity {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Severity::Error => "ERROR",
-            Severity::Fatal => "FATAL",
-            Severity::Warning => "WARNING",
-            Severity::Notice => "NOTICE",
-        }
+/// An error or a notice for a client. The message's tag follows from the severity.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    pub severity: Severity,
+    /// The five characters of the error's class.
+    pub sqlstate: &'a str,
+    pub message: &'a str,
+    pub detail: Option<&'a str>,
+    pub hint: Option<&'a str>,
+}
+
+impl<'a> Report<'a> {
+    pub fn error(sqlstate: &'a str, message: &'a str) -> Report<'a> {
+        Report { severity: Severity::Error, sqlstate, message, detail: None, hint: None }
+    }
+
+    pub fn fatal(sqlstate: &'a str, message: &'a str) -> Report<'a> {
+        Report { severity: Severity::Fatal, ..Report::error(sqlstate, message) }
+    }
+
+    /// Appends it as one message.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        let (tag, severity) = match self.severity {
+            Severity::Fatal => (b'E', "FATAL"),
+            Severity::Error => (b'E', "ERROR"),
+            Severity::Warning => (b'N', "WARNING"),
+        };
+        // A server may translate S, V never; ours are the same word.
+        let fields = [
+            (b'S', Some(severity)),
+            (b'V', Some(severity)),
+            (b'C', Some(self.sqlstate)),
+            (b'M', Some(self.message)),
+            (b'D', self.detail),
+            (b'H', self.hint),
+        ];
+        put(out, tag, |out| {
+            for (kind, value) in fields {
+                if let Some(value) = value {
+                    out.push(kind);
+                    // A NUL would end the field early, and the rest pass for another one.
+                    out.extend(value.bytes().filter(|&byte| byte != 0));
+                    out.push(0);
+                }
+            }
+            out.push(0);
+        });
     }
 }
 
-/// Appends an ErrorResponse (`E`). `sqlstate` is the five characters of the error's class.
-pub fn encode_error(
-    out: &mut BytesMut,
-    severity: Severity,
-    sqlstate: &str,
-    message: &str,
-    detail: Option<&str>,
-    hint: Option<&str>,
-) {
-    encode_fields(out, b'E', severity, sqlstate, message, detail, hint);
+/// The fields of an ErrorResponse or NoticeResponse that the proxy acts on, where they stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ErrorFields<'a> {
+    /// Not localised (`V`), or `S` from servers before 9.6.
+    pub severity: &'a [u8],
+    pub sqlstate: &'a [u8],
+    pub message: &'a [u8],
 }
 
-/// Appends a NoticeResponse (`N`).
-pub fn encode_notice(
-    out: &mut BytesMut,
-    severity: Severity,
-    sqlstate: &str,
-    message: &str,
-    detail: Option<&str>,
-    hint: Option<&str>,
-) {
-    encode_fields(out, b'N', severity, sqlstate, message, detail, hint);
-}
-
-fn encode_fields(
-    out: &mut BytesMut,
-    tag: u8,
-    severity: Severity,
-    sqlstate: &str,
-    message: &str,
-    detail: Option<&str>,
-    hint: Option<&str>,
-) {
-    framed(out, tag, |out| {
-        // S may be translated by a server, V never is; ours are the same word.
-        field(out, b'S', severity.as_str());
-        field(out, b'V', severity.as_str());
-        field(out, b'C', sqlstate);
-        field(out, b'M', message);
-        if let Some(detail) = detail {
-            field(out, b'D', detail);
-        }
-        if let Some(hint) = hint {
-            field(out, b'H', hint);
-        }
-        out.put_u8(0);
-    });
-}
-
-fn field(out: &mut BytesMut, code: u8, text: &str) {
-    out.put_u8(code);
-    put_cstr(out, text.as_bytes());
-}
-
-/// Appends bytes and their terminator. A zero byte inside would end the field early and let the
-/// rest pass for another field, so it is left out.
-pub(crate) fn put_cstr(out: &mut BytesMut, text: &[u8]) {
-    for part in text.split(|byte| *byte == 0) {
-        out.extend_from_slice(part);
+impl<'a> ErrorFields<'a> {
+    /// Reads a whole message; fields that are missing or broken stay empty.
+    pub fn of_message(message: &'a [u8]) -> ErrorFields<'a> {
+        ErrorFields::of_body(body(message))
     }
-    out.put_u8(0);
+
+    /// The same without tag and length.
+    pub fn of_body(mut rest: &'a [u8]) -> ErrorFields<'a> {
+        let mut fields = ErrorFields::default();
+        while let Some((&kind, after)) = rest.split_first() {
+            if kind == 0 {
+                break;
+            }
+            let Ok((value, next)) = c_string(after) else { break };
+            match kind {
+                b'V' => fields.severity = value,
+                b'S' if fields.severity.is_empty() => fields.severity = value,
+                b'C' => fields.sqlstate = value,
+                b'M' => fields.message = value,
+                _ => {}
+            }
+            rest = next;
+        }
+        fields
+    }
+
+    /// Whether the server closes the connection after it.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self.severity, b"FATAL" | b"PANIC")
+    }
 }
 
-/// Appends one message: the tag, the length of what `body` writes, and that.
-pub(crate) fn framed(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
-    out.put_u8(tag);
-    length_prefixed(out, body);
-}
-
-/// Appends a length that counts itself, and what `body` writes.
-pub(crate) fn length_prefixed(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
-    let start = out.len();
-    out.put_u32(0);
-    body(out);
-    // Everything written here is bounded by kilobytes; a message cannot outgrow 32 bits.
-    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
-}
-
-/// The fields of an ErrorResponse or NoticeResponse that the proxy looks at. Bytes that are not
-/// UTF-8 are replaced: before a session has an encoding, the server's messages may be in any.
+/// The same to keep. Bytes that are not UTF-8 are replaced: before a session has an encoding, the
+/// server's messages may be in any.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ErrorFields {
+pub struct ServerError {
     pub severity: String,
     pub sqlstate: String,
     pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
 }
 
-impl ErrorFields {
-    /// Reads the body (without tag and length). Unknown fields are skipped, missing ones are
-    /// empty; a body that ends in the middle of a field gives what came before it.
-    pub fn parse(mut body: &[u8]) -> ErrorFields {
-        let mut fields = ErrorFields::default();
-        while let Some((&code, rest)) = body.split_first() {
-            let Some(end) = rest.iter().position(|byte| *byte == 0) else { break };
-            if code == 0 {
-                break;
-            }
-            let text = || String::from_utf8_lossy(&rest[..end]).into_owned();
-            match code {
-                b'V' => fields.severity = text(),
-                b'S' if fields.severity.is_empty() => fields.severity = text(),
-                b'C' => fields.sqlstate = text(),
-                b'M' => fields.message = text(),
-                b'D' => fields.detail = Some(text()),
-                b'H' => fields.hint = Some(text()),
-                _ => {}
-            }
-            body = &rest[end + 1..];
-        }
-        fields
+impl ServerError {
+    /// Reads the body, without tag and length.
+    pub fn parse(body: &[u8]) -> ServerError {
+        let ErrorFields { severity, sqlstate, message } = ErrorFields::of_body(body);
+        let [severity, sqlstate, message] =
+            [severity, sqlstate, message].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        ServerError { severity, sqlstate, message }
     }
 }
 
@@ -147,29 +129,37 @@ impl ErrorFields {
 mod tests {
     use super::*;
 
+    fn written(report: Report<'_>) -> Vec<u8> {
+        let mut out = vec![];
+        report.put(&mut out);
+        out
+    }
+
     #[test]
     fn an_error_is_written_as_postgres_writes_it() {
-        let mut out = BytesMut::new();
-        encode_error(&mut out, Severity::Fatal, "28P01", "no", Some("d"), Some("h"));
-        assert_eq!(&out[..], b"E\0\0\0\x24SFATAL\0VFATAL\0C28P01\0Mno\0Dd\0Hh\0\0".as_slice());
-        assert_eq!(u32::from_be_bytes([out[1], out[2], out[3], out[4]]) as usize, out.len() - 1);
+        let out =
+            written(Report { detail: Some("d"), hint: Some("h"), ..Report::fatal("28P01", "no") });
+        assert_eq!(out, b"E\0\0\0\x24SFATAL\0VFATAL\0C28P01\0Mno\0Dd\0Hh\0\0");
+        let warning =
+            written(Report { severity: Severity::Warning, ..Report::error("01000", "m") });
+        assert_eq!(warning[0], b'N');
     }
 
     #[test]
     fn what_is_written_can_be_read() {
-        let mut out = BytesMut::new();
-        encode_notice(&mut out, Severity::Warning, "01000", "m", None, Some("h"));
-        let read = ErrorFields::parse(&out[5..]);
-        assert_eq!((&*read.severity, &*read.sqlstate, &*read.message), ("WARNING", "01000", "m"));
-        assert_eq!((read.detail, read.hint.as_deref()), (None, Some("h")));
+        let out = written(Report { hint: Some("try again"), ..Report::fatal("57P01", "bye") });
+        let fields = ErrorFields::of_message(&out);
+        assert!(fields.is_fatal());
+        assert_eq!((fields.sqlstate, fields.message), (&b"57P01"[..], &b"bye"[..]));
+        let kept = ServerError::parse(&out[5..]);
+        assert_eq!((&*kept.severity, &*kept.sqlstate, &*kept.message), ("FATAL", "57P01", "bye"));
     }
 
     #[test]
     fn a_zero_byte_in_a_text_adds_no_field() {
-        let mut out = BytesMut::new();
-        encode_error(&mut out, Severity::Error, "XX000", "a\0Hb", None, None);
-        let read = ErrorFields::parse(&out[5..]);
-        assert_eq!((&*read.message, read.hint), ("aHb", None));
+        let out = written(Report::error("XX000", "a\0Cb"));
+        let fields = ErrorFields::of_message(&out);
+        assert_eq!((fields.message, fields.sqlstate), (&b"aCb"[..], &b"XX000"[..]));
     }
 
     #[test]
@@ -177,7 +167,8 @@ mod tests {
         for (body, sqlstate) in
             [(&b""[..], ""), (b"C", ""), (b"C28", ""), (b"C28\0", "28"), (b"\0\0", "")]
         {
-            assert_eq!(ErrorFields::parse(body).sqlstate, sqlstate, "{body:?}");
+            assert_eq!(ServerError::parse(body).sqlstate, sqlstate, "{body:?}");
         }
+        assert_eq!(ErrorFields::of_message(b"E"), ErrorFields::default());
     }
 }

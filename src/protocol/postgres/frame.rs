@@ -1,5 +1,6 @@
 //! Message frames: a tag byte and a big-endian length that counts itself (manual, section 55.2).
 
+use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 
 /// Tag and length field.
@@ -61,6 +62,31 @@ pub fn put(out: &mut Vec<u8>, tag: u8, fill: impl FnOnce(&mut Vec<u8>)) {
     fill(out);
     let length = u32::try_from(out.len() - at).unwrap_or(u32::MAX);
     out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Appends bytes and their terminator. A zero byte inside would end the field early and let the
+/// rest pass for another field, so it is left out.
+pub(crate) fn put_cstr(out: &mut BytesMut, text: &[u8]) {
+    for part in text.split(|byte| *byte == 0) {
+        out.extend_from_slice(part);
+    }
+    out.put_u8(0);
+}
+
+/// Appends one message: the tag, the length of what `body` writes, and that.
+pub(crate) fn framed(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
+    out.put_u8(tag);
+    length_prefixed(out, body);
+}
+
+/// Appends a length that counts itself, and what `body` writes.
+pub(crate) fn length_prefixed(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
+    out.put_u32(0);
+    body(out);
+    // Everything written here is bounded by kilobytes; a message cannot outgrow 32 bits.
+    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
 #[cfg(test)]

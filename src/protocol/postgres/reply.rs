@@ -1,4 +1,5 @@
 //! What a server sends after start-up, read; and the few replies that the proxy writes itself.
+//! Errors and notices are `error.rs`.
 
 use super::frame::{FrameError, body, c_string, put};
 
@@ -29,43 +30,6 @@ impl Status {
             Status::Failed => b'E',
         }
     }
-}
-
-/// The fields of an ErrorResponse that the proxy acts on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ErrorFields<'a> {
-    /// Not localised (`V`), or `S` from servers before 9.6.
-    pub severity: &'a [u8],
-    pub sqlstate: &'a [u8],
-    pub message: &'a [u8],
-}
-
-impl ErrorFields<'_> {
-    /// Whether the server closes the connection after it.
-    pub fn is_fatal(&self) -> bool {
-        matches!(self.severity, b"FATAL" | b"PANIC")
-    }
-}
-
-/// Reads an ErrorResponse or NoticeResponse; fields that are missing or broken stay empty.
-pub fn error_fields(message: &[u8]) -> ErrorFields<'_> {
-    let mut fields = ErrorFields::default();
-    let mut rest = body(message);
-    while let Some((&kind, after)) = rest.split_first() {
-        if kind == 0 {
-            break;
-        }
-        let Ok((value, next)) = c_string(after) else { break };
-        match kind {
-            b'V' => fields.severity = value,
-            b'S' if fields.severity.is_empty() => fields.severity = value,
-            b'C' => fields.sqlstate = value,
-            b'M' => fields.message = value,
-            _ => {}
-        }
-        rest = next;
-    }
-    fields
 }
 
 /// Status of a complete ReadyForQuery.
@@ -146,78 +110,9 @@ pub fn put_text_columns(out: &mut Vec<u8>, column: &str) {
     });
 }
 
-/// An error or a notice for a client. The message tag follows the severity.
-#[derive(Debug, Clone, Copy)]
-pub struct Report<'a> {
-    pub severity: Severity,
-    pub sqlstate: &'a str,
-    pub message: &'a str,
-    pub detail: Option<&'a str>,
-    pub hint: Option<&'a str>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    Fatal,
-    Error,
-    Warning,
-}
-
-impl<'a> Report<'a> {
-    pub fn error(sqlstate: &'a str, message: &'a str) -> Report<'a> {
-        Report { severity: Severity::Error, sqlstate, message, detail: None, hint: None }
-    }
-
-    pub fn fatal(sqlstate: &'a str, message: &'a str) -> Report<'a> {
-        Report { severity: Severity::Fatal, ..Report::error(sqlstate, message) }
-    }
-
-    pub fn put(&self, out: &mut Vec<u8>) {
-        let (tag, severity) = match self.severity {
-            Severity::Fatal => (b'E', "FATAL"),
-            Severity::Error => (b'E', "ERROR"),
-            Severity::Warning => (b'N', "WARNING"),
-        };
-        let fields = [
-            (b'S', Some(severity)),
-            (b'V', Some(severity)),
-            (b'C', Some(self.sqlstate)),
-            (b'M', Some(self.message)),
-            (b'D', self.detail),
-            (b'H', self.hint),
-        ];
-        put(out, tag, |out| {
-            for (kind, value) in fields {
-                if let Some(value) = value {
-                    out.push(kind);
-                    // A NUL would end the field early.
-                    out.extend(value.bytes().filter(|&byte| byte != 0));
-                    out.push(0);
-                }
-            }
-            out.push(0);
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_errors_that_it_writes() {
-        let mut out = vec![];
-        Report { hint: Some("try again"), ..Report::fatal("57P01", "bye") }.put(&mut out);
-        let fields = error_fields(&out);
-        assert!(fields.is_fatal());
-        assert_eq!((fields.sqlstate, fields.message), (&b"57P01"[..], &b"bye"[..]));
-    }
-
-    #[test]
-    fn broken_errors_have_no_fields() {
-        assert_eq!(error_fields(b"E\0\0\0\x07Cab"), ErrorFields::default());
-        assert_eq!(error_fields(b"E"), ErrorFields::default());
-    }
 
     #[test]
     fn ready_needs_a_known_status() {

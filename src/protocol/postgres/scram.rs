@@ -95,6 +95,17 @@ fn prepare(password: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+/// What both sides sign: the messages of the exchange so far, in the parts that `hmac_sha256`
+/// takes (RFC 5802, AuthMessage).
+fn auth_message<'a>(
+    client_first_bare: &'a str,
+    server_first: &'a str,
+    without_proof: &'a str,
+) -> [&'a [u8]; 5] {
+    let comma: &[u8] = b",";
+    [client_first_bare.as_bytes(), comma, server_first.as_bytes(), comma, without_proof.as_bytes()]
+}
+
 fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Key {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
     parts.iter().for_each(|part| context.update(part));
@@ -308,13 +319,7 @@ impl<'a> ServerExchange<'a> {
         if nonce != self.nonce {
             return Err(ScramError::Nonce);
         }
-        let message = [
-            self.client_first_bare.as_bytes(),
-            b",",
-            self.server_first.as_bytes(),
-            b",",
-            without_proof.as_bytes(),
-        ];
+        let message = auth_message(&self.client_first_bare, &self.server_first, without_proof);
         let signature = hmac_sha256(&self.verifier.stored_key, &message);
         let client_key = xor(&proof, &signature);
         verify_slices_are_equal(&sha256(&client_key), &self.verifier.stored_key)
@@ -449,13 +454,7 @@ impl ClientChallenged {
     /// Proves the password with keys made by [`derive`] for this [`Salting`].
     pub fn prove(self, keys: &ClientKeys) -> ClientAwaiting {
         let without_proof = format!("c={},r={}", self.binding, self.nonce);
-        let message = [
-            self.client_first_bare.as_bytes(),
-            b",",
-            self.server_first.as_bytes(),
-            b",",
-            without_proof.as_bytes(),
-        ];
+        let message = auth_message(&self.client_first_bare, &self.server_first, &without_proof);
         let proof = xor(&keys.client_key, &hmac_sha256(&keys.stored_key(), &message));
         ClientAwaiting {
             client_final: format!("{without_proof},p={}", BASE64.encode(proof)),

@@ -5,7 +5,7 @@
 //! Source: PostgreSQL documentation, "Message Formats"; `ProcessStartupPacket` in
 //! `src/backend/tcop/backend_startup.c`.
 
-use super::error::{framed, length_prefixed, put_cstr};
+use super::frame::{framed, length_prefixed, put_cstr};
 use bytes::{BufMut, BytesMut};
 
 /// The longest first packet, with its length word (`MAX_STARTUP_PACKET_LENGTH` of the server).

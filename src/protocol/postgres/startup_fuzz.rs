@@ -1,7 +1,7 @@
 //! Every decoder of a connection's start, fed with the same bytes: for the fuzzer and its driver.
 
 use super::auth::{AuthMessage, parse_password, parse_sasl_initial};
-use super::error::ErrorFields;
+use super::error::ServerError;
 use super::scram::{
     Binding, ClientExchange, ClientKeys, NONCE_BYTES, Offer, ServerExchange, Verifier,
 };
@@ -53,7 +53,7 @@ fn messages(bytes: &[u8]) {
     }
     let _ = parse_password(bytes);
     let _ = parse_sasl_initial(bytes);
-    let _ = ErrorFields::parse(bytes);
+    let _ = ServerError::parse(bytes);
     let _ = std::str::from_utf8(bytes).map(Verifier::parse);
 }
 
