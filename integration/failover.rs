@@ -2,7 +2,10 @@
 
 use crate::support::relay::{Behaviour, Relay};
 use crate::support::{
-    Cluster, Fixture, Mode, PATIENCE, Server, on_postgres_18, options, state_of, wait_until,
+use crate::support::{
+    Cluster, Fixture, Mode, PATIENCE, Server, Session, on_postgres_18, options, state_of,
+    wait_until,
+};
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -298,7 +301,7 @@ fn a_primary_of_another_cluster_never_gets_a_statement() {
 /// Several at once, so that the time of the gate passes but once.
 fn refuses_writes(fixture: &Fixture) {
     // Without a primary the replica tells what a client is told at its login.
-    wait_until(PATIENCE, || fixture.try_value("SELECT 1").is_ok()).expect("logins go on");
+    wait_until(PATIENCE, || Session::connect(&fixture.config()).is_ok()).expect("logins go on");
     let sessions: Vec<_> = (0..5).map(|_| fixture.session()).collect();
     std::thread::scope(|scope| {
         for session in &sessions {

@@ -105,13 +105,13 @@ fn a_reload_leaves_alone_what_it_does_not_change() {
     let mut config = fixture.config.clone();
     let section = &mut config["clusters"]["other"];
     section["pool"] = json!({ "size_max": 7, "wait_timeout": "9s" });
-    section["routing"] = json!({ "max_lag": "9s", "consistency": "strong" });
+    section["routing"] = json!({ "max_lag": "9s", "consistency": "bounded" });
     section["gate"] = json!({ "hold": "9s" });
     config["clusters"]["a"] = fixture.config["clusters"]["main"].clone();
     config["clusters"]["a"]["databases"] = json!(["nowhere"]);
     fixture.reload(&config);
     assert_eq!((pids("app"), pids("postgres")), (main.clone(), other.clone()));
-    assert_eq!(value("postgres", "SHOW tiffin.consistency").unwrap(), "strong");
+    assert_eq!(value("postgres", "SHOW tiffin.consistency").unwrap(), "bounded");
     assert_eq!(value("app", "SHOW tiffin.consistency").unwrap(), "session");
     // Another way to connect needs other connections, in this cluster alone.
     config["clusters"]["other"]["tls"] = json!({ "mode": "disable" });
