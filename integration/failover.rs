@@ -2,10 +2,8 @@
 
 use crate::support::relay::{Behaviour, Relay};
 use crate::support::{
-use crate::support::{
     Cluster, Fixture, Mode, PATIENCE, Server, Session, on_postgres_18, options, state_of,
     wait_until,
-};
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! Each class of statement on the node where it belongs, told by the servers themselves.
 
-use crate::support::{
-    Builder, Fixture, PATIENCE, Session, on_postgres_18, state_of, wait_until,
-};
+use crate::support::{Builder, Fixture, PATIENCE, Session, on_postgres_18, state_of, wait_until};
 
 /// Where a statement must run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
