@@ -1,6 +1,6 @@
 //! Settings follow their session over connections that other sessions change in between.
 
-use crate::support::{Fixture, Session, on_postgres_18};
+use crate::support::{Fixture, Session, on_postgres_18, sqlstate};
 
 /// Two superusers over one connection to the primary.
 fn two_sessions(fixture: &Fixture) -> [Session; 2] {
@@ -49,6 +49,45 @@ fn a_setting_is_brought_by_who_may_set_it() {
         assert_eq!(app.value("SHOW log_min_duration_statement").unwrap(), "12345ms");
         assert_eq!(app.value("SELECT current_user").unwrap(), "app");
     }
+}
+
+/// What cannot be brought to a connection must not be missing there either: the statement behind
+/// it does not run as somebody else.
+#[test]
+fn nothing_runs_without_its_settings() {
+    let fixture = one_connection();
+    let [one, other] = two_sessions(&fixture);
+    other.query("CREATE TABLE written (n int); CREATE ROLE doomed SUPERUSER").unwrap();
+    one.query("SET ROLE doomed").unwrap();
+    other.query("SELECT 1").unwrap();
+    let primary = fixture.cluster.primary();
+    primary.query_in("app", "DROP ROLE doomed").unwrap();
+    let error = one.query("INSERT INTO written VALUES (1)").unwrap_err();
+    assert_eq!(sqlstate(&error), Some("22023"), "{error:#}");
+    assert!(format!("{error:#}").contains("doomed"), "{error:#}");
+    assert_eq!(other.value("SELECT count(*) FROM written").unwrap(), "0");
+    assert_eq!(other.value("SELECT current_user").unwrap(), "postgres");
+}
+
+/// A role that a replica does not know yet is no reason to fail.
+#[test]
+fn settings_that_a_replica_refuses_lead_to_the_primary() {
+    let fixture = Fixture::build().replicas(1).start();
+    let (primary, replica) = (fixture.cluster.primary(), fixture.cluster.replica(0));
+    replica.pause_replay().unwrap();
+    primary.execute("CREATE ROLE fresh; GRANT fresh TO app").unwrap();
+    let session = fixture.session();
+    session.query("SET ROLE fresh").unwrap();
+    let read = "/* tiffin: replica, consistency=eventual */ SELECT inet_server_port()";
+    for _ in 0..3 {
+        assert_eq!(fixture.ran_on(&session, read), primary.name);
+    }
+    let user = "/* tiffin: replica, consistency=eventual */ SELECT current_user";
+    assert_eq!(session.value(user).unwrap(), "fresh");
+    // The replica's connection was left in a failed transaction, and nobody else gets it.
+    let retried = fixture.metrics().sum("tiffin_retried_total", &[("node", &replica.name)]);
+    assert!(retried >= 4.0, "{retried}");
+    assert_eq!(fixture.ran_on(&fixture.session(), read), replica.name);
 }
 
 /// `SET datestyle` may name the half of it.

@@ -13,6 +13,7 @@ mod suite;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,11 @@ struct Arguments {
     /// Runs only one side: `direct` or `tiffin`.
     #[arg(long)]
     only: Option<String>,
+
+    /// Reads wait until a standby has caught up with their session, so that nearly all of them
+    /// run on standbys; by default most go to the primary, right after the test's writes.
+    #[arg(long)]
+    catch_up: bool,
 }
 
 /// What one side gave.
@@ -61,7 +67,7 @@ fn main() -> Result<ExitCode> {
     let mut sides = BTreeMap::new();
     for name in ["direct", "tiffin"] {
         if arguments.only.as_deref().is_none_or(|only| only == name) {
-            let side = run(&suite, name, &arguments.tests).with_context(|| name.to_string())?;
+            let side = run(&suite, name, &arguments).with_context(|| name.to_string())?;
             sides.insert(name, side);
         }
     }
@@ -103,7 +109,7 @@ fn compare(direct: &Side, through: &Side) -> bool {
     as_known
 }
 
-fn run(suite: &Suite, name: &str, tests: &[String]) -> Result<Side> {
+fn run(suite: &Suite, name: &str, arguments: &Arguments) -> Result<Side> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/regress").join(name);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
@@ -119,14 +125,20 @@ fn run(suite: &Suite, name: &str, tests: &[String]) -> Result<Side> {
     println!("\n{name}: PostgreSQL {}, two standbys", suite.binaries.version()?);
     let proxy = match name {
         "tiffin" => {
-            let config = proxy::config(&cluster, 0)?;
+            let mut config = proxy::config(&cluster, 0)?;
+            if arguments.catch_up {
+                let main = &mut config["clusters"]["main"];
+                main["routing"] = json!({ "catchup_wait": "5s" });
+                // A read waits for about one of these.
+                main["monitor"] = json!({ "interval": "10ms" });
+            }
             Some(Proxy::start(Path::new(env!("CARGO_BIN_EXE_tiffin")), &cluster, &config)?)
         }
         _ => None,
     };
     let port = proxy.as_ref().map_or(cluster.primary().port, |proxy| proxy.port);
     let output = cluster.folder().join("suite");
-    let results = suite.run(&output, port, &cluster.superuser.password, tests);
+    let results = suite.run(&output, port, &cluster.superuser.password, &arguments.tests);
     // What there is is worth keeping, however the suite ended.
     keep(&output, &cluster, &folder)?;
     if let Some(proxy) = &proxy {

@@ -1,5 +1,6 @@
 //! Session settings (`SET`), and the difference that brings a connection from one set to another.
 
+use crate::sql::setting_needs_privilege;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
@@ -8,6 +9,9 @@ use std::sync::Arc;
 /// Settings of one client; one more makes the session keep its connection instead. PostgreSQL 18
 /// has about 400 settings of its own.
 pub const SETTINGS_MAX: usize = 512;
+
+/// Makes a connection fresh, whatever was SET on it.
+pub const FROM_SCRATCH: &str = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;";
 
 /// Two settings that other settings' privileges depend on.
 const IDENTITY: [&str; 2] = ["session_authorization", "role"];
@@ -20,7 +24,7 @@ struct Identity([Option<Arc<str>>; 2]);
 #[derive(Debug, Clone)]
 struct Value {
     sql: Arc<str>,
-    /// Who set it: only they may be allowed to.
+    /// Who set it, where only they may be allowed to; else the session's own user.
     by: Identity,
 }
 
@@ -66,7 +70,8 @@ impl Settings {
 
     /// Takes over a setting that whoever the session acts as now has set.
     pub fn set(&mut self, name: Arc<str>, sql: Arc<str>) {
-        let by = if IDENTITY.contains(&&*name) { Identity::default() } else { self.identity() };
+        let privileged = setting_needs_privilege(&name);
+        let by = if privileged { self.identity() } else { Identity::default() };
         self.values.insert(name, Value { sql, by });
     }
 
@@ -88,13 +93,14 @@ impl Settings {
 
     /// The statements that turn a connection with `self` into one with `wanted`; empty when they
     /// are equal. Each setting is changed as the one who changed it: a superuser's is not allowed
-    /// to the role that the session has taken on since.
+    /// to the role that the session has taken on since. Roles of earlier sessions that set
+    /// something here are not asked for: they may be gone.
     pub fn difference(&self, wanted: &Settings) -> String {
-        let resets = self
-            .values
-            .iter()
-            .filter(|(name, _)| wanted.get(name).is_none())
-            .map(|(name, value)| (&value.by, name, None));
+        let resets = || self.values.iter().filter(|(name, _)| wanted.get(name).is_none());
+        if resets().any(|(_, value)| value.by != Identity::default()) {
+            return FROM_SCRATCH.to_owned() + &Settings::default().difference(wanted);
+        }
+        let resets = resets().map(|(name, value)| (&value.by, name, None));
         let sets = wanted
             .values
             .iter()
@@ -167,7 +173,7 @@ fn quoted(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Settings, literal};
+    use super::{FROM_SCRATCH, Settings, literal};
 
     fn settings(pairs: &[(&str, &str)]) -> Settings {
         let mut settings = Settings::default();
@@ -189,7 +195,7 @@ mod tests {
             (
                 &[("role", "'a'"), ("z", "1")],
                 &[("role", "'b'")],
-                "RESET \"z\";RESET SESSION AUTHORIZATION;RESET ROLE;SET role TO 'b';",
+                "RESET SESSION AUTHORIZATION;RESET ROLE;RESET \"z\";SET role TO 'b';",
             ),
         ];
         for (from, to, sql) in table {
@@ -202,21 +208,30 @@ mod tests {
     #[test]
     fn each_setting_is_brought_by_who_may_set_it() {
         let other = settings(&[("session_authorization", "'low'")]);
-        let by_superuser = settings(&[("a", "1"), ("session_authorization", "'low'")]);
+        let by_superuser = settings(&[("log_statement", "1"), ("session_authorization", "'low'")]);
         let reset = "RESET SESSION AUTHORIZATION;RESET ROLE;";
         let again = "SET session_authorization TO 'low';";
-        assert_eq!(other.difference(&by_superuser), format!("{reset}SET \"a\" TO 1;{again}"));
-        assert_eq!(by_superuser.difference(&other), format!("{reset}RESET \"a\";{again}"));
+        assert_eq!(
+            other.difference(&by_superuser),
+            format!("{reset}SET \"log_statement\" TO 1;{again}")
+        );
+        assert_eq!(
+            by_superuser.difference(&other),
+            format!("{reset}RESET \"log_statement\";{again}")
+        );
         // Set under the role: the plain user might not be allowed to.
-        let by_role = settings(&[("role", "'high'"), ("a", "1")]);
+        let set = "SET \"log_statement\" TO 1;";
+        let by_role = settings(&[("role", "'high'"), ("log_statement", "1")]);
         let same_role = settings(&[("role", "'high'")]);
-        assert_eq!(same_role.difference(&by_role), "SET \"a\" TO 1;");
-        assert_eq!(Settings::default().difference(&by_role), "SET role TO 'high';SET \"a\" TO 1;");
+        assert_eq!(same_role.difference(&by_role), set);
+        let fresh = Settings::default();
+        assert_eq!(fresh.difference(&by_role), format!("SET role TO 'high';{set}"));
         let mut left = by_role.clone();
         left.remove("role");
-        let there_and_back = format!("SET role TO 'high';SET \"a\" TO 1;{reset}");
-        assert_eq!(Settings::default().difference(&left), there_and_back);
-        assert_eq!(left, settings(&[("a", "1")]));
+        assert_eq!(fresh.difference(&left), format!("SET role TO 'high';{set}{reset}"));
+        assert_eq!(left, settings(&[("log_statement", "1")]));
+        // The role may be gone when the next session resets what it has set.
+        assert_eq!(left.difference(&fresh), FROM_SCRATCH);
     }
 
     #[test]

@@ -28,6 +28,7 @@ struct Tables {
     types: HashSet<&'static str>,
     operators: HashSet<&'static str>,
     settings: HashSet<&'static str>,
+    superuser_settings: HashSet<&'static str>,
 }
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
@@ -41,6 +42,7 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
     types: words(include_str!("data/types.txt")).collect(),
     operators: words(include_str!("data/operators.txt")).collect(),
     settings: words(include_str!("data/settings.txt")).collect(),
+    superuser_settings: words(include_str!("data/superuser_settings.txt")).collect(),
 });
 
 fn words(text: &'static str) -> impl Iterator<Item = &'static str> {
@@ -156,6 +158,11 @@ pub fn is_operator(name: &str) -> bool {
 /// Whether SHOW of this setting gives the same answer on each server that serves the session.
 pub fn setting_follows_session(name: &str) -> bool {
     name.contains('.') || TABLES.settings.contains(name.to_ascii_lowercase().as_str())
+}
+
+/// Whether not everybody may change a setting, or who may is not known: settings of extensions.
+pub fn setting_needs_privilege(name: &str) -> bool {
+    name.contains('.') || TABLES.superuser_settings.contains(name)
 }
 
 /// Whether the call is judged by its constant arguments (`calls.rs`).

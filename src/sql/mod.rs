@@ -47,6 +47,7 @@ pub use catalog::{
 };
 pub use classifier::{Classifier, Limits as ClassifierLimits};
 pub use classify::classify;
+pub use functions::setting_needs_privilege;
 pub use fuzz::fuzz_one;
 pub use hint::{duration as parse_duration, target as parse_target};
 pub use lex::is_readable_encoding;

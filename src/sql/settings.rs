@@ -88,7 +88,15 @@ fn of_transaction(name: &str, value: &str) -> Option<Part> {
     Some(control::set_modes(modes))
 }
 
+/// What PL/pgSQL defines under its prefix. Anything else is gone, with a warning to whoever is
+/// there, when the library is loaded.
+const PLPGSQL: [&str; 5] =
+    ["variable_conflict", "print_strict_params", "check_asserts", "extra_warnings", "extra_errors"];
+
 fn assign(name: &str, value: Option<Arc<str>>, local: bool) -> Option<Part> {
+    if name.strip_prefix("plpgsql.").is_some_and(|rest| !PLPGSQL.contains(&rest)) {
+        return None;
+    }
     let effect = SessionEffect::Set { name: Arc::from(name), value, local };
     Some(session(effect, "it changes a setting of the session"))
 }

@@ -97,6 +97,8 @@ pub struct Progress {
     pub segment_open: bool,
     /// The number under which a commit under way is known.
     pub commit: Option<u64>,
+    /// Settings were sent in front of the request.
+    pub settling: bool,
     /// What the connection's last session may have left is to be removed first.
     pub clean: Clean,
     /// The client has the server's own FATAL message.
@@ -135,6 +137,7 @@ impl Default for Progress {
             broken: None,
             segment_open: false,
             commit: None,
+            settling: false,
             clean: Clean::Nothing,
             fatal_told: false,
             started: None,
@@ -183,6 +186,9 @@ impl Watch for Observer<'_> {
     }
 
     fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError {
+        if self.progress.intercepted || self.progress.broken.is_some() {
+            return OnError::Swallow;
+        }
         if self.progress.repeatable && self.on_replica && is_no_answer(fields) {
             self.progress.intercepted = true;
             return OnError::Intercept;
@@ -195,13 +201,17 @@ impl Watch for Observer<'_> {
         match front {
             // A Parse that the proxy injected stands for one that the client sent.
             Some((Kind::Parse, Way::Swallow)) => {}
+            // The session's settings cannot be brought here, say for a role that the replica does not
+            // know yet; the server refuses the client's request behind them as well.
+            Some((_, Way::Swallow)) if self.progress.retained => {
+                self.progress.intercepted = true;
+                return OnError::Intercept;
+            }
             Some((_, Way::Swallow)) => {
-                if !self.progress.intercepted {
-                    let message = String::from_utf8_lossy(fields.message);
-                    let sqlstate = String::from_utf8_lossy(fields.sqlstate);
-                    self.progress.broken = Some(format!("{sqlstate}: {message}").into());
-                }
-                return OnError::Swallow;
+                let message = String::from_utf8_lossy(fields.message);
+                let sqlstate = String::from_utf8_lossy(fields.sqlstate);
+                self.progress.broken = Some(format!("{sqlstate}: {message}").into());
+                return OnError::Intercept;
             }
             _ => {}
         }

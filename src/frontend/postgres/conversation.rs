@@ -163,7 +163,11 @@ impl Conversation {
                 Ok(Served::Repeat) => {
                     self.cancels_arrived().await;
                     self.count_retry();
-                    batch = self.give_up_server();
+                    batch = if self.left_open() {
+                        self.drop_server(ServerClosed::Broken)
+                    } else {
+                        self.give_up_server()
+                    };
                     need = Need::Primary(RouteReason::RetriedOnPrimary);
                 }
                 Err(fault) if self.can_repeat(&fault) => {

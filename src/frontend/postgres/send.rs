@@ -7,6 +7,7 @@ use super::plan::{Batch, What};
 use super::statements::Statements;
 use crate::backend::postgres::connection::Reported;
 use crate::protocol::postgres::reply::{Status, put_parameter_status};
+use crate::session::settings::FROM_SCRATCH;
 use crate::session::{Class, Settings, Transaction};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,7 +30,8 @@ impl Conversation {
         progress.reading |= reads(&batch);
         progress.segment_open = open || leaves_open(&batch);
         let is_read = matches!(batch.class, Some(Class::Read));
-        progress.retained = may_repeat && !open && !held && (is_read || binds(&batch));
+        progress.retained =
+            may_repeat && !open && !held && (is_read || progress.settling || binds(&batch));
         progress.repeatable = progress.retained && is_read;
         if !progress.retained {
             self.inbox.consume(self.taken);
@@ -98,6 +100,7 @@ impl Conversation {
     pub(super) fn prelude(&mut self, active: &mut Active, asks_sequences: bool) -> bool {
         let wanted = self.session.settings.clone();
         let clean = std::mem::replace(&mut active.progress.clean, Clean::Nothing);
+        let mut settling = false;
         let Some((mut encoder, is_idle)) = self.encoder(active) else { return false };
         if is_idle {
             Self::clean(clean, asks_sequences, &mut encoder);
@@ -107,19 +110,19 @@ impl Conversation {
             if !same {
                 let mut sql = match known {
                     Some(known) => known.difference(&wanted),
-                    None => {
-                        let scratch =
-                            "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;".to_owned();
-                        scratch + &Settings::default().difference(&wanted)
-                    }
+                    None => FROM_SCRATCH.to_owned() + &Settings::default().difference(&wanted),
                 };
                 sql.retain(|character| character != '\0');
-                encoder.own_query(sql.as_bytes());
+                // If one of them fails, the block stays open and failed: the server refuses what
+                // has been sent behind, which must not run with other settings.
+                encoder.own_query(format!("BEGIN;{sql}COMMIT").as_bytes());
+                settling = true;
             }
             if !identical {
                 encoder.connection.settings = Some(wanted);
             }
         }
+        active.progress.settling = settling;
         let Transaction::Held(held) = &mut self.session.transaction else { return false };
         let texts = std::mem::take(&mut held.texts);
         if let Some((mut encoder, _)) = self.encoder(active) {
@@ -129,6 +132,11 @@ impl Conversation {
         }
         self.session.opened();
         true
+    }
+
+    /// Whether the server is left in a transaction: settings that failed leave one.
+    pub(super) fn left_open(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.progress.status != Status::Idle)
     }
 
     /// Tells the client the parameters in which this server differs from what it knows.
