@@ -22,3 +22,4 @@ mod servers;
 mod settings;
 mod support;
 mod tls;
+mod tools;

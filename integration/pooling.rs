@@ -246,3 +246,21 @@ fn session_mode_keeps_a_connection_and_idle_ones_are_closed() {
     wait_until(PATIENCE, || primary.value(APP_BACKENDS).unwrap() == "1")
         .expect("one stays, idle_min");
 }
+
+/// A replica that does not know a new database yet refused its first sessions.
+#[test]
+fn a_database_can_be_used_as_soon_as_it_is_made() {
+    let fixture = Fixture::start();
+    let superuser = &fixture.cluster.superuser;
+    let session_in = |database: &str| {
+        fixture.session_with(|config| {
+            config.user(&superuser.user).password(&superuser.password).dbname(database);
+        })
+    };
+    let maker = session_in("postgres");
+    fixture.cluster.replicas().iter().for_each(|replica| replica.pause_replay().unwrap());
+    maker.query("CREATE DATABASE fresh TEMPLATE template0").unwrap();
+    let fresh = session_in("fresh");
+    assert_eq!(fresh.value("/* tiffin: replica */ SELECT current_database()").unwrap(), "fresh");
+    fixture.cluster.replicas().iter().for_each(|replica| replica.resume_replay().unwrap());
+}

@@ -172,7 +172,7 @@ impl Conversation {
             Waited::Cancelled => Err(Trouble::Refused(cancelled())),
             Waited::Done(Ok(None)) => Ok(None),
             Waited::Done(Ok(Some(Ok(pooled)))) => Ok(Some(pooled)),
-            Waited::Done(Ok(Some(Err(error)))) => Err(trouble(&error)),
+            Waited::Done(Ok(Some(Err(error)))) => Err(trouble(&error, epoch.is_some())),
             Waited::Done(Err(_)) => Err(Trouble::Node),
         })
     }
@@ -370,12 +370,15 @@ enum Trouble {
     Node,
 }
 
-fn trouble(error: &PoolError) -> Trouble {
+/// `on_primary`: whether the primary was asked.
+fn trouble(error: &PoolError, on_primary: bool) -> Trouble {
     let refused = |sqlstate: &str| Trouble::Refused(Refused::new(sqlstate, error.to_string()));
     match error {
         PoolError::TimedOut { .. } | PoolError::Full { .. } => refused("53300"),
         PoolError::Connect { error: connect, .. } => match (connect.fault(), connect) {
             (Whose::Node, _) => Trouble::Node,
+            // A database or a role that was just made may not be on a replica yet.
+            (Whose::Client | Whose::Config, _) if !on_primary => Trouble::Node,
             // The server's own words, as on a direct connection.
             (Whose::Client, ConnectError::Server(fields)) => {
                 Trouble::Refused(Refused::new(&fields.sqlstate, fields.message.clone()))

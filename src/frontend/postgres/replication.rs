@@ -1,6 +1,7 @@
 //! Replication connections: handed through to the primary as they are, outside of all pools.
 
 use super::startup::Accepted;
+use super::welcome::cancel_key;
 use crate::backend::postgres::connect::{Target, connect};
 use crate::backend::stream::Stream;
 use crate::frontend::cluster::ClusterHandle;
@@ -39,8 +40,9 @@ pub async fn relay(mut accepted: Accepted, cluster: &ClusterHandle, database: &s
     for (name, value) in &server.parameters {
         put_parameter_status(&mut out, name, value);
     }
-    // The server's own key: a cancel request for it goes nowhere, and nobody else's is hit.
-    put_backend_key(&mut out, 0, &server.secret_key);
+    // In the length of the client's version; a cancel request for it goes nowhere.
+    let Some(key) = cancel_key(accepted.minor) else { return };
+    put_backend_key(&mut out, 0, &key);
     put_ready(&mut out, Status::Idle);
     if accepted.stream.write_all(&out).await.is_err()
         || server.stream.write_all(&accepted.leftover).await.is_err()

@@ -38,7 +38,6 @@ impl Conversation {
         cluster: Rc<LocalCluster>,
         (database, peer): (Arc<str>, PeerAddress),
     ) -> Option<Conversation> {
-        let minor = accepted.minor;
         let mut startup = Settings::default();
         let mut own = Vec::new();
         for (name, value) in &accepted.parameters {
@@ -48,7 +47,7 @@ impl Conversation {
             add_host(&mut startup, peer);
         }
         let startup = worker.intern_settings(Arc::new(startup));
-        let key = cancel_key(if minor >= 2 { KEY_BYTES_3_2 } else { KEY_BYTES_3_0 })?;
+        let key = cancel_key(accepted.minor)?;
         let catalog = cluster.handle.catalogs.get(&database);
         let mut inbox = Buffer::default();
         inbox.extend(&accepted.leftover);
@@ -223,8 +222,9 @@ fn options(text: &str) -> Vec<(String, String)> {
     settings
 }
 
-fn cancel_key(bytes: usize) -> Option<Box<[u8]>> {
-    let mut key = vec![0; bytes];
+/// A random cancel key of the length that protocol 3.`minor` has.
+pub(super) fn cancel_key(minor: u16) -> Option<Box<[u8]>> {
+    let mut key = vec![0; if minor >= 2 { KEY_BYTES_3_2 } else { KEY_BYTES_3_0 }];
     aws_lc_rs::rand::fill(&mut key).ok()?;
     Some(key.into())
 }
