@@ -44,7 +44,11 @@ ROWS = [
     (f"{mode}-{clients}", ["-S", "-M", mode], clients, 1)
     for mode in ("simple", "extended", "prepared")
     for clients in (1, 8, 64)
-] + [("tpcb-8", ["-b", "tpcb-like", "-M", "simple"], 8, 7)]
+] + [
+    # Two hundred different prepared statements, one after the other.
+    ("prepared200-8", ["-f", "{distinct}", "-M", "prepared"], 8, 200),
+    ("tpcb-8", ["-b", "tpcb-like", "-M", "simple"], 8, 7),
+]
 
 
 def main():
@@ -58,6 +62,7 @@ def main():
     raise_file_limit()
     with contextlib.ExitStack() as stack:
         servers = Servers(stack, tiffin)
+        rows = [(name, [fill(option, servers.folder) for option in options], *rest) for name, options, *rest in rows]
         proxies = start_proxies(stack, servers, tiffin)
         results = run_rows(rows, proxies)
         print_table(rows, results)
@@ -314,6 +319,16 @@ def print_memory(proxies):
 
 
 # Small things
+
+
+def fill(option, folder):
+    """The name of the script with many statements, which is written at its first use."""
+    if option != "{distinct}":
+        return option
+    script = folder / "distinct.sql"
+    statements = (f"SELECT abalance + {number} FROM pgbench_accounts WHERE aid = :aid;" for number in range(200))
+    script.write_text("\n".join([f"\\set aid random(1, {100_000 * SCALE})", *statements, ""]))
+    return str(script)
 
 
 def login(port):
