@@ -114,7 +114,7 @@ impl Session {
         }
         match class {
             Class::Session if modes.is_none() => Need::Any,
-            _ if modes.is_none() && self.is_serializable() => {
+            _ if modes.is_none() && self.settings.is_serializable_by_default() => {
                 Need::Primary(RouteReason::Serializable)
             }
             _ => self.read_need(hint, routing, modes.is_some()),
@@ -127,19 +127,13 @@ impl Session {
             modes.read_only.unwrap_or_else(|| self.settings.is_on("default_transaction_read_only"));
         let serializable = match modes.isolation {
             Some(level) => level == Isolation::Serializable,
-            None => self.is_serializable(),
+            None => self.settings.is_serializable_by_default(),
         };
         match (read_only, serializable) {
             (false, _) => Some(RouteReason::Transaction),
             (true, true) => Some(RouteReason::Serializable),
             (true, false) => None,
         }
-    }
-
-    fn is_serializable(&self) -> bool {
-        self.settings
-            .get("default_transaction_isolation")
-            .is_some_and(|value| value.trim_matches('\'').eq_ignore_ascii_case("serializable"))
     }
 
     fn read_need(&self, hint: Option<&Hint>, routing: &Routing, transaction: bool) -> Need {

@@ -48,7 +48,11 @@ impl Hash for Value {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Settings {
     values: BTreeMap<Arc<str>, Value>,
+    /// What `default_transaction_isolation` says, for every read asks.
+    serializable_by_default: bool,
 }
+
+const ISOLATION: &str = "default_transaction_isolation";
 
 impl Settings {
     pub fn get(&self, name: &str) -> Option<&Arc<str>> {
@@ -72,11 +76,21 @@ impl Settings {
     pub fn set(&mut self, name: Arc<str>, sql: Arc<str>) {
         let privileged = setting_needs_privilege(&name);
         let by = if privileged { self.identity() } else { Identity::default() };
+        if &*name == ISOLATION {
+            let word = sql.trim_matches('\'');
+            self.serializable_by_default = word.eq_ignore_ascii_case("serializable");
+        }
         self.values.insert(name, Value { sql, by });
     }
 
     pub fn remove(&mut self, name: &str) {
         self.values.remove(name);
+        self.serializable_by_default &= name != ISOLATION;
+    }
+
+    /// Whether transactions are SERIALIZABLE where they say nothing.
+    pub fn is_serializable_by_default(&self) -> bool {
+        self.serializable_by_default
     }
 
     fn identity(&self) -> Identity {

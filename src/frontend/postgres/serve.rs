@@ -37,6 +37,14 @@ enum Moved {
     More,
 }
 
+/// Which sides have nothing to read. They stay so until the task is woken again: the event loop
+/// does not run in between, and whoever sends wakes it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Drained {
+    client: bool,
+    server: bool,
+}
+
 impl Conversation {
     /// Moves bytes in both directions until nothing more is to be done on this connection.
     /// Cancel safe: no.
@@ -44,12 +52,13 @@ impl Conversation {
         if self.worker.cutting.get() {
             return Poll::Ready(Err(Fault::ShuttingDown));
         }
+        let mut drained = Drained::default();
         loop {
-            let replied = self.poll_replies(cx)?;
+            let replied = self.poll_replies(&mut drained, cx)?;
             if replied && let Some(served) = self.settled()? {
                 return Poll::Ready(Ok(served));
             }
-            let requested = self.poll_requests(cx)?;
+            let requested = self.poll_requests(&mut drained, cx)?;
             if replied || requested != Moved::Nothing {
                 self.stall.clear();
             }
@@ -90,16 +99,19 @@ impl Conversation {
     }
 
     /// From the server to the client. Whether anything moved.
-    fn poll_replies(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+    fn poll_replies(&mut self, drained: &mut Drained, cx: &mut Context<'_>) -> Result<bool, Fault> {
         let mut moved = self.poll_to_client(cx)?;
         let Some(active) = &mut self.active else { return Ok(moved) };
-        if !active.local.is_empty() || active.replies.forwardable() > 0 {
+        if drained.server || !active.local.is_empty() || active.replies.forwardable() > 0 {
             return Ok(moved);
         }
         let Some(server) = &mut active.server else { return Ok(moved) };
         let stream = &mut server.pooled.connection.stream;
         match poll_read_into(stream, &mut active.read, cx) {
-            Poll::Pending => return Ok(moved),
+            Poll::Pending => {
+                drained.server = true;
+                return Ok(moved);
+            }
             Poll::Ready(Ok(0)) => {
                 return Err(self.server_lost(&io::ErrorKind::UnexpectedEof.into()));
             }
@@ -176,7 +188,11 @@ impl Conversation {
     }
 
     /// From the client to the server.
-    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<Moved, Fault> {
+    fn poll_requests(
+        &mut self,
+        drained: &mut Drained,
+        cx: &mut Context<'_>,
+    ) -> Result<Moved, Fault> {
         let mut moved = match self.poll_to_server(cx)? {
             true => Moved::Written,
             false => Moved::Nothing,
@@ -191,11 +207,11 @@ impl Conversation {
         }
         // What cannot be sent yet is not read for ever: the client feels it.
         let hold = self.hold_bytes();
-        if self.inbox.len() >= hold + HEAD_BYTES {
+        if drained.client || self.inbox.len() >= hold + HEAD_BYTES {
             return Ok(moved);
         }
         match self.poll_read_client(cx) {
-            Poll::Pending => {}
+            Poll::Pending => drained.client = true,
             Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Fault::ClientLeft),
             Poll::Ready(Ok(_)) => moved = Moved::More,
         }
