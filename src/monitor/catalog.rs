@@ -15,19 +15,21 @@ use crate::sql::{
 };
 use crate::topology::{NodeId, Topology};
 use deadpool_postgres::{Object, Pool};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Error, Row};
+use tokio_postgres::{Client, Error, Row, Statement};
 
 /// A load that takes longer has failed. A hundred thousand relations take about ten seconds.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Reads until one is not overtaken by DDL; each takes a fraction of a second.
-const READS_MAX: u32 = 5;
-/// One state of the catalog for all queries. The server ends a query that nobody waits for.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-                     SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '60s'";
+/// One state of the catalog for all queries. The server ends a query that nobody waits for. A
+/// lock is not waited for: the wait would make a deadlock of what its owner locks next, and the
+/// server would end the owner after its `deadlock_timeout` (1 s).
+const BEGIN: &str = "SET statement_timeout = '60s'; SET lock_timeout = '100ms'; \
+                     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// Definitions that are asked for at once, without waiting for each answer.
+const DEFINITIONS_AT_ONCE: usize = 32;
 
 /// Rows written to the catalog since the server's statistics began, as they are known a second
 /// after the commit. ANALYZE and VACUUM change rows in place and are not counted.
@@ -84,17 +86,7 @@ impl PostgresLoader {
 
     async fn rows(&self, database: &str, link: &mut Link) -> Result<CatalogRows, String> {
         let client = self.client(database, link).await?;
-        let mut attempt = 1;
-        loop {
-            match read(&client).await {
-                Err(error) if attempt < READS_MAX && is_overtaken(&error) => {
-                    attempt += 1;
-                    let rolled_back = client.batch_execute("ROLLBACK").await;
-                    rolled_back.map_err(|error| sentence(&error).to_string())?;
-                }
-                outcome => return outcome.map_err(|error| sentence(&error).to_string()),
-            }
-        }
+        read(&client).await.map_err(|error| sentence(&error).to_string())
     }
 
     async fn changes(&self, database: &str, link: &mut Link) -> Result<i64, String> {
@@ -144,23 +136,68 @@ async fn bounded<T>(
     answer.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
 }
 
-/// A view is printed by the catalog of now, whatever the snapshot says: if its tables were dropped
-/// since, the server gives up with an internal error.
-fn is_overtaken(error: &Error) -> bool {
-    error.code() == Some(&SqlState::INTERNAL_ERROR)
-}
-
 async fn read(client: &Client) -> Result<CatalogRows, Error> {
     client.batch_execute(BEGIN).await?;
-    let rows = CatalogRows {
-        functions: all(client, queries::FUNCTIONS, function).await?,
-        relations: all(client, queries::RELATIONS, relation).await?,
+    let functions = all(client, queries::FUNCTIONS, function).await?;
+    let relations = client.query(queries::RELATIONS, &[]).await?;
+    let mut rows = CatalogRows {
+        functions,
+        relations: relations.iter().map(relation).collect::<Result<_, _>>()?,
         operators: all(client, queries::OPERATORS, operator).await?,
         casts: all(client, queries::CASTS, cast).await?,
         types: all(client, queries::TYPES, type_row).await?,
     };
     client.batch_execute("COMMIT").await?;
+    let (view, policies) =
+        (client.prepare(queries::VIEW).await?, client.prepare(queries::POLICIES).await?);
+    let mut printing = Vec::new();
+    for (number, row) in relations.iter().enumerate() {
+        let oid = rows.relations[number].oid;
+        if rows.relations[number].kind == RelationKind::View {
+            printing.push((number, oid, &view));
+        } else if row.try_get("has_policies")? {
+            printing.push((number, oid, &policies));
+        }
+    }
+    for some in printing.chunks(DEFINITIONS_AT_ONCE) {
+        let texts = some.iter().map(|(_, oid, what)| printed(client, what, *oid)).collect();
+        for ((number, ..), texts) in some.iter().zip(join_all(texts).await) {
+            let row = &mut rows.relations[*number];
+            match row.kind {
+                RelationKind::View => row.definition = texts?.pop(),
+                _ => row.policies = texts?,
+            }
+        }
+    }
     Ok(rows)
+}
+
+/// The texts of an object. It may have been dropped since, or be locked by who changes it: then
+/// the text is one that cannot be parsed, so that the object is read on the primary. When the
+/// change is committed, the catalog is loaded again.
+async fn printed(client: &Client, what: &Statement, oid: u32) -> Result<Vec<String>, Error> {
+    match client.query(what, &[&oid]).await {
+        Ok(rows) => rows.iter().map(|row| Ok(readable(row.try_get("text")?))).collect(),
+        Err(error) if error.code().is_some() => Ok(vec![readable(None)]),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for all of them at once.
+async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    poll_fn(|cx| {
+        let mut pending = false;
+        for (future, done) in waiting.iter_mut().filter(|(_, done)| done.is_none()) {
+            match future.as_mut().poll(cx) {
+                Poll::Ready(value) => *done = Some(value),
+                Poll::Pending => pending = true,
+            }
+        }
+        if pending { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    waiting.into_iter().filter_map(|(_, done)| done).collect()
 }
 
 async fn all<T>(
@@ -207,8 +244,8 @@ fn relation(row: &Row) -> Result<RelationRow, Error> {
             "t" => Persistence::Temporary,
             _ => Persistence::Unlogged,
         },
-        definition: row.try_get("definition")?,
-        policies: texts(row, "policies")?,
+        definition: None,
+        policies: Vec::new(),
         parents: row.try_get("parents")?,
     })
 }
@@ -229,8 +266,12 @@ fn type_row(row: &Row) -> Result<TypeRow, Error> {
     })
 }
 
-/// An expression that the server cannot print stands for one that cannot be parsed.
 fn texts(row: &Row, column: &str) -> Result<Vec<String>, Error> {
     let values = row.try_get::<_, Vec<Option<String>>>(column)?;
-    Ok(values.into_iter().map(|value| value.unwrap_or_else(|| "(".to_owned())).collect())
+    Ok(values.into_iter().map(readable).collect())
+}
+
+/// An expression that the server cannot print stands for one that cannot be parsed.
+fn readable(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "(".to_owned())
 }

@@ -263,8 +263,12 @@ impl<L: Loader> Shared<L> {
                     retry = RETRY_FIRST;
                     self.interval
                 }
-                // DDL ran meanwhile.
-                Ok(false) => continue,
+                // DDL ran meanwhile, and more may follow: the primary is not to spend all of its
+                // time on loads that are overtaken.
+                Ok(false) => {
+                    tokio::time::sleep((Instant::now() - began).min(RETRY_LONGEST)).await;
+                    continue;
+                }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(%database, %error, "the catalog cannot be loaded; reads of \

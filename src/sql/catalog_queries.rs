@@ -50,26 +50,35 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
 /// 4. `kind` text: `relkind`: `r` table, `p` partitioned table, `v` view, `m` materialized view,
 ///    `f` foreign table, `S` sequence
 /// 5. `persistence` text: `relpersistence`: `p` permanent, `u` unlogged, `t` temporary
-/// 6. `definition` text: the view's query; null for anything else
-/// 7. `policies` text[]: USING of the policies that apply to SELECT, if row security is on
-/// 8. `parents` oid[]: the tables that it is a partition or child of
+/// 6. `has_policies` bool: whether policies apply to SELECT and row security is on
+/// 7. `parents` oid[]: the tables that it is a partition or child of
+///
+/// What locks the relation or those in its definition is not in here: [`VIEW`], [`POLICIES`].
 pub const RELATIONS: &str = "
 SELECT c.oid,
        n.nspname::text AS schema,
        c.relname::text AS name,
        c.relkind::text AS kind,
        c.relpersistence::text AS persistence,
-       CASE WHEN c.relkind = 'v' THEN pg_catalog.pg_get_viewdef(c.oid) END AS definition,
-       CASE WHEN c.relrowsecurity THEN ARRAY(
-            SELECT pg_catalog.pg_get_expr(y.polqual, y.polrelid) FROM pg_catalog.pg_policy y
+       c.relrowsecurity AND EXISTS (
+            SELECT 1 FROM pg_catalog.pg_policy y
             WHERE y.polrelid = c.oid AND y.polqual IS NOT NULL AND y.polcmd IN ('r', '*'))
-            ELSE ARRAY[]::text[] END AS policies,
+            AS has_policies,
        ARRAY(SELECT h.inhparent FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid) AS parents
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
   AND n.nspname !~ '^pg_(toast_)?temp_'";
+
+/// The query of the view `$1`. Locks the view and its tables for reading until its transaction
+/// ends: run it by itself, so that nobody who drops or alters some of them meets a deadlock.
+pub const VIEW: &str = "SELECT pg_catalog.pg_get_viewdef($1::oid) AS text";
+
+/// USING of the policies of the table `$1` that apply to SELECT, one per row. Locks the table.
+pub const POLICIES: &str = "
+SELECT pg_catalog.pg_get_expr(y.polqual, y.polrelid) AS text FROM pg_catalog.pg_policy y
+WHERE y.polrelid = $1::oid AND y.polqual IS NOT NULL AND y.polcmd IN ('r', '*')";
 
 /// Users' operators. Columns: 1. `name` text, 2. `volatile` bool: whether the function of any
 /// operator of that name is volatile.
