@@ -4,4 +4,6 @@
 //! into.
 
 pub mod buffer;
+#[cfg(test)]
+pub(crate) mod fuzz_driver;
 pub mod postgres;

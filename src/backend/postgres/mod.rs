@@ -12,6 +12,9 @@ pub mod connect;
 pub mod connect_control;
 pub mod connection;
 pub mod replies;
+mod replies_fuzz;
+
+pub use replies_fuzz::fuzz_replies;
 
 #[cfg(test)]
 pub(crate) mod connect_fixture;

@@ -9,10 +9,12 @@ pub mod auth;
 pub mod error;
 pub mod frame;
 pub mod md5;
+mod messages_fuzz;
 pub mod reply;
 pub mod request;
 pub mod scram;
 pub mod startup;
 mod startup_fuzz;
 
+pub use messages_fuzz::fuzz_messages;
 pub use startup_fuzz::fuzz_startup;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const PARSE_BYTES_MAX: usize = 1 << 20;
 /// Far above what any of these takes, far below what a quadratic or exponential one would.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn effect(sql: &str) -> Effect {
     classify(sql.as_bytes(), true, &Catalog::empty(), PARSE_BYTES_MAX).effect
