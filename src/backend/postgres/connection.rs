@@ -10,6 +10,7 @@ use crate::sql::is_readable_encoding;
 use crate::topology::{Epoch, NodeId};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -131,10 +132,17 @@ pub struct Traces {
     pub unknown: bool,
 }
 
-/// One connection, in the hands of exactly one owner: a pool or a client's conversation.
+/// One connection, in the hands of exactly one owner: a pool or a client's conversation. What is
+/// known of it is reached as its own fields.
 #[derive(Debug)]
 pub struct Connection {
     pub stream: Stream,
+    pub state: State,
+}
+
+/// What is known of a connection, in whichever thread it is.
+#[derive(Debug)]
+pub struct State {
     pub node: NodeId,
     /// The epoch under which it was opened: under a later one it never writes.
     pub epoch: Epoch,
@@ -150,6 +158,29 @@ pub struct Connection {
     /// Closed at its first idle moment after this.
     pub expires_at: Instant,
     pub idle_since: Instant,
+}
+
+impl Deref for Connection {
+    type Target = State;
+
+    #[inline]
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Connection {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+/// A connection on its way from one worker to another.
+#[derive(Debug)]
+pub struct DetachedConnection {
+    stream: Detached,
+    state: State,
 }
 
 /// What a new connection needs to know.
@@ -184,8 +215,7 @@ impl Connection {
             Reported::set(&mut reported, name, value);
         }
         let now = Instant::now();
-        Ok(Box::new(Connection {
-            stream: established.stream,
+        let state = State {
             node: opening.node,
             epoch: opening.epoch,
             cancel: Arc::new(CancelKey {
@@ -201,7 +231,8 @@ impl Connection {
             traces: Traces::default(),
             expires_at: now + opening.lifetime,
             idle_since: now,
-        }))
+        };
+        Ok(Box::new(Connection { stream: established.stream, state }))
     }
 
     /// Whether an idle connection is as it was left: nothing has arrived, not even its end. Costs
@@ -212,86 +243,16 @@ impl Connection {
 
     /// Takes the socket out of this thread's runtime.
     pub fn detach(self) -> io::Result<DetachedConnection> {
-        let Connection {
-            stream,
-            node,
-            epoch,
-            cancel,
-            settings,
-            reported,
-            prepared,
-            unnamed,
-            traces,
-            expires_at,
-            idle_since,
-        } = self;
-        let stream = stream.detach()?;
-        let state = State {
-            node,
-            epoch,
-            cancel,
-            settings,
-            reported,
-            prepared,
-            unnamed,
-            traces,
-            expires_at,
-            idle_since,
-        };
-        Ok(DetachedConnection { stream, state })
+        let Connection { stream, state } = self;
+        Ok(DetachedConnection { stream: stream.detach()?, state })
     }
-}
-
-/// A connection on its way from one worker to another.
-#[derive(Debug)]
-pub struct DetachedConnection {
-    stream: Detached,
-    state: State,
-}
-
-#[derive(Debug)]
-struct State {
-    node: NodeId,
-    epoch: Epoch,
-    cancel: Arc<CancelKey>,
-    settings: Option<Arc<Settings>>,
-    reported: Arc<Reported>,
-    prepared: PreparedOnServer,
-    unnamed: Option<u64>,
-    traces: Traces,
-    expires_at: Instant,
-    idle_since: Instant,
 }
 
 impl DetachedConnection {
     /// Registers the socket with this thread's runtime.
     pub fn attach(self) -> io::Result<Box<Connection>> {
-        let State {
-            node,
-            epoch,
-            cancel,
-            settings,
-            reported,
-            prepared,
-            unnamed,
-            traces,
-            expires_at,
-            idle_since,
-        } = self.state;
-        let stream = Stream::attach(self.stream)?;
-        Ok(Box::new(Connection {
-            stream,
-            node,
-            epoch,
-            cancel,
-            settings,
-            reported,
-            prepared,
-            unnamed,
-            traces,
-            expires_at,
-            idle_since,
-        }))
+        let DetachedConnection { stream, state } = self;
+        Ok(Box::new(Connection { stream: Stream::attach(stream)?, state }))
     }
 }
 
