@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 /// A parameter that tells where a connection happens to be, not what the session is. A client of
@@ -238,7 +237,7 @@ impl Connection {
     /// Whether an idle connection is as it was left: nothing has arrived, not even its end. Costs
     /// no system call.
     pub fn is_untouched(&self) -> bool {
-        !self.stream.looks_readable(&mut Context::from_waker(Waker::noop()))
+        !self.stream.looks_readable()
     }
 
     /// Takes the socket out of this thread's runtime.

@@ -171,8 +171,11 @@ impl Replies {
     }
 
     pub fn clear(&mut self) {
-        self.queue.clear();
-        *self = Replies { queue: std::mem::take(&mut self.queue), ..Replies::default() };
+        let Replies { queue, passing, passing_swallowed, copy_in, failed, ready_due, forwardable } =
+            self;
+        queue.clear();
+        (*passing, *ready_due, *forwardable) = (0, 0, 0);
+        (*passing_swallowed, *copy_in, *failed) = (false, false, false);
     }
 
     /// Matches what has been read. Afterwards the client gets all of `local`, then the first

@@ -244,7 +244,7 @@ impl Conversation {
         match outcome {
             Ok(()) => Ok(moved),
             // What the server said before it closed is still to be read, and says more.
-            Err(_) if self.has_unread_replies(cx) => {
+            Err(_) if self.has_unread_replies() => {
                 if let Some(active) = &mut self.active {
                     active.outbox.clear();
                 }
@@ -254,9 +254,9 @@ impl Conversation {
         }
     }
 
-    fn has_unread_replies(&self, cx: &mut Context<'_>) -> bool {
+    fn has_unread_replies(&self) -> bool {
         let server = self.active.as_ref().and_then(|active| active.server.as_ref());
-        server.is_some_and(|server| server.pooled.connection.stream.looks_readable(cx))
+        server.is_some_and(|server| server.pooled.connection.stream.looks_readable())
     }
 
     /// Takes more of the client's messages, if they may go to this server. Whether there is
