@@ -58,6 +58,8 @@ struct Side {
     results: Results,
     /// Lines of the standbys' logs.
     refused: Vec<String>,
+    /// The proxy's counters at the end, if it took part.
+    metrics: String,
     folder: PathBuf,
 }
 
@@ -75,7 +77,8 @@ fn main() -> Result<ExitCode> {
         for (name, side) in &sides {
             println!("\n{name}: {} of {} passed", side.results.passed(), side.results.len());
             side.results.failed().for_each(|test| println!("  {}", side.diff(test)));
-            println!("statements refused by a standby: {}", side.refused.len());
+            side.print_routes();
+            println!("refused by a standby: {}", side.refused.len());
             side.refused.iter().for_each(|line| println!("  {line}"));
         }
         return Ok(ExitCode::SUCCESS);
@@ -88,11 +91,13 @@ fn compare(direct: &Side, through: &Side) -> bool {
     let differs: BTreeMap<&str, &str> =
         DIFFERS.lines().filter_map(|line| line.split_once(": ")).collect();
     let total = direct.results.len();
-    println!("\n|                                   | of {total:3} |");
-    println!("|-----------------------------------|--------|");
-    println!("| passed directly                   | {:6} |", direct.results.passed());
-    println!("| passed through tiffin             | {:6} |", through.results.passed());
-    println!("| statements refused by a standby   | {:6} |", through.refused.len());
+    println!("\n|                       | of {total:3} |");
+    println!("|-----------------------|--------|");
+    println!("| passed directly       | {:6} |", direct.results.passed());
+    println!("| passed through tiffin | {:6} |", through.results.passed());
+    println!();
+    through.print_routes();
+    println!("statements refused by a standby (25006): {}", through.refused.len());
     let mut as_known = through.refused.is_empty() && through.results.len() == total;
     for test in through.results.failed().filter(|test| direct.results.has_passed(test)) {
         let cause = differs.get(test).copied();
@@ -138,16 +143,18 @@ fn run(suite: &Suite, name: &str, arguments: &Arguments) -> Result<Side> {
     };
     let port = proxy.as_ref().map_or(cluster.primary().port, |proxy| proxy.port);
     let output = cluster.folder().join("suite");
-    let results = suite.run(&output, port, &cluster.superuser.password, &arguments.tests);
+    let results = suite.run(&output, port, &cluster, &arguments.tests);
     // What there is is worth keeping, however the suite ended.
     keep(&output, &cluster, &folder)?;
+    let mut metrics = String::new();
     if let Some(proxy) = &proxy {
+        metrics = proxy.get("/metrics")?.1;
         fs::write(folder.join("tiffin.log"), proxy.log())?;
-        fs::write(folder.join("metrics.txt"), proxy.get("/metrics")?.1)?;
+        fs::write(folder.join("metrics.txt"), &metrics)?;
     }
     suite::split_diffs(&folder)?;
     let refused = cluster.replicas().iter().flat_map(refused_by).collect();
-    Ok(Side { results: results?, refused, folder })
+    Ok(Side { results: results?, refused, metrics, folder })
 }
 
 fn refused_by(standby: &Server) -> Vec<String> {
@@ -159,7 +166,7 @@ fn refused_by(standby: &Server) -> Vec<String> {
 
 /// Copies what the suite and the servers wrote, for everybody to read.
 fn keep(output: &Path, cluster: &Cluster, folder: &Path) -> Result<()> {
-    for part in ["results", "regression.diffs", "regression.out"] {
+    for part in ["results", "regression.diffs.first", "regression.diffs", "regression.out"] {
         if output.join(part).exists() {
             let mut copy = Command::new("cp");
             let status = copy.arg("-r").arg(output.join(part)).arg(folder).status()?;
@@ -175,6 +182,23 @@ fn keep(output: &Path, cluster: &Cluster, folder: &Path) -> Result<()> {
 }
 
 impl Side {
+    /// How many statements ran where.
+    fn print_routes(&self) {
+        let sum = |start: &str, node: &str| -> f64 {
+            let node = format!("node=\"{node}\"");
+            let lines = self.metrics.lines();
+            let counts = lines.filter(|line| line.starts_with(start) && line.contains(&node));
+            counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        for node in ["pg0", "pg1", "pg2"] {
+            let (sent, retried) =
+                (sum("tiffin_routed_total{", node), sum("tiffin_retried_total{", node));
+            println!(
+                "{node}: {sent} statements or transactions sent, {retried} repeated elsewhere"
+            );
+        }
+    }
+
     /// Where the difference of a test is.
     fn diff(&self, test: &str) -> String {
         let path = suite::diff_path(&self.folder, test);
