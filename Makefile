@@ -7,12 +7,12 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: test lint deps demo bench bench-deps regress fuzz help
+.PHONY: test lint deps test-deps demo bench bench-deps regress fuzz help
 
 help:
 	@sed -n 's/^# //p' Makefile
 
-test: deps lint
+test: test-deps lint
 	scripts/run-tests.sh
 
 lint:
@@ -21,6 +21,10 @@ lint:
 
 deps:
 	scripts/install-deps.sh test
+
+test-deps:
+	scripts/install-deps.sh test drivers
+	scripts/install-drivers.sh
 
 demo: deps
 	$(CARGO) build --locked --release --bin tiffin

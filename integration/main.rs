@@ -9,6 +9,7 @@ mod bad_input;
 mod catalog;
 mod commands;
 mod consistency;
+mod drivers;
 mod failover;
 mod lag;
 mod messages;

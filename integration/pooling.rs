@@ -140,7 +140,36 @@ fn a_statement_outlives_a_change_of_its_table() {
         b.batch_execute("ALTER TABLE t ALTER COLUMN n TYPE bigint").await.unwrap();
         let after = a.prepare("SELECT * FROM t").await.unwrap();
         assert_eq!(a.query_one(&after, &[]).await.unwrap().get::<_, i64>(0), 1);
+        // Rows of another shape would be read by what the client was told of them before, so it
+        // is told; what it prepares after that is sound, on whichever connection.
+        let text = "/* tiffin: primary */ SELECT * FROM t";
+        let before = a.prepare(text).await.unwrap();
+        a.query(&before, &[]).await.unwrap();
+        // Around the proxy, which would else clean the connection and prepare anew there.
+        let (primary, app) = (fixture.cluster.primary(), &fixture.cluster.app);
+        let direct = connect(&fixture.cluster.config(primary, app)).await;
+        direct.batch_execute("ALTER TABLE t ALTER COLUMN n TYPE text").await.unwrap();
+        let error = a.query(&before, &[]).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "0A000", "{error:?}");
+        for client in [&a, &b] {
+            let after = client.prepare(text).await.unwrap();
+            assert_eq!(client.query_one(&after, &[]).await.unwrap().get::<_, &str>(0), "1");
+        }
     });
+}
+
+/// The connection that has the cursor is the session's only one until it is closed, and writes
+/// will follow.
+#[test]
+fn a_held_cursor_is_on_the_primary() {
+    let fixture = Fixture::start();
+    fixture.create_table("t", "n int");
+    let session = fixture.session();
+    session.query("DECLARE c CURSOR WITH HOLD FOR SELECT n FROM t").unwrap();
+    session.query("INSERT INTO t VALUES (1)").unwrap();
+    assert_eq!(session.query("FETCH ALL FROM c").unwrap().len(), 0);
+    session.query("CLOSE c").unwrap();
+    session.query("INSERT INTO t VALUES (2)").unwrap();
 }
 
 #[test]

@@ -1,68 +1,15 @@
 //! TLS towards clients and towards servers, by psql and, where libpq 15 cannot, by rustls.
 
+use crate::support::certificates::{Authority, Files, text};
 use crate::support::psql::{psql_error, psql_ok};
 use crate::support::wire::{Message, VERSION_3_0};
 use crate::support::{Fixture, PATIENCE, on_postgres_18, wait_until};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tiffin::cli::sandbox::servers::Tls;
-
-/// An authority and what it has signed.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new(name: &str) -> Authority {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        Authority(CertifiedIssuer::self_signed(params, key).unwrap())
-    }
-
-    fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    /// Certificate and key, as PEM, for 127.0.0.1, `localhost` and this common name.
-    fn sign(&self, common_name: &str) -> (String, String) {
-        let mut params = CertificateParams::new(vec!["localhost".to_string()]).unwrap();
-        params.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-}
-
-/// PEM files in a folder that goes away with the test.
-struct Files(tempfile::TempDir);
-
-impl Files {
-    fn new() -> Files {
-        Files(tempfile::tempdir().unwrap())
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
-        let path = self.0.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        // libpq refuses keys that others may read.
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        path
-    }
-
-    fn pair(&self, name: &str, (certificate, key): (String, String)) -> (PathBuf, PathBuf) {
-        (self.write(&format!("{name}.crt"), &certificate), self.write(&format!("{name}.key"), &key))
-    }
-}
-
-fn text(path: &Path) -> String {
-    path.to_str().unwrap().to_string()
-}
 
 #[test]
 fn clients_over_tls() {
@@ -162,7 +109,7 @@ fn direct_tls_needs_its_alpn() {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, fixture.proxy.port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut roots = rustls::RootCertStore::empty();
-        let ca = authority.0.der().clone();
+        let ca = authority.der();
         roots.add(ca).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)

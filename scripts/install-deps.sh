@@ -4,6 +4,8 @@
 #
 #   scripts/install-deps.sh test            PostgreSQL's server programs, a C compiler, and
 #                                           PostgreSQL 18 beside them (scripts/postgresql-18.sh)
+#   scripts/install-deps.sh test drivers    also the languages of the drivers' programs, and
+#                                           pgjdbc; scripts/install-drivers.sh does the others
 #   scripts/install-deps.sh test bench      also HAProxy, PgBouncer, pgbench and python3
 #   scripts/install-deps.sh test regress    also PostgreSQL 18's regression suite
 set -eu
@@ -17,6 +19,18 @@ need() { # need PACKAGE COMMAND...: the package, if one of the commands cannot b
     for command in "$@"; do
         command -v "$command" >/dev/null 2>&1 || { missing="$missing $package"; return; }
     done
+}
+
+need_jar() { # need_jar PACKAGE NAME: where Debian keeps the libraries of Java
+    [ -f "/usr/share/java/$2.jar" ] || missing="$missing $1"
+}
+
+need_python_with_venv() {
+    for python in python3 /usr/bin/python3; do
+        "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+            2>/dev/null && return
+    done
+    missing="$missing python3 python3-venv"
 }
 
 has_postgres() {
@@ -39,6 +53,15 @@ for group in "${@:-test}"; do
             missing="$missing debian-archive-keyring"
         has_postgres || missing="$missing postgresql"
         ;;
+    drivers)
+        need postgresql-contrib pgbench
+        need_python_with_venv
+        # javac also runs a program of one source file.
+        need default-jdk-headless javac
+        need_jar libpostgresql-jdbc-java postgresql
+        need_jar libhikaricp-java HikariCP
+        need_jar libslf4j-java slf4j-nop
+        ;;
     bench)
         need haproxy haproxy
         need pgbouncer pgbouncer
@@ -50,7 +73,7 @@ for group in "${@:-test}"; do
         need diffutils diff
         ;;
     *)
-        echo "usage: scripts/install-deps.sh [test] [bench] [regress]" >&2
+        echo "usage: scripts/install-deps.sh [test] [drivers] [bench] [regress]" >&2
         exit 2
         ;;
     esac

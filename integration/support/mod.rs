@@ -4,6 +4,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test uses its part")]
 
+pub mod certificates;
 pub mod psql;
 pub mod relay;
 pub mod versions;

@@ -74,6 +74,8 @@ pub struct Slot<C> {
     current: ArcSwap<C>,
     /// Grows with each DDL.
     generation: AtomicU64,
+    /// Grows with each change that may make plans unusable, also one around the proxy.
+    plans: AtomicU64,
     wanted: Notify,
     /// Less urgent than `wanted`.
     asked: Notify,
@@ -196,6 +198,7 @@ impl<C> Slot<C> {
         Slot {
             current: ArcSwap::from_pointee(catalog),
             generation: AtomicU64::new(0),
+            plans: AtomicU64::new(0),
             wanted: Notify::new(),
             asked: Notify::new(),
         }
@@ -217,7 +220,18 @@ impl<C> Slot<C> {
         self.current.load_full()
     }
 
+    /// Another number than before if servers may refuse plans that they made before.
+    pub fn plans(&self) -> u64 {
+        self.plans.load(Ordering::Relaxed)
+    }
+
+    /// A server refused a plan that it had made earlier.
+    pub fn plans_changed(&self) {
+        self.plans.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn invalidate(&self, unknown: C) {
+        self.plans_changed();
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.current.store(Arc::new(unknown));
         self.wanted.notify_one();
@@ -284,7 +298,7 @@ impl<L: Loader> Shared<L> {
             tokio::select! {
                 () = slot.wanted.notified() => {}
                 () = tokio::time::sleep_until(now + again) => {}
-                () = self.changed(&database, &mut link, mark, not_before) => {}
+                () = self.changed(&database, &mut link, mark, not_before) => slot.plans_changed(),
                 () = async {
                     tokio::time::sleep_until(not_before).await;
                     slot.asked.notified().await;

@@ -1,5 +1,6 @@
 //! A worker thread: a runtime of its own, one task per client, and the housekeeping of its pools.
 
+use super::FAREWELL;
 use super::listen::Socket;
 use crate::backend::stream::Plain;
 use crate::config::{Config, Limits};
@@ -21,9 +22,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 /// Messages to a worker; a sender waits for room.
 const MESSAGES_MAX: usize = 1024;
@@ -265,10 +268,11 @@ impl Thread {
         };
         match opening {
             Ok(Opening::Session(accepted)) => self.begin(accepted, peer).await,
-            Ok(Opening::Cancel { process_id, key, connection }) => {
+            Ok(Opening::Cancel { process_id, key, mut connection }) => {
                 self.cancel(process_id, key).await;
-                // Closed only now: the client knows by it that the request has arrived.
-                drop(connection);
+                // Closed only now: the client knows by it that the request has arrived. Over TLS
+                // it must be told so; libpq 17 and later take a bare end for a failure.
+                let _ = timeout(FAREWELL, connection.shutdown()).await;
                 None
             }
             Ok(Opening::Closed) => None,

@@ -55,7 +55,10 @@ impl Class {
             SessionEffect::Begin(modes) => Some(*modes),
             _ => None,
         });
+        // What keeps the connection keeps it for writes to come as well.
+        let pins = statement.session.iter().any(|effect| matches!(effect, SessionEffect::Pin(_)));
         match (statement.effect, begins) {
+            (Effect::Read | Effect::Session, None) if pins => Class::Write(RouteReason::SessionPin),
             (Effect::Read, None) => Class::Read,
             (Effect::Session, _) => Class::Session,
             (Effect::Read | Effect::Transaction, Some(modes)) => Class::Begin(modes),

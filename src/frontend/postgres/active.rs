@@ -81,6 +81,12 @@ pub struct Progress {
     pub repeatable: bool,
     /// A plan that DDL has made unusable was refused before it ran: prepare it again here.
     pub stale_plan: bool,
+    /// The client asks for a description of all that it runs: what comes may have another shape
+    /// than before.
+    pub describes: bool,
+    /// The client has been told that a plan is out of date. If it prepares the text again, that
+    /// shall not lead it to the same plan.
+    pub stale_plan_told: bool,
     /// An error was swallowed in order to repeat the request.
     pub intercepted: bool,
     /// Something that may have written was sent since the last end of a transaction.
@@ -129,6 +135,8 @@ impl Default for Progress {
             retained: false,
             repeatable: false,
             stale_plan: false,
+            describes: false,
+            stale_plan_told: false,
             intercepted: false,
             writing: false,
             reading: false,
@@ -193,10 +201,13 @@ impl Watch for Observer<'_> {
             self.progress.intercepted = true;
             return OnError::Intercept;
         }
-        if self.progress.retained && is_stale_plan(fields) {
-            self.progress.intercepted = true;
-            self.progress.stale_plan = true;
-            return OnError::Intercept;
+        if is_stale_plan(fields) {
+            if self.progress.retained && self.progress.describes {
+                self.progress.intercepted = true;
+                self.progress.stale_plan = true;
+                return OnError::Intercept;
+            }
+            self.progress.stale_plan_told = true;
         }
         match front {
             // A Parse that the proxy injected stands for one that the client sent.

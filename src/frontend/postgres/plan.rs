@@ -296,8 +296,8 @@ impl Planner<'_> {
         if let Some(known) = self.statements.named.get(name) {
             return Ok(What::ParseAgain(known.clone()));
         }
-        let id =
-            self.registry.id((sql, types), self.settings, self.database, || self.worker.next_id());
+        let place = (self.database, self.slot.plans());
+        let id = self.registry.id((sql, types), self.settings, place, || self.worker.next_id());
         let prepared = Rc::new(Prepared {
             id,
             server_name: server_name(id),

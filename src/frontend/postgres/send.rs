@@ -33,6 +33,7 @@ impl Conversation {
         progress.retained =
             may_repeat && !open && !held && (is_read || progress.settling || binds(&batch));
         progress.repeatable = progress.retained && is_read;
+        progress.describes = describes(&batch);
         if !progress.retained {
             self.inbox.consume(self.taken);
             self.taken = 0;
@@ -206,6 +207,14 @@ pub(super) fn writes(batch: &Batch) -> bool {
 /// Whether a batch uses a prepared statement, whose plan may be out of date.
 pub(super) fn binds(batch: &Batch) -> bool {
     batch.ops.iter().any(|op| matches!(op.what, What::Bind(_) | What::DescribeStatement(_)))
+}
+
+/// Whether a batch asks what each of its results looks like. A client that does not would read
+/// rows of another shape by the description that it had before.
+fn describes(batch: &Batch) -> bool {
+    let count = |is: fn(&What) -> bool| batch.ops.iter().filter(|op| is(&op.what)).count();
+    count(|what| matches!(what, What::Bind(_)))
+        <= count(|what| matches!(what, What::DescribePortal | What::DescribeStatement(_)))
 }
 
 /// Whether a batch may show data, so that the session's later reads must not be older.

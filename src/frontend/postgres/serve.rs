@@ -84,6 +84,9 @@ impl Conversation {
         if std::mem::take(&mut active.progress.ddl_done) {
             self.cluster.handle.catalogs.ddl_ran(&self.identity.database);
         }
+        if std::mem::take(&mut active.progress.stale_plan_told) {
+            self.catalog.plans_changed();
+        }
         if active.progress.stale_plan {
             return Ok(Some(Served::RepeatHere));
         }

@@ -95,6 +95,9 @@ struct Key {
     types: Box<[u8]>,
     names: Names,
     database: Arc<str>,
+    /// A text that is prepared after a change of the catalog gets plans of its own: the older ones
+    /// may be refused.
+    plans: u64,
 }
 
 /// Statements of one worker's clients: the same text, types and meaning of names share one id and
@@ -113,7 +116,7 @@ impl Registry {
         &self,
         (sql, types): (&[u8], &[u8]),
         settings: &Settings,
-        database: &Arc<str>,
+        (database, plans): (&Arc<str>, u64),
         fresh: impl FnOnce() -> u64,
     ) -> u64 {
         let name = |name| settings.get(name).cloned();
@@ -122,7 +125,8 @@ impl Registry {
             role: name("role"),
             session_authorization: name("session_authorization"),
         };
-        let key = Key { sql: sql.into(), types: types.into(), names, database: database.clone() };
+        let (sql, types, database) = (sql.into(), types.into(), database.clone());
+        let key = Key { sql, types, names, database, plans };
         let mut ids = self.ids.borrow_mut();
         if let Some(id) = ids.get(&key) {
             return *id;

@@ -1,0 +1,353 @@
+//! Drivers and what is built on them, each with a program of its own in `integration/drivers/`.
+//!
+//! One cluster with the proxy in front, TLS everywhere, serves all. A program runs at the same
+//! time against the proxy and, as a control, against the primary itself, each in a database of
+//! its own, and prints `version NAME VERSION` and for each check `ok NAME` or `not ok NAME: why`.
+//! `scripts/install-drivers.sh` installs what the programs need. While you work on one of them:
+//! `TIFFIN_DRIVERS=asyncpg,pgjdbc cargo nextest run --test integration drivers:: --no-capture`.
+
+use crate::support::certificates::{Authority, Files, text};
+use crate::support::{Fixture, PATIENCE, binary, wait_until};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tiffin::cli::sandbox::servers::Tls;
+use tiffin::cli::sandbox::servers::binaries::Binaries;
+
+/// A program takes three to ten seconds on a machine that does nothing else.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(200);
+/// Lines of a failed program's standard error that are shown.
+const STDERR_LINES_MAX: usize = 60;
+
+#[derive(Clone, Copy)]
+enum Language {
+    Python,
+    Node,
+    Java,
+    Rust,
+}
+use Language::{Java, Node, Python, Rust};
+
+/// Name, which is also the database's, and program.
+const DRIVERS: &[(&str, Language, &str)] = &[
+    ("psycopg_sync", Python, "psycopg_sync.py"),
+    ("psycopg_async", Python, "psycopg_async.py"),
+    ("asyncpg", Python, "asyncpg_driver.py"),
+    ("sqlalchemy", Python, "sqlalchemy_orm.py"),
+    ("django", Python, "django_orm.py"),
+    ("node_postgres", Node, "node_postgres.js"),
+    ("postgres_js", Node, "postgres_js.js"),
+    ("pgjdbc", Java, "Jdbc.java"),
+    ("tokio_postgres", Rust, "driver-tokio-postgres"),
+    ("sqlx", Rust, "driver-sqlx"),
+    ("pgbench", Python, "pgbench.py"),
+];
+
+/// Checks that hold directly and need not hold through the proxy: driver, check, reason. With the
+/// first reason it depends on which connection a statement meets.
+const DIFFERS: &[(&str, &str, &str)] = &[
+    ("asyncpg", "prepared_statements_outlive_ddl", OTHER_SHAPE),
+    ("postgres_js", "prepared_statements_outlive_ddl", OTHER_SHAPE),
+    ("pgjdbc", "prepared_statements_outlive_ddl", OTHER_SHAPE),
+    ("tokio_postgres", "prepared_statements_after_ddl", OTHER_SHAPE),
+    ("psycopg_sync", "settings_follow_the_session", PATH),
+    ("asyncpg", "settings_follow_the_session", PATH),
+    (
+        "django",
+        "a_test_database_comes_and_goes",
+        "idle connections keep DROP DATABASE from working",
+    ),
+];
+const PATH: &str = "a list of schemas in the start-up packet is taken for one name";
+const OTHER_SHAPE: &str = "a connection that did not have the statement yet prepares it anew, and \
+                           the rows have another shape than the driver was told before the change";
+
+/// Where a program connects to.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Proxied,
+    Direct,
+}
+
+#[test]
+fn drivers_see_what_they_see_without_the_proxy() {
+    let (authority, files) = (Authority::new("lunch"), Files::new());
+    let ca = files.write("ca.crt", &authority.pem());
+    let fixture = start(&authority, &files, &ca);
+    let chosen = std::env::var("TIFFIN_DRIVERS").unwrap_or_default();
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.split(',').any(|word| word == name);
+    let mut problems = Vec::new();
+    let mut checks = 0;
+    let started = Instant::now();
+    for (name, language, program) in DRIVERS.iter().filter(|(name, ..)| is_chosen(name)) {
+        let command = || command(*language, program);
+        let [proxied, direct] = run_both_ways(&fixture, &ca, name, command);
+        checks += proxied.ok.len();
+        println!(
+            "measured: {}: {} checks, {:.1} s through the proxy, {:.1} s directly",
+            proxied.version,
+            proxied.ok.len(),
+            proxied.seconds,
+            direct.seconds,
+        );
+        problems.extend(problems_of(&fixture, name, &proxied, &direct));
+        fixture.cluster.primary().execute(&format!("DROP DATABASE {name}_direct")).unwrap();
+    }
+    println!("measured: {checks} checks of drivers in {:.1} s", started.elapsed().as_secs_f64());
+    problems.extend(left_behind(&fixture));
+    print_shares(&fixture);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// One primary with two replicas and the proxy; everybody speaks TLS with verified names and logs
+/// in with SCRAM.
+fn start(authority: &Authority, files: &Files, ca: &Path) -> Fixture {
+    let (certificate, key) = files.pair("proxy", authority.sign("proxy"));
+    let (server_certificate, server_key) = authority.sign("server");
+    let clients =
+        json!({ "mode": "require", "certificate": text(&certificate), "key": text(&key) });
+    let servers = json!({ "mode": "verify-full", "ca": text(ca) });
+    Fixture::build()
+        .options(move |options| {
+            let (certificate, key) = (server_certificate, server_key);
+            options.tls = Some(Tls { certificate, key, client_ca: None });
+        })
+        .hba(&["hostssl all all 127.0.0.1/32 scram-sha-256"])
+        // Django's test runner makes databases.
+        .sql("ALTER ROLE app CREATEDB")
+        .config(|config| config["tls"] = clients)
+        .key("tls", servers)
+        // Where reads go is asked below; a busy machine's lag shall not decide it.
+        .key("routing.max_lag", "5min")
+        .start()
+}
+
+/// What runs a program, but for its surroundings.
+fn command(language: Language, program: &str) -> Command {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/drivers");
+    let installed = installed();
+    match language {
+        Python => {
+            let mut command = Command::new(installed.join("python/bin/python"));
+            command.arg("-B").arg(sources.join("python").join(program));
+            command
+        }
+        Node => {
+            let mut command = Command::new(installed.join("bin/node"));
+            command.arg(sources.join("node").join(program));
+            command.env("NODE_PATH", installed.join("node/node_modules"));
+            command
+        }
+        Java => {
+            let jars = ["postgresql", "HikariCP", "slf4j-api", "slf4j-nop"];
+            let jars = jars.map(|name| format!("/usr/share/java/{name}.jar")).join(":");
+            let mut command = Command::new("java");
+            command.args(["-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", &jars]);
+            command.arg(sources.join("java").join(program));
+            command
+        }
+        Rust => Command::new(binary().with_file_name(program)),
+    }
+}
+
+/// Where `scripts/install-drivers.sh` has installed things, by the present lists.
+fn installed() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("drivers");
+    for (name, list) in [("python", "requirements.txt"), ("node", "package-lock.json")] {
+        let wanted = root.join("integration/drivers").join(name).join(list);
+        let found = folder.join(name).join(".installed");
+        assert!(
+            fs::read(&found).ok() == fs::read(&wanted).ok(),
+            "the drivers of {} are not installed: run scripts/install-deps.sh drivers and \
+             scripts/install-drivers.sh",
+            wanted.display()
+        );
+    }
+    folder
+}
+
+/// What a program said.
+struct Outcome {
+    version: String,
+    ok: BTreeSet<String>,
+    failed: BTreeSet<String>,
+    seconds: f64,
+    /// Empty if all is well.
+    complaint: String,
+}
+
+/// Runs a program against the proxy and against the primary, at the same time.
+fn run_both_ways(
+    fixture: &Fixture,
+    ca: &Path,
+    name: &str,
+    command: impl Fn() -> Command,
+) -> [Outcome; 2] {
+    let primary = fixture.cluster.primary();
+    for way in ["proxied", "direct"] {
+        primary.execute(&format!("CREATE DATABASE {name}_{way} OWNER app")).unwrap();
+    }
+    fixture.cluster.wait_caught_up(primary).unwrap();
+    let spawn = |way| spawn(fixture, ca, name, way, command());
+    let mut running = [spawn(Way::Proxied), spawn(Way::Direct)];
+    // Also the one that ends first is asked how long it took.
+    let all_ended = || running.iter_mut().map(Running::has_ended).fold(true, |all, it| all && it);
+    let _ = wait_until(PROGRAM_TIMEOUT, all_ended);
+    running.map(Running::finish)
+}
+
+/// A program at work; its output goes to files in the folder that it runs in.
+struct Running {
+    title: String,
+    child: Child,
+    folder: PathBuf,
+    started: Instant,
+    took: Option<Duration>,
+}
+
+fn spawn(fixture: &Fixture, ca: &Path, name: &str, way: Way, mut command: Command) -> Running {
+    let cluster = &fixture.cluster;
+    let ports = |servers: &[&tiffin::cli::sandbox::servers::Server]| {
+        servers.iter().map(|server| server.port.to_string()).collect::<Vec<_>>().join(",")
+    };
+    let (way_name, port, read_ports) = match way {
+        Way::Proxied => {
+            ("proxied", fixture.proxy.port, ports(&cluster.replicas().iter().collect::<Vec<_>>()))
+        }
+        Way::Direct => ("direct", cluster.primary().port, ports(&[cluster.primary()])),
+    };
+    let database = format!("{name}_{way_name}");
+    // The cluster's folder: whatever runs there ends with the servers.
+    let folder = cluster.folder().join(&database);
+    fs::create_dir(&folder).unwrap();
+    command
+        .env("PGHOST", "127.0.0.1")
+        .env("PGPORT", port.to_string())
+        .env("PGUSER", &cluster.app.user)
+        .env("PGPASSWORD", &cluster.app.password)
+        .env("PGDATABASE", &database)
+        .env("PGSSLMODE", "verify-full")
+        .env("PGSSLROOTCERT", ca)
+        .env("READ_PORTS", read_ports)
+        .env("PRIMARY_PORT", cluster.primary().port.to_string())
+        .env("PG_BIN", Binaries::find().unwrap().folder())
+        .env("LC_ALL", "C.UTF-8")
+        .current_dir(&folder)
+        .stdin(Stdio::null())
+        .stdout(File::create(folder.join("stdout")).unwrap())
+        .stderr(File::create(folder.join("stderr")).unwrap());
+    let started = Instant::now();
+    let child = command.spawn().unwrap_or_else(|error| {
+        panic!("{:?}: {error}; run scripts/install-deps.sh drivers", command.get_program())
+    });
+    Running { title: format!("{name}, {way_name}"), child, folder, started, took: None }
+}
+
+impl Running {
+    fn has_ended(&mut self) -> bool {
+        if self.took.is_none() && !matches!(self.child.try_wait(), Ok(None)) {
+            self.took = Some(self.started.elapsed());
+        }
+        self.took.is_some()
+    }
+
+    fn finish(mut self) -> Outcome {
+        if self.took.is_none() {
+            let _ = self.child.kill();
+        }
+        let seconds = self.took.unwrap_or(PROGRAM_TIMEOUT).as_secs_f64();
+        let status = self.child.wait().unwrap();
+        let read =
+            |name| String::from_utf8_lossy(&fs::read(self.folder.join(name)).unwrap()).into_owned();
+        let (stdout, stderr) = (read("stdout"), read("stderr"));
+        let lines = |prefix: &str| {
+            let found = stdout.lines().filter_map(|line| line.strip_prefix(prefix));
+            found.map(str::to_string).collect::<Vec<_>>()
+        };
+        let version = lines("version ").pop().unwrap_or_else(|| self.title.clone());
+        let ok: BTreeSet<String> = lines("ok ").into_iter().collect();
+        let failed = lines("not ok ");
+        let failed = failed.iter().filter_map(|line| line.split_once(':'));
+        let failed: BTreeSet<String> = failed.map(|(name, _)| name.to_string()).collect();
+        let mut complaint = String::new();
+        if self.took.is_none() || !status.success() || !failed.is_empty() || ok.is_empty() {
+            let late = self.took.is_none();
+            let why = if late { "did not end in time".into() } else { status.to_string() };
+            let skip = stderr.lines().count().saturating_sub(STDERR_LINES_MAX);
+            let said: Vec<&str> = stderr.lines().skip(skip).collect();
+            complaint = format!("{}: {why}\n{stdout}{}\n", self.title, said.join("\n"));
+        }
+        Outcome { version, ok, failed, seconds, complaint }
+    }
+}
+
+/// What is wrong with a program's two runs.
+fn problems_of(fixture: &Fixture, name: &str, proxied: &Outcome, direct: &Outcome) -> Vec<String> {
+    let differs = DIFFERS.iter().filter(|(driver, ..)| *driver == name);
+    let differs: BTreeSet<String> = differs.map(|(_, check, _)| check.to_string()).collect();
+    let mut problems = Vec::new();
+    if !direct.complaint.is_empty() {
+        problems.push(direct.complaint.clone());
+    }
+    // A program that did not come to its end has no failed check at its end.
+    let excused = !proxied.failed.is_empty() && proxied.failed.is_subset(&differs);
+    if !proxied.complaint.is_empty() && !excused {
+        problems.push(proxied.complaint.clone());
+    }
+    for (_, check, why) in DIFFERS.iter().filter(|(driver, ..)| *driver == name) {
+        if proxied.failed.contains(*check) {
+            println!("measured: {name} differs in {check}: {why}");
+        }
+    }
+    let all = proxied.ok.union(&proxied.failed).collect::<BTreeSet<_>>();
+    if problems.is_empty() && all != direct.ok.iter().collect() {
+        problems.push(format!("{name}: other checks than directly"));
+    }
+    if !fixture.proxy.is_running() {
+        problems.push(format!("the proxy ended during {name}"));
+    }
+    problems
+}
+
+/// When every program has ended, nobody holds anything any more.
+fn left_behind(fixture: &Fixture) -> Option<String> {
+    let held = || {
+        let metrics = fixture.metrics();
+        metrics.sum("tiffin_pinned_sessions", &[])
+            + metrics.sum("tiffin_clients", &[])
+            + metrics.sum("tiffin_pool_connections", &[("state", "active")])
+    };
+    wait_until(PATIENCE, || held() == 0.0).err().map(|_| {
+        let (_, text) = fixture.proxy.get("/metrics").unwrap();
+        let words = ["tiffin_pinned_sessions", "tiffin_clients", "tiffin_pool_connections"];
+        let lines = text.lines().filter(|line| words.iter().any(|word| line.starts_with(word)));
+        format!("left behind: {}", lines.collect::<Vec<_>>().join("\n"))
+    })
+}
+
+/// How much of it all ran on replicas, and why the rest did not.
+fn print_shares(fixture: &Fixture) {
+    let metrics = fixture.metrics();
+    let all = metrics.sum("tiffin_routed_total", &[]);
+    for replica in fixture.cluster.replicas() {
+        let here = metrics.sum("tiffin_routed_total", &[("node", &replica.name)]);
+        println!("measured: {} ran {:.1} % of {all} statements", replica.name, here * 100.0 / all);
+    }
+    for name in ["tiffin_routed_total", "tiffin_unsafe_statements_total", "tiffin_pins_total"] {
+        let mut reasons: Vec<String> = metrics
+            .with(name, &[])
+            .iter()
+            .filter(|sample| sample.value > 0.0)
+            .map(|sample| {
+                let word = [sample.label("node"), sample.label("reason"), sample.label("pin")];
+                format!("{} {}", word.join(" ").trim(), sample.value)
+            })
+            .collect();
+        reasons.sort();
+        println!("measured: {name}: {}", reasons.join(", "));
+    }
+}

@@ -1,0 +1,4 @@
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT n AS n FROM queue ORDER BY taken, n LIMIT 1 \gset
+UPDATE queue SET taken = taken + 1 WHERE n = :n;
+COMMIT;

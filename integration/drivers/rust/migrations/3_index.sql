@@ -1,0 +1,2 @@
+-- no-transaction
+CREATE INDEX CONCURRENTLY dish_name ON dish (name);
