@@ -212,7 +212,9 @@ impl Cluster {
 
     /// Waits until every running replica has applied what `from` has written until now.
     pub fn wait_caught_up(&self, from: &Server) -> Result<()> {
-        let target = from.value("SELECT pg_current_wal_insert_lsn()")?;
+        // Not the insert position: at a page start that is behind the page's header, which nobody
+        // applies while nothing more is written. What was committed is flushed.
+        let target = from.value("SELECT pg_current_wal_flush_lsn()")?;
         let sql = format!("SELECT pg_last_wal_replay_lsn() >= {}", quote(&target));
         for replica in self.servers.iter().filter(|server| server.port != from.port) {
             if replica.is_running() && replica.value("SELECT pg_is_in_recovery()")? == "t" {
