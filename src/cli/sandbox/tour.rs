@@ -21,6 +21,8 @@ const PAIRS: usize = 40;
 /// be fresh enough.
 const PAIRS_PAUSED: usize = 10;
 const PAUSE: Duration = Duration::from_millis(250);
+/// Between the writes of somebody who only keeps the primary from being idle.
+const WRITE_PAUSE: Duration = Duration::from_millis(20);
 /// Well above the default `max_lag` of one second.
 const APPLY_DELAY_MS: u64 = 3_000;
 /// What is waited for here takes the apply delay and some probe intervals.
@@ -85,19 +87,19 @@ impl Tour<'_> {
         let name = &lagging.name;
         self.screen.note(&format!("{name} applies everything {} s late", APPLY_DELAY_MS / 1000));
 
-        // Idle, a primary leaves nothing to lag behind: somebody has to write.
-        let session = self.connect()?;
         let out = format!("tiffin_node_in_read_set{{cluster=\"main\",node=\"{name}\"}} 0");
         let started = Instant::now();
-        wait_until(PATIENCE, || {
-            session.query(WRITE).is_ok()
-                && self.proxy.get("/metrics").is_ok_and(|(_, page)| page.contains(&out))
-        })
-        .context("the lagging replica stays in the read set")?;
-        self.screen.note(&format!("{name} left the read set after {}", seconds(started)));
-        let share = self.until_read_by(&others)?;
+        let share = self.while_somebody_writes(|| {
+            wait_until(PATIENCE, || {
+                self.proxy.get("/metrics").is_ok_and(|(_, page)| page.contains(&out))
+            })
+            .context("the lagging replica stays in the read set")?;
+            self.screen.note(&format!("{name} left the read set after {}", seconds(started)));
+            self.until_read_by(&others)
+        })?;
         self.screen.line(&sessions_read(), &told(&share), self.are(&share, &others));
 
+        let session = self.connect()?;
         let mut share = Share::new();
         let mut found = 0;
         for number in 0..PAIRS {
@@ -161,6 +163,22 @@ impl Tour<'_> {
         let share = self.until_read_by(&replicas)?;
         self.screen.line(&sessions_read(), &told(&share), self.are(&share, &replicas));
         Ok(())
+    }
+
+    /// Idle, a primary leaves nothing to lag behind: a replica would return while it is looked at.
+    fn while_somebody_writes<T>(&self, look: impl FnOnce() -> Result<T>) -> Result<T> {
+        let session = self.connect()?;
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) && session.query(WRITE).is_ok() {
+                    std::thread::sleep(WRITE_PAUSE);
+                }
+            });
+            let seen = look();
+            done.store(true, Ordering::Relaxed);
+            seen
+        })
     }
 
     /// The replica that will lag, and the servers that are to be read meanwhile.
