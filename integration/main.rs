@@ -9,6 +9,7 @@ mod bad_input;
 mod catalog;
 mod commands;
 mod consistency;
+mod differential;
 mod drivers;
 mod failover;
 mod lag;

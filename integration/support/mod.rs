@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use tiffin::cli::sandbox::proxy::{self, Proxy};
 pub use tiffin::cli::sandbox::servers::query::sqlstate;
 pub use tiffin::cli::sandbox::servers::{
-    Cluster, Login, Mode, Options, Server, Session, client_config, wait_until,
+    Cluster, Login, Mode, Options, Server, Session, client_config, query::Rows, wait_until,
 };
 pub(crate) use versions::on_postgres_18;
 

@@ -66,16 +66,26 @@ impl Wire {
 
     /// The next message; `None` at the end of the stream.
     pub fn message(&mut self) -> Option<Message> {
+        match self.try_message() {
+            Ok(message) => message,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+                None
+            }
+        }
+    }
+
+    /// The next message; `None` at the end of the stream.
+    pub fn try_message(&mut self) -> std::io::Result<Option<Message>> {
         let mut head = [0; 5];
-        if let Err(error) = self.stream.read_exact(&mut head) {
-            let ended = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
-            assert!(ended.contains(&error.kind()), "{error}");
-            return None;
+        match self.stream.read_exact(&mut head) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
         }
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
         let mut body = vec![0; usize::try_from(length).unwrap() - 4];
-        self.stream.read_exact(&mut body).expect("a whole message");
-        Some(Message { tag: head[0], body })
+        self.stream.read_exact(&mut body)?;
+        Ok(Some(Message { tag: head[0], body }))
     }
 
     /// All messages to the next ReadyForQuery, that one included, or to the end.

@@ -79,6 +79,12 @@ impl Session {
     pub fn apply(&mut self, effect: &SessionEffect) {
         match effect {
             SessionEffect::Set { name, value, local: false } => self.set(name, value.as_ref()),
+            // Afterwards it is empty, and not unknown any more.
+            SessionEffect::Set { name, local: true, .. }
+                if is_custom(name) && self.settings.get(name).is_none() =>
+            {
+                self.set(name, None);
+            }
             SessionEffect::Reset(name) => self.set(name, None),
             SessionEffect::ResetAll => self.reset_all(),
             SessionEffect::Discard(Discard::All) => {
@@ -317,5 +323,11 @@ mod tests {
             local: true,
         });
         assert!(session.settings.is_empty());
+        session.apply(&SessionEffect::Set {
+            name: "app.a".into(),
+            value: Some("1".into()),
+            local: true,
+        });
+        assert_eq!(value(&session, "app.a").as_deref(), Some("DEFAULT"));
     }
 }

@@ -20,6 +20,7 @@ use crate::protocol::postgres::frame::{self, FrameError, HEAD_BYTES};
 use crate::protocol::postgres::reply::{self, Status};
 use crate::sql::Statement;
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Messages that are looked into (errors, parameters, tags) are complete in the buffer up to this
@@ -59,11 +60,15 @@ pub struct Expected {
     pub statement: Option<Arc<Statement>>,
     /// The prepared statement that a Parse makes on the server.
     pub prepared: Option<u64>,
+    /// The number of the change that it makes to the client's own statements; 0 for none.
+    pub change: u64,
+    /// Which of the client's statements it names, under another name; 0 for none.
+    pub named: u64,
 }
 
 impl Expected {
     pub fn new(kind: Kind, way: Way) -> Expected {
-        Expected { kind, way, statement: None, prepared: None }
+        Expected { kind, way, statement: None, prepared: None, change: 0, named: 0 }
     }
 }
 
@@ -91,17 +96,37 @@ pub struct Ready {
 
 /// Who is told what the scan sees.
 pub trait Watch {
-    /// A ParameterStatus; whether the client is to see it.
-    fn parameter(&mut self, name: &[u8], value: &[u8]) -> bool;
+    /// A ParameterStatus, perhaps because of what the proxy itself asked; whether the client is
+    /// to see it.
+    fn parameter(&mut self, name: &[u8], value: &[u8], own: bool) -> bool;
     /// `front` is what the error answers; `None`: nothing was asked.
     fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError;
     /// An extended-protocol statement ended well.
     fn executed(&mut self, statement: Arc<Statement>);
     fn ready(&mut self, ready: Ready);
+    /// An error for a message that names one of the client's statements, with the client's name
+    /// for it; `None` if it is not in there.
+    fn renamed(&mut self, error: &[u8], named: u64) -> Option<Box<[u8]>>;
+    /// What the proxy asked is answered; what comes next is the client's. `out` is for the client.
+    fn own_answered(&mut self, out: &mut Buffer);
+    /// A change of the client's statements is in force, and so are those before it.
+    fn changed(&mut self, change: u64);
+    /// These changes of the client's statements have failed or were skipped.
+    fn not_changed(&mut self, changes: RangeInclusive<u64>);
     /// A Parse that was sent has failed or was skipped.
-    fn not_prepared(&mut self, id: u64);
+    fn not_prepared(&mut self, id: u64, why: NotPrepared);
     /// A NotificationResponse for a session that did not ask is not forwarded.
     fn notification(&mut self) -> bool;
+}
+
+/// Why a Parse has made no statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotPrepared {
+    Failed,
+    /// An error before it: the server has not looked at it.
+    Skipped,
+    /// The proxy itself wanted it, for a statement that the client has.
+    Own,
 }
 
 /// What stopped a scan early.
@@ -122,6 +147,11 @@ pub struct Replies {
     /// The server is in COPY FROM STDIN and ignores Sync.
     copy_in: bool,
     failed: bool,
+    /// After an error in the extended protocol the server ignores everything up to a Sync, simple
+    /// queries too.
+    skipping: bool,
+    /// Written to the client in place of the message that was just matched.
+    instead: Option<Box<[u8]>>,
     /// How many of the queue's entries end in a ReadyForQuery.
     ready_due: usize,
     /// Bytes at the front of the read buffer that may be written to the client.
@@ -156,6 +186,17 @@ impl Replies {
         self.copy_in
     }
 
+    /// Whether the server ignores what comes until a Sync that has not been sent.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping && self.ready_due == 0
+    }
+
+    /// Whether requests of the client's own have not been answered by their ReadyForQuery.
+    pub fn is_client_due(&self) -> bool {
+        let ends = |kind| matches!(kind, Kind::Query | Kind::Sync | Kind::Function);
+        self.queue.iter().any(|expected| ends(expected.kind) && expected.way != Way::Swallow)
+    }
+
     /// Requests that have not been answered by their ReadyForQuery.
     pub fn ready_due(&self) -> usize {
         self.ready_due
@@ -171,11 +212,11 @@ impl Replies {
     }
 
     pub fn clear(&mut self) {
-        let Replies { queue, passing, passing_swallowed, copy_in, failed, ready_due, forwardable } =
-            self;
-        queue.clear();
-        (*passing, *ready_due, *forwardable) = (0, 0, 0);
-        (*passing_swallowed, *copy_in, *failed) = (false, false, false);
+        self.queue.clear();
+        self.instead = None;
+        (self.passing, self.ready_due, self.forwardable) = (0, 0, 0);
+        (self.passing_swallowed, self.copy_in, self.failed) = (false, false, false);
+        self.skipping = false;
     }
 
     /// Matches what has been read. Afterwards the client gets all of `local`, then the first
@@ -188,7 +229,7 @@ impl Replies {
     ) -> Result<Scan, FrameError> {
         let mut outcome = Scan::Done;
         loop {
-            self.simulate(read, local);
+            self.simulate(read, local, watch);
             if self.passing > 0 {
                 let count = self.passing.min(read.len() - self.forwardable);
                 if count == 0 {
@@ -209,6 +250,12 @@ impl Replies {
             self.passing = head.bytes - count;
             self.passing_swallowed = fate != Fate::Forward;
             self.take(count, self.passing_swallowed, read, local);
+            if let Some(message) = self.instead.take() {
+                local.extend(&message);
+            }
+            if head.tag == b'Z' && self.passing_swallowed && !self.is_own_next() {
+                watch.own_answered(local);
+            }
             if fate == Fate::Intercept {
                 self.swallow_all();
                 outcome = Scan::Intercepted;
@@ -250,15 +297,18 @@ impl Replies {
     }
 
     /// Answers whatever is at the front of the queue and was never sent.
-    fn simulate(&mut self, read: &mut Buffer, local: &mut Buffer) {
+    fn simulate(&mut self, read: &mut Buffer, local: &mut Buffer, watch: &mut impl Watch) {
         while self.passing == 0 {
             match self.queue.front() {
                 // After an error the server skips to Sync, and so does what stands for it.
-                Some(Expected { way: Way::Simulate(_), .. }) if self.failed => {}
-                Some(Expected { way: Way::Simulate(bytes), .. }) => {
-                    let bytes: &'static [u8] = bytes;
+                Some(Expected { way: Way::Simulate(_), change, .. }) if self.failed => {
+                    undo(*change, *change, watch);
+                }
+                Some(Expected { way: Way::Simulate(bytes), change, .. }) => {
+                    let (bytes, change): (&'static [u8], u64) = (bytes, *change);
                     self.settle(read, local);
                     local.extend(bytes);
+                    watch.changed(change);
                 }
                 Some(Expected { kind: Kind::CopyEnd, .. }) => {}
                 _ => return,
@@ -278,7 +328,7 @@ impl Replies {
         match (tag, front) {
             (b'S', _) => {
                 let (name, value) = reply::parameter_status(message)?;
-                return Ok(Fate::forward_if(watch.parameter(name, value)));
+                return Ok(Fate::forward_if(watch.parameter(name, value, swallowed)));
             }
             (b'A', _) => return Ok(Fate::forward_if(watch.notification())),
             (b'N', _) => {}
@@ -288,7 +338,9 @@ impl Replies {
             | (b'2', Some((Kind::Bind, _)))
             | (b'3', Some((Kind::Close, _)))
             | (b'T' | b'n', Some((Kind::Describe, _))) => {
-                self.queue.pop_front();
+                if let Some(done) = self.queue.pop_front() {
+                    watch.changed(done.change);
+                }
             }
             (b'C' | b's' | b'I', Some((Kind::Execute, _))) => self.executed(watch),
             (b'G', Some((kind, _))) => self.copy_begins(kind),
@@ -339,36 +391,65 @@ impl Replies {
         self.copy_in = false;
         let fate = match watch.error(&ErrorFields::of_message(message), front) {
             OnError::Intercept => Fate::Intercept,
-            OnError::Forward => Fate::Forward,
+            OnError::Forward => {
+                let named = self.queue.front().map_or(0, |front| front.named);
+                self.instead = (named > 0).then(|| watch.renamed(message, named)).flatten();
+                Fate::forward_if(self.instead.is_none())
+            }
             OnError::Swallow => Fate::Swallow,
         };
         // The extended protocol skips to the next Sync; a simple query ends by its own
         // ReadyForQuery.
-        while let Some(front) = self.queue.front() {
-            if matches!(front.kind, Kind::Sync | Kind::Query | Kind::Function) {
-                break;
-            }
-            if let Some(id) = front.prepared {
-                watch.not_prepared(id);
-            }
-            self.queue.pop_front();
+        if !matches!(front, Some((Kind::Query | Kind::Function, _))) {
+            self.skipping = true;
+            self.skip(NotPrepared::Failed, watch);
         }
         fate
+    }
+
+    /// Takes off what the server ignores: everything before the next Sync. `first` tells what has
+    /// become of the first of them.
+    fn skip(&mut self, first: NotPrepared, watch: &mut impl Watch) {
+        let mut why = first;
+        let mut changes = 0..=0;
+        while let Some(front) = self.queue.front() {
+            if front.kind == Kind::Sync {
+                break;
+            }
+            if front.change > 0 {
+                let begin = if *changes.start() > 0 { *changes.start() } else { front.change };
+                changes = begin..=front.change;
+            }
+            if let Some(id) = front.prepared {
+                let own = front.way == Way::Swallow;
+                watch.not_prepared(id, if own { NotPrepared::Own } else { why });
+            }
+            if matches!(front.kind, Kind::Query | Kind::Function) {
+                self.ready_due -= 1;
+            }
+            why = NotPrepared::Skipped;
+            self.queue.pop_front();
+        }
+        undo(*changes.start(), *changes.end(), watch);
+    }
+
+    /// Whether the proxy's own comes next.
+    fn is_own_next(&self) -> bool {
+        self.queue.front().is_some_and(|expected| expected.way == Way::Swallow)
     }
 
     fn ready(&mut self, message: &[u8], watch: &mut impl Watch) -> Result<(), FrameError> {
         let status = reply::ready_status(message)?;
         // What stands before the Sync was answered by an error or is answered now.
+        if self.skipping {
+            self.skip(NotPrepared::Skipped, watch);
+        }
         let expected = loop {
             match self.queue.pop_front() {
                 Some(front) if matches!(front.kind, Kind::Sync | Kind::Query | Kind::Function) => {
                     break front;
                 }
-                Some(front) if self.failed || front.kind == Kind::CopyEnd => {
-                    if let Some(id) = front.prepared {
-                        watch.not_prepared(id);
-                    }
-                }
+                Some(front) if front.kind == Kind::CopyEnd => {}
                 _ => return Err(FrameError::Tag(b'Z')),
             }
         };
@@ -380,8 +461,15 @@ impl Replies {
             statement: expected.statement,
         });
         self.failed = false;
+        self.skipping = false;
         self.copy_in = false;
         Ok(())
+    }
+}
+
+fn undo(first: u64, last: u64, watch: &mut impl Watch) {
+    if last > 0 {
+        watch.not_changed(first..=last);
     }
 }
 

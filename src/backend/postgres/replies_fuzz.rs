@@ -1,10 +1,11 @@
 //! The matching of replies, fed with any bytes: for the fuzzer and its driver.
 
-use super::replies::{Expected, Kind, OnError, Ready, Replies, Watch, Way};
+use super::replies::{Expected, Kind, NotPrepared, OnError, Ready, Replies, Watch, Way};
 use crate::protocol::buffer::Buffer;
-use crate::protocol::postgres::error::ErrorFields;
+use crate::protocol::postgres::error::{ErrorFields, with_other_name};
 use crate::protocol::postgres::reply::PARSE_COMPLETE;
 use crate::sql::Statement;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// The first byte is how many requests are outstanding (up to 15), the bytes after it which ones;
@@ -25,8 +26,10 @@ type Outcome = (Vec<u8>, Vec<String>, bool);
 fn run(requests: &[u8], said: &[u8], step: usize) -> Outcome {
     let mut replies = Replies::default();
     let mut notes = Notes { lines: Vec::new(), intercepts: requests.first() == Some(&0xFF) };
-    for request in requests {
-        replies.push(expected(*request));
+    for (request, number) in requests.iter().zip(1..) {
+        let of_statement = matches!(request & 15, 1 | 2 | 5);
+        let change = if of_statement { number } else { 0 };
+        replies.push(Expected { change, named: change, ..expected(*request) });
     }
     let (mut read, mut local, mut client) = (Buffer::default(), Buffer::default(), Vec::new());
     for piece in said.chunks(step) {
@@ -78,8 +81,8 @@ struct Notes {
 }
 
 impl Watch for Notes {
-    fn parameter(&mut self, name: &[u8], value: &[u8]) -> bool {
-        self.lines.push(format!("{name:?}={value:?}"));
+    fn parameter(&mut self, name: &[u8], value: &[u8], own: bool) -> bool {
+        self.lines.push(format!("{name:?}={value:?} {own}"));
         name.len().is_multiple_of(2)
     }
 
@@ -101,8 +104,25 @@ impl Watch for Notes {
         self.lines.push(format!("ready {status:?} {swallowed} {failed}"));
     }
 
-    fn not_prepared(&mut self, id: u64) {
-        self.lines.push(format!("not prepared {id}"));
+    fn renamed(&mut self, error: &[u8], named: u64) -> Option<Box<[u8]>> {
+        with_other_name(error, b"C", b"other").filter(|_| named > 1).map(Vec::into_boxed_slice)
+    }
+
+    fn own_answered(&mut self, out: &mut Buffer) {
+        self.lines.push("own answered".to_owned());
+        out.extend(b"S\0\0\0\x08a\0b\0");
+    }
+
+    fn changed(&mut self, change: u64) {
+        self.lines.push(format!("changed {change}"));
+    }
+
+    fn not_changed(&mut self, changes: RangeInclusive<u64>) {
+        self.lines.push(format!("not changed {changes:?}"));
+    }
+
+    fn not_prepared(&mut self, id: u64, why: NotPrepared) {
+        self.lines.push(format!("not prepared {id} {why:?}"));
     }
 
     fn notification(&mut self) -> bool {

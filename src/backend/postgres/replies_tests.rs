@@ -8,7 +8,7 @@ struct Notes {
 }
 
 impl Watch for Notes {
-    fn parameter(&mut self, name: &[u8], value: &[u8]) -> bool {
+    fn parameter(&mut self, name: &[u8], value: &[u8], _: bool) -> bool {
         self.lines.push(format!("{}={}", text(name), text(value)));
         false
     }
@@ -30,8 +30,26 @@ impl Watch for Notes {
         ));
     }
 
-    fn not_prepared(&mut self, id: u64) {
-        self.lines.push(format!("not prepared {id}"));
+    fn renamed(&mut self, _: &[u8], named: u64) -> Option<Box<[u8]>> {
+        (named == 1).then(|| message(b'E', b"Mrenamed\0\0").into())
+    }
+
+    fn own_answered(&mut self, _: &mut Buffer) {
+        self.lines.push("own answered".to_owned());
+    }
+
+    fn changed(&mut self, change: u64) {
+        if change > 0 {
+            self.lines.push(format!("changed {change}"));
+        }
+    }
+
+    fn not_changed(&mut self, changes: RangeInclusive<u64>) {
+        self.lines.push(format!("not changed {changes:?}"));
+    }
+
+    fn not_prepared(&mut self, id: u64, why: NotPrepared) {
+        self.lines.push(format!("not prepared {id}: {why:?}"));
     }
 
     fn notification(&mut self) -> bool {
@@ -97,6 +115,7 @@ const CASES: &[Case] = &[
         notes: &[
             "a=b",
             "ready Idle swallowed=true failed=false",
+            "own answered",
             "ready Open swallowed=false failed=false",
         ],
     },
@@ -188,7 +207,73 @@ fn a_failed_parse_is_told() {
     replies.push(Expected::new(Kind::Sync, Way::Forward));
     let mut notes = Notes::default();
     feed(&mut replies, &server(&[(b'E', ERROR), (b'Z', b"I")]), 4096, &mut notes);
-    assert_eq!(notes.lines[1], "not prepared 7");
+    assert_eq!(notes.lines[1], "not prepared 7: Failed");
+}
+
+/// Statements that the client changes: the first Parse stands, the second fails, the Close and
+/// the simple query behind it are skipped, and what comes after the Sync counts again.
+#[test]
+fn an_error_undoes_what_stands_behind_it() {
+    let mut replies = Replies::default();
+    let of = |kind, change| Expected { change, ..Expected::new(kind, Way::Forward) };
+    let skipped_parse = Expected { prepared: Some(9), ..of(Kind::Parse, 5) };
+    let messages = [
+        of(Kind::Parse, 1),
+        of(Kind::Parse, 2),
+        of(Kind::Bind, 0),
+        Expected { change: 3, ..Expected::new(Kind::Close, SIM) },
+        of(Kind::Query, 0),
+        skipped_parse,
+        of(Kind::Sync, 0),
+        Expected { change: 6, ..Expected::new(Kind::Parse, SIM) },
+        of(Kind::Sync, 0),
+    ];
+    messages.into_iter().for_each(|message| replies.push(message));
+    let mut notes = Notes::default();
+    let bytes = server(&[(b'1', b""), (b'E', ERROR), (b'Z', b"I"), (b'Z', b"I")]);
+    let client = feed(&mut replies, &bytes, 4096, &mut notes);
+    let expected = [(b'1', &b""[..]), (b'E', ERROR), (b'Z', b"I"), (b'1', b""), (b'Z', b"I")];
+    assert_eq!(client, server(&expected));
+    assert_eq!(
+        notes.lines,
+        [
+            "changed 1",
+            "error 42P01 false",
+            "not prepared 9: Skipped",
+            "not changed 2..=5",
+            "ready Idle swallowed=false failed=true",
+            "changed 6",
+            "ready Idle swallowed=false failed=false",
+        ]
+    );
+    assert!(replies.is_quiet() && !replies.is_skipping());
+}
+
+#[test]
+fn an_error_can_be_worded_anew() {
+    for (named, client) in [(0, ERROR), (1, &b"Mrenamed\0\0"[..]), (2, ERROR)] {
+        let mut replies = Replies::default();
+        replies.push(Expected { named, ..Expected::new(Kind::Bind, Way::Forward) });
+        replies.push(Expected::new(Kind::Sync, Way::Forward));
+        let bytes = server(&[(b'E', ERROR), (b'Z', b"I")]);
+        let got = feed(&mut replies, &bytes, 4096, &mut Notes::default());
+        assert_eq!(got, server(&[(b'E', client), (b'Z', b"I")]));
+    }
+}
+
+#[test]
+fn after_an_error_without_a_sync_the_server_waits_for_one() {
+    let mut replies = Replies::default();
+    replies.push(Expected::new(Kind::Parse, Way::Forward));
+    replies.push(Expected::new(Kind::Query, Way::Forward));
+    let mut notes = Notes::default();
+    feed(&mut replies, &server(&[(b'E', ERROR)]), 4096, &mut notes);
+    assert!(replies.is_quiet() && replies.is_skipping());
+    replies.push(Expected::new(Kind::Query, Way::Forward));
+    replies.push(Expected::new(Kind::Sync, Way::Forward));
+    assert!(!replies.is_skipping(), "it is on its way");
+    feed(&mut replies, &server(&[(b'Z', b"I")]), 4096, &mut notes);
+    assert!(replies.is_quiet() && replies.ready_due() == 0);
 }
 
 #[test]

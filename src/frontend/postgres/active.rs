@@ -4,18 +4,19 @@
 use super::plan::Batch;
 use super::statements::Statements;
 use crate::backend::postgres::connection::{Connection, Reported, Traces};
-use crate::backend::postgres::replies::{Kind, OnError, Ready, Replies, Watch, Way};
+use crate::backend::postgres::replies::{Kind, NotPrepared, OnError, Ready, Replies, Watch, Way};
 use crate::frontend::commits::LocalCommits;
 use crate::metrics::{ErrorOrigin, NodeIndex, PinGuard, WorkerStats};
 use crate::pool::LocalPool;
 use crate::pool::shared::Pooled;
 use crate::protocol::buffer::Buffer;
-use crate::protocol::postgres::error::ErrorFields;
-use crate::protocol::postgres::reply::Status;
+use crate::protocol::postgres::error::{ErrorFields, with_other_name};
+use crate::protocol::postgres::reply::{Status, put_parameter_status};
 use crate::session::settings::literal;
 use crate::session::{Session, Transaction};
 use crate::sql::{Pin, SessionEffect, Statement};
 use crate::topology::NodeId;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -107,6 +108,9 @@ pub struct Progress {
     pub settling: bool,
     /// What the connection's last session may have left is to be removed first.
     pub clean: Clean,
+    /// The newest change of the client's statements that is confirmed while the request can still
+    /// be repeated.
+    pub changed: u64,
     /// The client has the server's own FATAL message.
     pub fatal_told: bool,
     pub started: Option<Instant>,
@@ -147,6 +151,7 @@ impl Default for Progress {
             commit: None,
             settling: false,
             clean: Clean::Nothing,
+            changed: 0,
             fatal_told: false,
             started: None,
             ended: None,
@@ -185,12 +190,44 @@ pub struct Observer<'a> {
     pub on_replica: bool,
     pub pins: &'a mut PinGuard,
     pub commits: &'a LocalCommits,
+    /// The client has not been told that it is in.
+    pub greeting: bool,
 }
 
 impl Watch for Observer<'_> {
-    fn parameter(&mut self, name: &[u8], value: &[u8]) -> bool {
+    fn parameter(&mut self, name: &[u8], value: &[u8], own: bool) -> bool {
         Reported::set(&mut self.connection.reported, name, value);
-        Reported::set(self.known, name, value)
+        // What the proxy sets is mostly what the client knows: it is compared when all is set.
+        !own && Reported::set(self.known, name, value)
+    }
+
+    fn renamed(&mut self, error: &[u8], named: u64) -> Option<Box<[u8]>> {
+        let (ours, servers) = self.statements.names_of(named)?;
+        with_other_name(error, servers, ours).map(Vec::into_boxed_slice)
+    }
+
+    fn own_answered(&mut self, out: &mut Buffer) {
+        if !self.greeting && !self.progress.intercepted {
+            tell_parameters(self.known, &mut self.connection.reported, out);
+        }
+    }
+
+    fn changed(&mut self, change: u64) {
+        if change == 0 {
+            return;
+        }
+        if self.progress.retained {
+            self.progress.changed = change;
+        } else {
+            self.statements.changed(change);
+        }
+    }
+
+    fn not_changed(&mut self, changes: RangeInclusive<u64>) {
+        // A request that is repeated makes them again.
+        if !self.progress.intercepted {
+            self.statements.not_changed(&changes);
+        }
     }
 
     fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError {
@@ -269,15 +306,40 @@ impl Watch for Observer<'_> {
         }
     }
 
-    fn not_prepared(&mut self, id: u64) {
+    fn not_prepared(&mut self, id: u64, why: NotPrepared) {
         self.connection.prepared.remove(id);
         if self.connection.unnamed == Some(id) {
             self.connection.unnamed = None;
+        }
+        if self.statements.unnamed.id != id || self.progress.intercepted {
+            return;
+        }
+        match why {
+            NotPrepared::Failed => self.statements.drop_unnamed(),
+            NotPrepared::Skipped => self.statements.restore_unnamed(),
+            NotPrepared::Own => {}
         }
     }
 
     fn notification(&mut self) -> bool {
         self.session.pins.contains(Pin::Listen)
+    }
+}
+
+/// Tells the client the parameters in which its connection differs from what it knows.
+pub fn tell_parameters(known: &mut Arc<Reported>, reported: &mut Arc<Reported>, out: &mut Buffer) {
+    if Arc::ptr_eq(reported, known) {
+        return;
+    }
+    let mut told = Vec::new();
+    for (name, value) in reported.clone().iter() {
+        if Reported::set(known, name, value) {
+            put_parameter_status(&mut told, name, value);
+        }
+    }
+    out.extend(&told);
+    if **reported == **known {
+        *reported = known.clone();
     }
 }
 
@@ -316,11 +378,12 @@ impl Observer<'_> {
         }
     }
 
-    /// What may hold even though the statement failed: a lock taken before the error, an unknown
-    /// text.
+    /// What may hold even though the statement failed: what no rollback undoes, and an unknown text.
     fn pin_anyway(&mut self, executed: &[Arc<Statement>]) {
         for effect in executed.iter().flat_map(|statement| &statement.session) {
-            if let SessionEffect::Pin(Pin::AdvisoryLock | Pin::Unknown) = effect {
+            use Pin::{AdvisoryLock, PreparedStatement, Sequence, Unknown};
+            let SessionEffect::Pin(pin) = effect else { continue };
+            if matches!(pin, AdvisoryLock | PreparedStatement | Sequence | Unknown) {
                 self.session.apply(effect);
             }
         }

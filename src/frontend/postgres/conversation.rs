@@ -118,6 +118,7 @@ impl Conversation {
                 self.move_to_successor()?;
             }
             let mut batch = self.take_batch();
+            self.statements.all_changed();
             self.plan(bytes, &mut batch);
             if let Some(error) = batch.broken {
                 return Err(error.into());
@@ -307,6 +308,7 @@ impl Conversation {
         self.worker.stats().error(crate::metrics::ErrorOrigin::Proxy, refused.sqlstate.as_bytes());
         self.inbox.consume(self.taken);
         self.taken = 0;
+        self.statements.none_changed();
         if matches!(self.session.transaction, Transaction::Held(_)) {
             self.session.failed();
         }

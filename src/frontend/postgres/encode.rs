@@ -1,7 +1,9 @@
 //! From planned messages to what is sent to a server, and the replies expected for it.
 
 use super::plan::{Batch, Meant, Op, What, leaves_something};
-use super::statements::{Prepared, Statements, Unnamed, server_name};
+use super::statements::{
+    NO_STATEMENT, Prepared, Statements, UNSEEN_STATEMENT, Unnamed, server_name,
+};
 use crate::backend::postgres::connection::Connection;
 use crate::backend::postgres::replies::{Expected, Kind, Replies, Way};
 use crate::protocol::buffer::Buffer;
@@ -18,13 +20,16 @@ pub struct Encoder<'a> {
     pub unnamed: &'a Unnamed,
     /// `pool.statements_max`.
     pub statements_max: usize,
+    /// The transaction block is aborted, or may be by the time the server reads what is written.
+    pub may_be_aborted: bool,
 }
 
 impl Encoder<'_> {
     /// Writes a batch; `bytes` are the client's messages from the batch's start.
     pub fn batch(&mut self, batch: &Batch, bytes: &[u8]) {
-        for Op { at, what } in &batch.ops {
-            self.message(what, &bytes[at.clone()]);
+        for Op { at, what, change } in &batch.ops {
+            self.message(what, &bytes[at.clone()], *change);
+            self.may_be_aborted |= matches!(what, What::Query(_) | What::Sync | What::Function);
         }
     }
 
@@ -53,14 +58,14 @@ impl Encoder<'_> {
         self.expect(Kind::Query, Way::Swallow);
     }
 
-    fn message(&mut self, what: &What, message: &[u8]) {
+    fn message(&mut self, what: &What, message: &[u8], change: u64) {
         match what {
             What::Query(statement) => {
                 // A simple query drops the unnamed statement (`exec_simple_query`).
                 self.connection.unnamed = None;
                 self.forward(message, Kind::Query, Some(statement));
             }
-            What::Parse(prepared) => self.parse(prepared),
+            What::Parse(prepared) => self.parse(prepared, change),
             What::ParseUnnamed(id) => {
                 self.connection.unnamed = Some(*id);
                 self.outbox.extend(message);
@@ -71,7 +76,7 @@ impl Encoder<'_> {
             What::Bind(meant) => {
                 self.ensure(meant);
                 self.bind(meant, message);
-                self.expect(Kind::Bind, Way::Forward);
+                self.expect_of(Kind::Bind, meant);
             }
             What::DescribeStatement(meant) => {
                 self.ensure(meant);
@@ -81,12 +86,13 @@ impl Encoder<'_> {
                     }
                     _ => self.outbox.extend(message),
                 }
-                self.expect(Kind::Describe, Way::Forward);
+                self.expect_of(Kind::Describe, meant);
             }
             What::DescribePortal => self.forward(message, Kind::Describe, None),
             // The server keeps it: another client may want it, and its number is bounded.
             What::CloseStatement(Meant::Named(_)) => {
-                self.expect(Kind::Close, Way::Simulate(CLOSE_COMPLETE));
+                let expected = Expected::new(Kind::Close, Way::Simulate(CLOSE_COMPLETE));
+                self.replies.push(Expected { change, ..expected });
             }
             What::CloseStatement(_) => {
                 self.connection.unnamed = None;
@@ -108,27 +114,43 @@ impl Encoder<'_> {
         self.replies.push(Expected { statement, ..Expected::new(kind, Way::Forward) });
     }
 
+    /// The reply to a message that names a statement.
+    fn expect_of(&mut self, kind: Kind, meant: &Meant) {
+        let named = match meant {
+            Meant::Named(prepared) => prepared.serial,
+            Meant::Unnamed(_) | Meant::Foreign => 0,
+        };
+        self.replies.push(Expected { named, ..Expected::new(kind, Way::Forward) });
+    }
+
     fn expect(&mut self, kind: Kind, way: Way) {
         self.replies.push(Expected::new(kind, way));
     }
 
-    fn parse(&mut self, prepared: &Prepared) {
-        if self.connection.prepared.touch(prepared.id) {
-            self.expect(Kind::Parse, Way::Simulate(PARSE_COMPLETE));
+    fn parse(&mut self, prepared: &Prepared, change: u64) {
+        if !self.connection.prepared.touch(prepared.id) {
+            self.send_parse(prepared, Way::Forward, change);
+        } else if self.may_be_aborted {
+            // An aborted transaction takes only what ends it: the server knows what that is.
+            self.put(|out| request::put_statement(out, b'C', &prepared.server_name));
+            self.expect(Kind::Close, Way::Swallow);
+            self.put_parse(prepared, Way::Forward, change);
         } else {
-            self.send_parse(prepared, Way::Forward);
+            let expected = Expected::new(Kind::Parse, Way::Simulate(PARSE_COMPLETE));
+            self.replies.push(Expected { change, ..expected });
         }
     }
 
     /// The server must say that the name is taken: it does for the name that it knows.
     fn parse_again(&mut self, prepared: &Prepared) {
         if !self.connection.prepared.touch(prepared.id) {
-            self.send_parse(prepared, Way::Swallow);
+            self.send_parse(prepared, Way::Swallow, 0);
         }
         self.put(|out| {
             request::put_parse(out, &prepared.server_name, &prepared.sql, &prepared.types);
         });
-        self.expect(Kind::Parse, Way::Forward);
+        let expected = Expected::new(Kind::Parse, Way::Forward);
+        self.replies.push(Expected { named: prepared.serial, ..expected });
     }
 
     /// Prepares a statement on this connection unless it has it.
@@ -136,35 +158,49 @@ impl Encoder<'_> {
         match meant {
             Meant::Named(prepared) => {
                 if !self.connection.prepared.touch(prepared.id) {
-                    self.send_parse(prepared, Way::Swallow);
+                    self.send_parse(prepared, Way::Swallow, 0);
                 }
             }
-            Meant::Unnamed(id) => {
-                let missing = self.connection.unnamed != Some(*id);
-                if missing && self.unnamed.id == *id && !self.unnamed.sql.is_empty() {
-                    let Unnamed { sql, types, .. } = self.unnamed;
-                    let mut out = Vec::new();
-                    request::put_parse(&mut out, b"", sql, types);
-                    self.outbox.extend(&out);
-                    self.connection.unnamed = Some(*id);
-                    let expected = Expected::new(Kind::Parse, Way::Swallow);
-                    self.replies.push(Expected { prepared: Some(*id), ..expected });
-                }
-            }
+            Meant::Unnamed(id) => self.ensure_unnamed(*id),
             Meant::Foreign => {}
         }
     }
 
-    fn send_parse(&mut self, prepared: &Prepared, way: Way) {
+    fn ensure_unnamed(&mut self, id: u64) {
+        if id == UNSEEN_STATEMENT || (id != NO_STATEMENT && self.connection.unnamed == Some(id)) {
+            return;
+        }
+        if id != NO_STATEMENT && self.unnamed.id == id && self.unnamed.kept {
+            let Unnamed { sql, types, .. } = self.unnamed;
+            let mut out = Vec::new();
+            request::put_parse(&mut out, b"", sql, types);
+            self.outbox.extend(&out);
+            self.connection.unnamed = Some(id);
+            let expected = Expected::new(Kind::Parse, Way::Swallow);
+            self.replies.push(Expected { prepared: Some(id), ..expected });
+        } else {
+            // The client has none: it must not meet another one's.
+            self.put(|out| request::put_statement(out, b'C', b""));
+            self.connection.unnamed = None;
+            self.expect(Kind::Close, Way::Swallow);
+        }
+    }
+
+    fn send_parse(&mut self, prepared: &Prepared, way: Way, change: u64) {
         if let Some(evicted) = self.connection.prepared.insert(prepared.id, self.statements_max) {
             self.put(|out| request::put_statement(out, b'C', &server_name(evicted)));
             self.expect(Kind::Close, Way::Swallow);
         }
+        self.put_parse(prepared, way, change);
+    }
+
+    fn put_parse(&mut self, prepared: &Prepared, way: Way, change: u64) {
         self.put(|out| {
             request::put_parse(out, &prepared.server_name, &prepared.sql, &prepared.types);
         });
         let expected = Expected::new(Kind::Parse, way);
-        self.replies.push(Expected { prepared: Some(prepared.id), ..expected });
+        let (id, named) = (prepared.id, prepared.serial);
+        self.replies.push(Expected { prepared: Some(id), change, named, ..expected });
     }
 
     fn bind(&mut self, meant: &Meant, message: &[u8]) {
@@ -200,7 +236,7 @@ pub fn large_bind(
     (portal, name, rest): (&[u8], &[u8], &[u8]),
     missing: usize,
 ) {
-    let named = statements.named.get(name).cloned();
+    let named = statements.get(name).cloned();
     let meant = match &named {
         Some(prepared) => Meant::Named(prepared.clone()),
         None if name.is_empty() => Meant::Unnamed(statements.unnamed.id),
@@ -211,5 +247,5 @@ pub fn large_bind(
     let mut out = Vec::new();
     request::put_bind(&mut out, portal, server_name, rest, missing);
     encoder.outbox.extend(&out);
-    encoder.expect(Kind::Bind, Way::Forward);
+    encoder.expect_of(Kind::Bind, &meant);
 }

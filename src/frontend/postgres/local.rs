@@ -67,7 +67,7 @@ impl Conversation {
     /// The statement of a batch that runs exactly one, with its text.
     fn only_statement(&self, batch: &Batch) -> Option<(Arc<Statement>, Box<[u8]>)> {
         let bytes = self.inbox.filled();
-        if let [Op { at, what: What::Query(statement) }] = &batch.ops[..] {
+        if let [Op { at, what: What::Query(statement), .. }] = &batch.ops[..] {
             let failed = matches!(self.session.transaction, Transaction::Failed);
             if statement.session.is_empty() && !failed {
                 return None;

@@ -5,7 +5,7 @@
 //! replica when all that runs with it in one implicit transaction has been seen.
 
 use super::statements::{
-    Classified, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
+    Classified, NO_STATEMENT, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
 };
 use crate::frontend::worker::Worker;
 use crate::metrics::RouteReason;
@@ -106,6 +106,8 @@ pub struct Op {
     /// The message, counted from the start of the batch.
     pub at: Range<usize>,
     pub what: What,
+    /// The number of the change that it makes to the client's named statements; 0 for none.
+    pub change: u64,
 }
 
 /// Messages with what is to be done with each, and what they need together.
@@ -174,15 +176,23 @@ pub struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Plans all messages in `bytes`, which are complete.
+    /// Plans the messages in `bytes`, which are complete, up to one whose meaning depends on a
+    /// reply that is still to come.
     pub fn plan(&mut self, bytes: &[u8], batch: &mut Batch) {
         let mut at = 0;
         while let Ok(Some(head)) = frame::head(&bytes[at..]) {
             let end = at + head.bytes;
-            let planned =
-                request::read(&bytes[at..end]).and_then(|request| self.message(request, batch));
-            match planned {
-                Ok(what) => batch.ops.push(Op { at: at..end, what }),
+            let request = request::read(&bytes[at..end]);
+            if request.is_ok_and(|request| self.must_wait(&request)) {
+                break;
+            }
+            let newest = self.statements.newest();
+            match request.and_then(|request| self.message(request, batch)) {
+                Ok(what) => {
+                    let change = self.statements.newest();
+                    let change = if change > newest { change } else { 0 };
+                    batch.ops.push(Op { at: at..end, what, change });
+                }
                 Err(error) => {
                     batch.broken = Some(error);
                     break;
@@ -193,9 +203,23 @@ impl Planner<'_> {
         batch.bytes = at;
     }
 
+    /// Whether a message names a statement that an earlier request may have failed to change.
+    fn must_wait(&self, request: &Request<'_>) -> bool {
+        let (Request::Parse { name, .. }
+        | Request::Bind { statement: name, .. }
+        | Request::Describe(Object::Statement, name)
+        | Request::Close(Object::Statement, name)) = request
+        else {
+            return false;
+        };
+        self.statements.is_uncertain(name)
+    }
+
     fn message(&mut self, request: Request<'_>, batch: &mut Batch) -> Result<What, FrameError> {
         Ok(match request {
             Request::Query(sql) => {
+                // `exec_simple_query` drops it first.
+                self.statements.drop_unnamed();
                 let statement = self.classify(sql);
                 batch.join(&statement, true);
                 What::Query(statement)
@@ -216,7 +240,11 @@ impl Planner<'_> {
             Request::Describe(Object::Portal, _) => What::DescribePortal,
             Request::Close(Object::Statement, name) => {
                 let meant = self.meant(name);
-                self.statements.named.remove(name);
+                match meant {
+                    Meant::Named(_) => drop(self.statements.change(name, None)),
+                    Meant::Unnamed(_) => self.statements.drop_unnamed(),
+                    Meant::Foreign => {}
+                }
                 What::CloseStatement(meant)
             }
             Request::Close(Object::Portal, name) => {
@@ -232,7 +260,10 @@ impl Planner<'_> {
                 batch.class = Some(Class::Write(RouteReason::Write));
                 What::Function
             }
-            Request::Sync => What::Sync,
+            Request::Sync => {
+                self.statements.synced();
+                What::Sync
+            }
             Request::Flush => What::Flush,
             Request::CopyData => What::CopyData,
             Request::CopyDone | Request::CopyFail => What::CopyEnd,
@@ -272,11 +303,9 @@ impl Planner<'_> {
         let statement = self.classify(sql);
         batch.join(&statement, false);
         let id = self.worker.next_id();
-        let unnamed = &mut self.statements.unnamed;
-        unnamed.id = id;
-        unnamed.sql.clear();
-        unnamed.types.clear();
+        let unnamed = self.statements.replace_unnamed(id);
         if sql.len() + types.len() <= UNNAMED_BYTES_MAX {
+            unnamed.kept = true;
             unnamed.sql.extend_from_slice(sql);
             unnamed.types.extend_from_slice(types);
         }
@@ -293,20 +322,21 @@ impl Planner<'_> {
     ) -> Result<What, FrameError> {
         let statement = self.classify(sql);
         batch.join(&statement, false);
-        if let Some(known) = self.statements.named.get(name) {
+        if let Some(known) = self.statements.get(name) {
             return Ok(What::ParseAgain(known.clone()));
         }
         let place = (self.database, self.slot.plans());
         let id = self.registry.id((sql, types), self.settings, place, || self.worker.next_id());
         let prepared = Rc::new(Prepared {
             id,
+            serial: self.worker.next_id(),
             server_name: server_name(id),
             sql: sql.into(),
             types: types.into(),
             classified: RefCell::new(Classified { statement, catalog: self.catalog.version }),
         });
         if self.statements.named.len() < self.statements_max {
-            self.statements.named.insert(name.into(), prepared.clone());
+            self.statements.change(name, Some(prepared.clone()));
         }
         Ok(What::Parse(prepared))
     }
@@ -315,7 +345,7 @@ impl Planner<'_> {
         if name.is_empty() {
             return Meant::Unnamed(self.statements.unnamed.id);
         }
-        match self.statements.named.get(name) {
+        match self.statements.get(name) {
             Some(prepared) => Meant::Named(prepared.clone()),
             None => Meant::Foreign,
         }
@@ -335,9 +365,10 @@ impl Planner<'_> {
                     Classified { statement: statement.clone(), catalog: version };
                 Some(statement)
             }
+            Meant::Unnamed(NO_STATEMENT) => None,
             Meant::Unnamed(_) => {
                 let known = self.statements.unnamed.classified.clone()?;
-                if known.catalog == version || self.statements.unnamed.sql.is_empty() {
+                if known.catalog == version || !self.statements.unnamed.kept {
                     return Some(known.statement);
                 }
                 let statement = self.classify(&self.statements.unnamed.sql);

@@ -1,12 +1,11 @@
 //! What is written to a server: the client's batch, and what must stand before it.
 
-use super::active::{Active, Clean};
+use super::active::{Active, Clean, tell_parameters};
 use super::conversation::Conversation;
 use super::encode::Encoder;
 use super::plan::{Batch, What};
 use super::statements::Statements;
-use crate::backend::postgres::connection::Reported;
-use crate::protocol::postgres::reply::{Status, put_parameter_status};
+use crate::protocol::postgres::reply::Status;
 use crate::session::settings::FROM_SCRATCH;
 use crate::session::{Class, Settings, Transaction};
 use std::sync::Arc;
@@ -17,10 +16,15 @@ impl Conversation {
     /// Writes a batch for the server that was just acquired.
     pub(super) fn send(&mut self, batch: Box<Batch>, open: bool, may_repeat: bool) {
         let Some(mut active) = self.active.take() else { return };
-        self.tell_parameters(&mut active);
         mark(&mut active, &batch);
         self.commit_begins(&mut active, &batch);
         let held = self.prelude(&mut active, batch.sequences);
+        if active.replies.is_quiet()
+            && let Active { server: Some(server), local, .. } = &mut *active
+        {
+            // Nothing is set first, after which they would be compared.
+            tell_parameters(&mut self.known, &mut server.pooled.connection.reported, local);
+        }
         let bytes = &self.inbox.filled()[..self.taken];
         if let Some((mut encoder, _)) = self.encoder(&mut active) {
             encoder.batch(&batch, bytes);
@@ -30,8 +34,11 @@ impl Conversation {
         progress.reading |= reads(&batch);
         progress.segment_open = open || leaves_open(&batch);
         let is_read = matches!(batch.class, Some(Class::Read));
-        progress.retained =
-            may_repeat && !open && !held && (is_read || progress.settling || binds(&batch));
+        progress.retained = may_repeat
+            && !open
+            && !held
+            && ends_itself(&batch)
+            && (is_read || progress.settling || binds(&batch));
         progress.repeatable = progress.retained && is_read;
         progress.describes = describes(&batch);
         if !progress.retained {
@@ -140,34 +147,6 @@ impl Conversation {
         self.active.as_ref().is_some_and(|active| active.progress.status != Status::Idle)
     }
 
-    /// Tells the client the parameters in which this server differs from what it knows.
-    fn tell_parameters(&mut self, active: &mut Active) {
-        let Some(connection) = active.connection() else { return };
-        if Arc::ptr_eq(&connection.reported, &self.known) {
-            return;
-        }
-        if *connection.reported == *self.known {
-            connection.reported = self.known.clone();
-            return;
-        }
-        let mut out = Vec::new();
-        let mut changed = Vec::new();
-        for (name, value) in connection.reported.iter() {
-            // What the session has set itself follows with the settings.
-            let name_text = String::from_utf8_lossy(name).to_ascii_lowercase();
-            if self.known.get(name) != Some(value)
-                && self.session.settings.get(&name_text).is_none()
-            {
-                put_parameter_status(&mut out, name, value);
-                changed.push((name.to_vec(), value.to_vec()));
-            }
-        }
-        for (name, value) in changed {
-            Reported::set(&mut self.known, &name, &value);
-        }
-        active.local.extend(&out);
-    }
-
     pub(super) fn encoder<'a>(&'a self, active: &'a mut Active) -> Option<(Encoder<'a>, bool)> {
         encoder_for(active, &self.statements, self.statements_max())
     }
@@ -196,7 +175,15 @@ pub(super) fn encoder_for<'a>(
     let connection = &mut *server.as_mut()?.pooled.connection;
     let is_idle = progress.status == Status::Idle && replies.is_quiet() && outbox.is_empty();
     let unnamed = &statements.unnamed;
-    Some((Encoder { connection, replies, outbox, unnamed, statements_max }, is_idle))
+    let may_be_aborted = progress.status == Status::Failed || replies.is_client_due();
+    let encoder = Encoder { connection, replies, outbox, unnamed, statements_max, may_be_aborted };
+    Some((encoder, is_idle))
+}
+
+/// Whether the server is done with a batch when its last message is answered, even after an error.
+/// A simple query is skipped if it follows one.
+fn ends_itself(batch: &Batch) -> bool {
+    batch.ops.len() == 1 || batch.ops.last().is_some_and(|op| matches!(op.what, What::Sync))
 }
 
 /// Whether a batch may write, so that the session must see it afterwards.

@@ -97,7 +97,8 @@ impl Conversation {
         let free = active.progress.status == Status::Idle
             && self.session.is_free()
             && (!session_mode || self.greeting)
-            && !active.progress.segment_open;
+            && !active.progress.segment_open
+            && !active.replies.is_skipping();
         Ok(free.then_some(Served::Done))
     }
 
@@ -145,6 +146,7 @@ impl Conversation {
             on_replica: !server.is_primary,
             pins: &mut self.pins,
             commits: &self.cluster.commits,
+            greeting: self.greeting,
         };
         let scanned = replies.scan(read, local, &mut observer);
         if was_retained && progress.intercepted {
@@ -155,6 +157,7 @@ impl Conversation {
         if was_retained && answered && !progress.intercepted {
             progress.retained = false;
             progress.repeatable = false;
+            self.statements.changed(progress.changed);
             self.inbox.consume(self.taken);
             self.taken = 0;
         }
@@ -282,6 +285,12 @@ impl Conversation {
         if let Some(error) = batch.broken {
             return Err(error.into());
         }
+        let bytes = batch.bytes;
+        if bytes == 0 {
+            // It depends on replies that are still to come.
+            self.scratch.keep_batch(batch);
+            return Ok(false);
+        }
         let Some(mut active) = self.active.take() else { return Ok(false) };
         if active.is_quiet() && active.progress.status == Status::Idle {
             self.prelude(&mut active, batch.sequences);
@@ -317,7 +326,8 @@ impl Conversation {
         let bound = in_transaction
             || active.progress.segment_open
             || !self.session.pins.is_empty()
-            || active.replies.is_copy_in();
+            || active.replies.is_copy_in()
+            || active.replies.is_skipping();
         if bound {
             return true;
         }

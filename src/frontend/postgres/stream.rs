@@ -6,6 +6,7 @@ use super::encode::large_bind;
 use super::fault::Fault;
 use super::plan::{foreign, too_large};
 use super::send::encoder_for;
+use super::statements::UNSEEN_STATEMENT;
 use crate::backend::postgres::replies::{Expected, Kind, Way};
 use crate::protocol::postgres::frame::{self, FrameError, HEAD_BYTES};
 use crate::protocol::postgres::request;
@@ -71,9 +72,7 @@ impl Conversation {
                 active.replies.push(Expected::new(Kind::Parse, Way::Forward));
                 self.session.pins.insert(Pin::Unknown);
                 if bytes.get(HEAD_BYTES) == Some(&0) {
-                    statements.unnamed.sql.clear();
-                    statements.unnamed.id = 0;
-                    statements.unnamed.classified = None;
+                    statements.replace_unnamed(UNSEEN_STATEMENT);
                     statements.bind(b"", Some(&Arc::new(foreign())));
                 }
             }

@@ -28,6 +28,11 @@ const KEY_BYTES_3_2: usize = 32;
 /// Settings of the proxy, which no server sees.
 const OWN_PREFIX: &str = "tiffin.";
 
+/// Settings whose values are lists of names, each of which is quoted where it needs to be
+/// (`GUC_LIST_QUOTE`, `src/backend/utils/misc/guc_tables.c`).
+const LISTS: &[&str] =
+    &["search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"];
+
 impl Conversation {
     /// Begins the conversation with a client that has proved who it is. A client that cannot be
     /// served is told, and gone.
@@ -180,9 +185,30 @@ fn add_startup(
         if name.starts_with(OWN_PREFIX) {
             own.push((name, value));
         } else {
-            settings.set(name.into(), literal(&value).into());
+            let sql = if LISTS.contains(&&*name) { list(&value) } else { literal(&value) };
+            settings.set(name.into(), sql.into());
         }
     }
+}
+
+/// A list of names in the form of a start-up packet, as the values of a SET
+/// (`SplitIdentifierString`, `src/backend/utils/adt/varlena.c`).
+fn list(text: &str) -> String {
+    let mut names = vec![String::new()];
+    let mut quoted = false;
+    let mut characters = text.trim().chars().peekable();
+    while let Some(character) = characters.next() {
+        let Some(name) = names.last_mut() else { break };
+        match character {
+            '"' if quoted && characters.peek() == Some(&'"') => name.extend(characters.next()),
+            '"' => quoted = !quoted,
+            ',' if !quoted => names.push(String::new()),
+            space if !quoted && space.is_ascii_whitespace() => {}
+            other if quoted => name.push(other),
+            other => name.push(other.to_ascii_lowercase()),
+        }
+    }
+    names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(",")
 }
 
 /// The name that servers show for the session ends in the client's address.
@@ -231,7 +257,7 @@ pub(super) fn cancel_key(minor: u16) -> Option<Box<[u8]>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PeerAddress, add_host, literal, options};
+    use super::{PeerAddress, add_host, list, literal, options};
     use crate::session::Settings;
 
     #[test]
@@ -247,6 +273,18 @@ mod tests {
             let found = options(text);
             let found: Vec<_> = found.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
             assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_of_names() {
+        for (text, expected) in [
+            ("a", "'a'"),
+            ("Other, \"My Schema\",\"$user\"", "'other','My Schema','$user'"),
+            (r#""a""b,c""#, r#"'a"b,c'"#),
+            ("", "''"),
+        ] {
+            assert_eq!(list(text), expected, "{text}");
         }
     }
 

@@ -106,6 +106,27 @@ impl<'a> ErrorFields<'a> {
     }
 }
 
+/// An ErrorResponse in whose message the quoted name `from` is `to`; `None` if it does not occur
+/// there.
+pub fn with_other_name(message: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+    let text = ErrorFields::of_message(message).message;
+    let from = [b"\"", from, b"\""].concat();
+    let at = text.windows(from.len()).position(|part| part == from)?;
+    let worded = [&text[..at], b"\"", to, b"\"", &text[at + from.len()..]].concat();
+    let mut out = Vec::new();
+    put(&mut out, message[0], |out| {
+        for field in body(message).split(|byte| *byte == 0).filter(|field| !field.is_empty()) {
+            match field {
+                [b'M', ..] => out.extend([b"M", &worded[..]].concat()),
+                other => out.extend_from_slice(other),
+            }
+            out.push(0);
+        }
+        out.push(0);
+    });
+    Some(out)
+}
+
 /// The same to keep. Bytes that are not UTF-8 are replaced: before a session has an encoding, the
 /// server's messages may be in any.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -133,6 +154,20 @@ mod tests {
         let mut out = vec![];
         report.put(&mut out);
         out
+    }
+
+    #[test]
+    fn names_in_errors_are_replaced() {
+        let mut out = vec![];
+        let message = "prepared statement \"x\" already exists";
+        Report { hint: Some("\"x\""), ..Report::error("42P05", message) }.put(&mut out);
+        let renamed = with_other_name(&out, b"x", b"mine").unwrap();
+        let mut expected = vec![];
+        let message = "prepared statement \"mine\" already exists";
+        Report { hint: Some("\"x\""), ..Report::error("42P05", message) }.put(&mut expected);
+        assert_eq!(renamed, expected);
+        assert_eq!(with_other_name(&out, b"y", b"mine"), None);
+        assert_eq!(with_other_name(b"E\0\0\0\x07Cab", b"x", b"mine"), None);
     }
 
     #[test]
