@@ -179,6 +179,12 @@ pub fn literal(value: &str) -> String {
     }
 }
 
+/// The statement that sets one setting.
+pub fn assignment(name: &str, value: &str, local: bool) -> String {
+    let local = if local { "LOCAL " } else { "" };
+    format!("SET {local}{} TO {value};", quoted(name))
+}
+
 /// A setting's name as identifiers: `app.user` has two parts.
 fn quoted(name: &str) -> String {
     let parts = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\"")));

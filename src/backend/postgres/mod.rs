@@ -2,7 +2,8 @@
 //!
 //! Their start: [`connect`] from the socket to the first ReadyForQuery, [`auth`] the proofs,
 //! [`auth_wire`] whole messages over any stream. Then: [`connection`] is a connection with what
-//! is known of its state, and [`replies`] the queue of replies that it still owes. For everything
+//! is known of its state, and [`replies`] the queue of replies that it still owes, with [`watch`]
+//! what it tells. For everything
 //! that is not relay: [`connect_control`], TLS for tokio-postgres, and [`auth_query`] on top of it.
 
 pub mod auth;
@@ -15,6 +16,7 @@ pub mod replies;
 mod replies_fuzz;
 
 pub use replies_fuzz::fuzz_replies;
+pub mod watch;
 
 #[cfg(test)]
 pub(crate) mod connect_fixture;

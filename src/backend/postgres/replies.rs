@@ -14,13 +14,13 @@
 //! The scan looks at frame heads in the read buffer and leaves rows alone: what is forwarded is
 //! written to the client from that same buffer. No socket and no clock in here.
 
+pub use super::watch::{NotPrepared, OnError, Ready, Watch};
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::error::ErrorFields;
 use crate::protocol::postgres::frame::{self, FrameError, HEAD_BYTES};
-use crate::protocol::postgres::reply::{self, Status};
+use crate::protocol::postgres::reply;
 use crate::sql::Statement;
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Messages that are looked into (errors, parameters, tags) are complete in the buffer up to this
@@ -70,63 +70,6 @@ impl Expected {
     pub fn new(kind: Kind, way: Way) -> Expected {
         Expected { kind, way, statement: None, prepared: None, change: 0, named: 0 }
     }
-}
-
-/// What an error in a reply leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnError {
-    Forward,
-    /// The proxy asked, and deals with it.
-    Swallow,
-    /// Nothing of the request has reached the client and it will be run elsewhere: swallow the
-    /// error and everything else that is expected.
-    Intercept,
-}
-
-/// A ReadyForQuery that was matched.
-#[derive(Debug, Clone)]
-pub struct Ready {
-    pub status: Status,
-    pub swallowed: bool,
-    /// Whether an error came since the last one.
-    pub failed: bool,
-    /// The simple query's statement, where it does something to the session.
-    pub statement: Option<Arc<Statement>>,
-}
-
-/// Who is told what the scan sees.
-pub trait Watch {
-    /// A ParameterStatus, perhaps because of what the proxy itself asked; whether the client is
-    /// to see it.
-    fn parameter(&mut self, name: &[u8], value: &[u8], own: bool) -> bool;
-    /// `front` is what the error answers; `None`: nothing was asked.
-    fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError;
-    /// An extended-protocol statement ended well.
-    fn executed(&mut self, statement: Arc<Statement>);
-    fn ready(&mut self, ready: Ready);
-    /// An error for a message that names one of the client's statements, with the client's name
-    /// for it; `None` if it is not in there.
-    fn renamed(&mut self, error: &[u8], named: u64) -> Option<Box<[u8]>>;
-    /// What the proxy asked is answered; what comes next is the client's. `out` is for the client.
-    fn own_answered(&mut self, out: &mut Buffer);
-    /// A change of the client's statements is in force, and so are those before it.
-    fn changed(&mut self, change: u64);
-    /// These changes of the client's statements have failed or were skipped.
-    fn not_changed(&mut self, changes: RangeInclusive<u64>);
-    /// A Parse that was sent has failed or was skipped.
-    fn not_prepared(&mut self, id: u64, why: NotPrepared);
-    /// A NotificationResponse for a session that did not ask is not forwarded.
-    fn notification(&mut self) -> bool;
-}
-
-/// Why a Parse has made no statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotPrepared {
-    Failed,
-    /// An error before it: the server has not looked at it.
-    Skipped,
-    /// The proxy itself wanted it, for a statement that the client has.
-    Own,
 }
 
 /// What stopped a scan early.
@@ -249,6 +192,14 @@ impl Replies {
             let count = message.len();
             self.passing = head.bytes - count;
             self.passing_swallowed = fate != Fate::Forward;
+            if head.tag == b'Z' && fate == Fate::Forward {
+                let mut told = Vec::new();
+                watch.before_ready(&mut told);
+                if !told.is_empty() {
+                    self.settle(read, local);
+                    local.extend(&told);
+                }
+            }
             self.take(count, self.passing_swallowed, read, local);
             if let Some(message) = self.instead.take() {
                 local.extend(&message);
@@ -300,10 +251,9 @@ impl Replies {
     fn simulate(&mut self, read: &mut Buffer, local: &mut Buffer, watch: &mut impl Watch) {
         while self.passing == 0 {
             match self.queue.front() {
-                // After an error the server skips to Sync, and so does what stands for it.
-                Some(Expected { way: Way::Simulate(_), change, .. }) if self.failed => {
-                    undo(*change, *change, watch);
-                }
+                // After an error the server skips to Sync, and so does what stands for it: all of
+                // that is taken back together, the newest first.
+                Some(Expected { way: Way::Simulate(_), .. }) if self.failed => return,
                 Some(Expected { way: Way::Simulate(bytes), change, .. }) => {
                     let (bytes, change): (&'static [u8], u64) = (bytes, *change);
                     self.settle(read, local);
@@ -328,12 +278,13 @@ impl Replies {
         match (tag, front) {
             (b'S', _) => {
                 let (name, value) = reply::parameter_status(message)?;
-                return Ok(Fate::forward_if(watch.parameter(name, value, swallowed)));
+                let runs = self.queue.front().and_then(|front| front.statement.as_deref());
+                return Ok(Fate::forward_if(watch.parameter(name, value, (swallowed, runs))));
             }
             (b'A', _) => return Ok(Fate::forward_if(watch.notification())),
             (b'N', _) => {}
             (b'E', _) => return Ok(self.error(message, front, watch)),
-            (b'Z', _) => self.ready(message, watch)?,
+            (b'Z', _) => return Ok(Fate::forward_if(!self.ready(message, watch)?)),
             (b'1', Some((Kind::Parse, _)))
             | (b'2', Some((Kind::Bind, _)))
             | (b'3', Some((Kind::Close, _)))
@@ -438,7 +389,8 @@ impl Replies {
         self.queue.front().is_some_and(|expected| expected.way == Way::Swallow)
     }
 
-    fn ready(&mut self, message: &[u8], watch: &mut impl Watch) -> Result<(), FrameError> {
+    /// Matches a ReadyForQuery; whether it answers the proxy itself.
+    fn ready(&mut self, message: &[u8], watch: &mut impl Watch) -> Result<bool, FrameError> {
         let status = reply::ready_status(message)?;
         // What stands before the Sync was answered by an error or is answered now.
         if self.skipping {
@@ -454,16 +406,17 @@ impl Replies {
             }
         };
         self.ready_due -= 1;
+        let swallowed = expected.way == Way::Swallow;
         watch.ready(Ready {
             status,
-            swallowed: expected.way == Way::Swallow,
+            swallowed,
             failed: self.failed,
             statement: expected.statement,
         });
         self.failed = false;
         self.skipping = false;
         self.copy_in = false;
-        Ok(())
+        Ok(swallowed)
     }
 }
 

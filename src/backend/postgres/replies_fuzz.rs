@@ -81,7 +81,12 @@ struct Notes {
 }
 
 impl Watch for Notes {
-    fn parameter(&mut self, name: &[u8], value: &[u8], own: bool) -> bool {
+    fn parameter(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        (own, _): (bool, Option<&Statement>),
+    ) -> bool {
         self.lines.push(format!("{name:?}={value:?} {own}"));
         name.len().is_multiple_of(2)
     }
@@ -94,6 +99,8 @@ impl Watch for Notes {
             _ => OnError::Forward,
         }
     }
+
+    fn before_ready(&mut self, _: &mut Vec<u8>) {}
 
     fn executed(&mut self, _: Arc<Statement>) {
         self.lines.push("executed".to_owned());

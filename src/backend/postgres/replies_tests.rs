@@ -1,4 +1,5 @@
 use super::*;
+use std::ops::RangeInclusive;
 
 /// Writes down what it is told.
 #[derive(Default)]
@@ -8,7 +9,7 @@ struct Notes {
 }
 
 impl Watch for Notes {
-    fn parameter(&mut self, name: &[u8], value: &[u8], _: bool) -> bool {
+    fn parameter(&mut self, name: &[u8], value: &[u8], _: (bool, Option<&Statement>)) -> bool {
         self.lines.push(format!("{}={}", text(name), text(value)));
         false
     }
@@ -18,6 +19,8 @@ impl Watch for Notes {
         self.lines.push(format!("error {} {swallowed}", text(fields.sqlstate)));
         if self.intercept { OnError::Intercept } else { OnError::Forward }
     }
+
+    fn before_ready(&mut self, _: &mut Vec<u8>) {}
 
     fn executed(&mut self, _: Arc<Statement>) {
         self.lines.push("executed".to_owned());
@@ -274,6 +277,38 @@ fn after_an_error_without_a_sync_the_server_waits_for_one() {
     assert!(!replies.is_skipping(), "it is on its way");
     feed(&mut replies, &server(&[(b'Z', b"I")]), 4096, &mut notes);
     assert!(replies.is_quiet() && replies.ready_due() == 0);
+}
+
+/// What the proxy sends by itself in front of a message that is skipped is skipped as well.
+#[test]
+fn the_end_of_what_is_skipped_is_the_clients() {
+    let mut replies = Replies::default();
+    replies.push(Expected::new(Kind::Parse, Way::Forward));
+    let mut notes = Notes::default();
+    feed(&mut replies, &server(&[(b'E', ERROR)]), 4096, &mut notes);
+    for (kind, way) in
+        [(Kind::Close, Way::Swallow), (Kind::Bind, Way::Forward), (Kind::Sync, Way::Forward)]
+    {
+        replies.push(Expected::new(kind, way));
+    }
+    let client = feed(&mut replies, &server(&[(b'Z', b"I")]), 4096, &mut notes);
+    assert_eq!(client, server(&[(b'Z', b"I")]));
+}
+
+/// A Close and a Parse of one name behind an error that has been answered already.
+#[test]
+fn what_is_skipped_is_taken_back_together() {
+    let mut replies = Replies::default();
+    replies.push(Expected::new(Kind::Execute, Way::Forward));
+    let mut notes = Notes::default();
+    feed(&mut replies, &server(&[(b'E', ERROR)]), 4096, &mut notes);
+    for (change, kind, way) in [(2, Kind::Close, SIM), (3, Kind::Parse, Way::Forward)] {
+        replies.push(Expected { change, ..Expected::new(kind, way) });
+    }
+    replies.push(Expected::new(Kind::Sync, Way::Forward));
+    feed(&mut replies, &server(&[(b'Z', b"I")]), 4096, &mut notes);
+    let undone: Vec<_> = notes.lines.iter().filter(|line| line.contains("not changed")).collect();
+    assert_eq!(undone.len(), 1, "{:?}", notes.lines);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A conversation while it holds a server connection: the buffers, what is under way, and what
 //! replies do to the session.
 
+use super::parameters::{Dropped, tell_parameters};
 use super::plan::Batch;
 use super::statements::Statements;
 use crate::backend::postgres::connection::{Connection, Reported, Traces};
@@ -11,7 +12,7 @@ use crate::pool::LocalPool;
 use crate::pool::shared::Pooled;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::error::{ErrorFields, with_other_name};
-use crate::protocol::postgres::reply::{Status, put_parameter_status};
+use crate::protocol::postgres::reply::Status;
 use crate::session::settings::literal;
 use crate::session::{Session, Transaction};
 use crate::sql::{Pin, SessionEffect, Statement};
@@ -106,6 +107,8 @@ pub struct Progress {
     pub commit: Option<u64>,
     /// Settings were sent in front of the request.
     pub settling: bool,
+    /// Start-up values of the client that the server has dropped.
+    pub dropped: Dropped,
     /// What the connection's last session may have left is to be removed first.
     pub clean: Clean,
     /// The newest change of the client's statements that is confirmed while the request can still
@@ -150,6 +153,7 @@ impl Default for Progress {
             segment_open: false,
             commit: None,
             settling: false,
+            dropped: Dropped::default(),
             clean: Clean::Nothing,
             changed: 0,
             fatal_told: false,
@@ -181,6 +185,7 @@ pub struct Observer<'a> {
     pub session: &'a mut Session,
     pub statements: &'a mut Statements,
     pub known: &'a mut Arc<Reported>,
+    pub welcome: &'a Reported,
     pub connection: &'a mut Connection,
     pub progress: &'a mut Progress,
     pub stats: &'a WorkerStats,
@@ -195,10 +200,19 @@ pub struct Observer<'a> {
 }
 
 impl Watch for Observer<'_> {
-    fn parameter(&mut self, name: &[u8], value: &[u8], own: bool) -> bool {
+    fn parameter(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        (own, runs): (bool, Option<&Statement>),
+    ) -> bool {
         Reported::set(&mut self.connection.reported, name, value);
         // What the proxy sets is mostly what the client knows: it is compared when all is set.
-        !own && Reported::set(self.known, name, value)
+        !own && !self.is_dropped(name, runs) && Reported::set(self.known, name, value)
+    }
+
+    fn before_ready(&mut self, out: &mut Vec<u8>) {
+        self.tell_dropped(out);
     }
 
     fn renamed(&mut self, error: &[u8], named: u64) -> Option<Box<[u8]>> {
@@ -326,23 +340,6 @@ impl Watch for Observer<'_> {
     }
 }
 
-/// Tells the client the parameters in which its connection differs from what it knows.
-pub fn tell_parameters(known: &mut Arc<Reported>, reported: &mut Arc<Reported>, out: &mut Buffer) {
-    if Arc::ptr_eq(reported, known) {
-        return;
-    }
-    let mut told = Vec::new();
-    for (name, value) in reported.clone().iter() {
-        if Reported::set(known, name, value) {
-            put_parameter_status(&mut told, name, value);
-        }
-    }
-    out.extend(&told);
-    if **reported == **known {
-        *reported = known.clone();
-    }
-}
-
 /// How the statements of a request ended.
 struct Facts {
     failed: bool,
@@ -390,6 +387,9 @@ impl Observer<'_> {
     }
 
     fn effect(&mut self, effect: &SessionEffect, facts: &Facts) {
+        if !self.session.startup.is_empty() {
+            self.progress.dropped.note(effect, &self.session.startup);
+        }
         match effect {
             SessionEffect::Begin(_) => self.session.opened(),
             SessionEffect::Commit { chain } | SessionEffect::Rollback { chain } => {
@@ -462,6 +462,7 @@ impl Observer<'_> {
         }
         self.progress.ddl_done |= std::mem::take(&mut self.progress.ddl);
         self.statements.end_transaction();
+        self.progress.dropped.ended();
         if let Some(settings) = &mut self.connection.settings
             && !Arc::ptr_eq(settings, &self.session.settings)
         {

@@ -77,8 +77,9 @@ pub struct Conversation {
     /// Counts the session's pins.
     pub(super) pins: PinGuard,
     pub(super) statements: Statements,
-    /// The parameters that the client knows.
+    /// The parameters that the client knows, and those that it was told first.
     pub(super) known: Arc<Reported>,
+    pub(super) welcome: Arc<Reported>,
     pub(super) pools: Vec<Option<Rc<LocalPool>>>,
     pub(super) active: Option<Box<Active>>,
     /// A refused batch of the extended protocol: everything up to its Sync is ignored.
@@ -123,7 +124,7 @@ impl Conversation {
             if let Some(error) = batch.broken {
                 return Err(error.into());
             }
-            if ends(&batch) {
+            if batch.is_goodbye() {
                 return Ok(());
             }
             if !open && self.answer_here(&batch).await? {
@@ -451,11 +452,6 @@ impl Conversation {
             self.keep_batch(batch);
         }
     }
-}
-
-/// Whether the client says good-bye.
-fn ends(batch: &Batch) -> bool {
-    batch.ops.last().is_some_and(|op| matches!(op.what, What::Terminate))
 }
 
 /// Reads once into the free part of a buffer; 0 is the end of the stream.

@@ -72,7 +72,7 @@ impl Encoder<'_> {
                 let expected = Expected::new(Kind::Parse, Way::Forward);
                 self.replies.push(Expected { prepared: Some(*id), ..expected });
             }
-            What::ParseAgain(prepared) => self.parse_again(prepared),
+            What::ParseAgain(prepared) => self.parse_again(prepared, message),
             What::Bind(meant) => {
                 self.ensure(meant);
                 self.bind(meant, message);
@@ -141,14 +141,14 @@ impl Encoder<'_> {
         }
     }
 
-    /// The server must say that the name is taken: it does for the name that it knows.
-    fn parse_again(&mut self, prepared: &Prepared) {
+    /// The server must say that the name is taken: it does for the name that it knows, once it has
+    /// found nothing wrong with the text.
+    fn parse_again(&mut self, prepared: &Prepared, message: &[u8]) {
         if !self.connection.prepared.touch(prepared.id) {
             self.send_parse(prepared, Way::Swallow, 0);
         }
-        self.put(|out| {
-            request::put_parse(out, &prepared.server_name, &prepared.sql, &prepared.types);
-        });
+        let Ok(Request::Parse { sql, types, .. }) = request::read(message) else { return };
+        self.put(|out| request::put_parse(out, &prepared.server_name, sql, types));
         let expected = Expected::new(Kind::Parse, Way::Forward);
         self.replies.push(Expected { named: prepared.serial, ..expected });
     }

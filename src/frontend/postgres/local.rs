@@ -5,7 +5,7 @@ use super::conversation::Conversation;
 use super::fault::{Fault, Refused};
 use super::plan::{Batch, Meant, Op, What};
 use crate::config::PoolMode;
-use crate::protocol::postgres::frame::put;
+use crate::protocol::postgres::frame::{HEAD_BYTES, put};
 use crate::protocol::postgres::reply::{
     BIND_COMPLETE, CLOSE_COMPLETE, NO_DATA, PARSE_COMPLETE, put_command_complete, put_ready,
     put_text_columns, put_text_result,
@@ -81,7 +81,10 @@ impl Conversation {
         let (mut meant, mut statement) = (None, None);
         for op in &batch.ops {
             match &op.what {
-                What::Bind(bound) if meant.is_none() => meant = Some(bound),
+                // A portal with a name can be run again.
+                What::Bind(bound) if meant.is_none() && binds_unnamed(&bytes[op.at.clone()]) => {
+                    meant = Some(bound);
+                }
                 What::Execute(runs) if statement.is_none() => statement = Some(runs.clone()?),
                 What::Parse(_) | What::ParseUnnamed(_) | What::Sync => {}
                 What::DescribeStatement(_) | What::DescribePortal => {}
@@ -256,6 +259,11 @@ impl Conversation {
     fn put_status(&self, out: &mut Vec<u8>) {
         put_ready(out, self.status());
     }
+}
+
+/// Whether a Bind makes the unnamed portal.
+fn binds_unnamed(message: &[u8]) -> bool {
+    message.get(HEAD_BYTES) == Some(&0)
 }
 
 fn put_columns(answer: &Answer, out: &mut Vec<u8>) {

@@ -11,6 +11,7 @@ pub mod conversation;
 pub mod encode;
 pub mod fault;
 pub mod local;
+pub mod parameters;
 pub mod plan;
 pub mod replication;
 pub mod scratch;

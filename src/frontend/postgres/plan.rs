@@ -136,6 +136,11 @@ impl Batch {
         *self = Batch { ops: std::mem::take(&mut self.ops), ..Batch::default() };
     }
 
+    /// Whether the client leaves.
+    pub fn is_goodbye(&self) -> bool {
+        self.ops.last().is_some_and(|op| matches!(op.what, What::Terminate))
+    }
+
     fn join(&mut self, statement: &Statement, runs: bool) {
         let class = Class::of(statement);
         self.sequences |= statement.session.contains(&SessionEffect::Pin(Pin::Sequence));

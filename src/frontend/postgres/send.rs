@@ -1,8 +1,9 @@
 //! What is written to a server: the client's batch, and what must stand before it.
 
-use super::active::{Active, Clean, tell_parameters};
+use super::active::{Active, Clean};
 use super::conversation::Conversation;
 use super::encode::Encoder;
+use super::parameters::tell_parameters;
 use super::plan::{Batch, What};
 use super::statements::Statements;
 use crate::protocol::postgres::reply::Status;
@@ -140,6 +141,16 @@ impl Conversation {
         }
         self.session.opened();
         true
+    }
+
+    /// Sets again what a statement of the open transaction has dropped.
+    pub(super) fn restore(&self, active: &mut Active) {
+        let sql = active.progress.dropped.restoration(&self.session.startup);
+        if !sql.is_empty()
+            && let Some((mut encoder, _)) = self.encoder(active)
+        {
+            encoder.own_query(sql.as_bytes());
+        }
     }
 
     /// Whether the server is left in a transaction: settings that failed leave one.

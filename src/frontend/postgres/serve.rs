@@ -138,6 +138,7 @@ impl Conversation {
             session: &mut self.session,
             statements: &mut self.statements,
             known: &mut self.known,
+            welcome: &self.welcome,
             connection: &mut server.pooled.connection,
             progress,
             stats: &stats,
@@ -292,9 +293,14 @@ impl Conversation {
             return Ok(false);
         }
         let Some(mut active) = self.active.take() else { return Ok(false) };
-        if active.is_quiet() && active.progress.status == Status::Idle {
+        let between = !active.progress.segment_open && !active.replies.is_skipping();
+        if !between || !active.is_quiet() {
+            // In the middle of a request.
+        } else if active.progress.status == Status::Idle {
             self.prelude(&mut active, batch.sequences);
             active.progress.started = Some(Instant::now());
+        } else if active.progress.status == Status::Open {
+            self.restore(&mut active);
         }
         let message = &self.inbox.filled()[self.taken..self.taken + bytes];
         if let Some((mut encoder, _)) = self.encoder(&mut active) {

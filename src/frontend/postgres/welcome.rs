@@ -77,6 +77,7 @@ impl Conversation {
             pins,
             statements: Statements::default(),
             known: Arc::default(),
+            welcome: Arc::default(),
             pools: Vec::new(),
             active: None,
             skipping: false,
@@ -130,6 +131,7 @@ impl Conversation {
         put_parameter_status(&mut out, b"in_hot_standby", b"off");
         put_backend_key(&mut out, self.entry.process_id, &self.entry.secret);
         put_ready(&mut out, Status::Idle);
+        self.welcome = reported.clone();
         self.known = reported;
         self.greeting = false;
         self.tell(&out).await

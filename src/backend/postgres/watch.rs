@@ -1,0 +1,73 @@
+//! What the scan of replies tells, and whom: [`Watch`].
+
+use super::replies::{Kind, Way};
+use crate::protocol::buffer::Buffer;
+use crate::protocol::postgres::error::ErrorFields;
+use crate::protocol::postgres::reply::Status;
+use crate::sql::Statement;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+/// What an error in a reply leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    Forward,
+    /// The proxy asked, and deals with it.
+    Swallow,
+    /// Nothing of the request has reached the client and it will be run elsewhere: swallow the
+    /// error and everything else that is expected.
+    Intercept,
+}
+
+/// A ReadyForQuery that was matched.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub status: Status,
+    pub swallowed: bool,
+    /// Whether an error came since the last one.
+    pub failed: bool,
+    /// The simple query's statement, where it does something to the session.
+    pub statement: Option<Arc<Statement>>,
+}
+
+/// Who is told what the scan sees.
+pub trait Watch {
+    /// A ParameterStatus, perhaps because of what the proxy itself asked (`own`), or of the simple
+    /// query that runs; whether the client is to see it.
+    fn parameter(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        own_and_runs: (bool, Option<&Statement>),
+    ) -> bool;
+    /// `front` is what the error answers; `None`: nothing was asked.
+    fn error(&mut self, fields: &ErrorFields<'_>, front: Option<(Kind, Way)>) -> OnError;
+    /// An extended-protocol statement ended well.
+    fn executed(&mut self, statement: Arc<Statement>);
+    fn ready(&mut self, ready: Ready);
+    /// After `ready`, when it is the client's: what the client must be told in front of it.
+    fn before_ready(&mut self, out: &mut Vec<u8>);
+    /// An error for a message that names one of the client's statements, with the client's name
+    /// for it; `None` if it is not in there.
+    fn renamed(&mut self, error: &[u8], named: u64) -> Option<Box<[u8]>>;
+    /// What the proxy asked is answered; what comes next is the client's. `out` is for the client.
+    fn own_answered(&mut self, out: &mut Buffer);
+    /// A change of the client's statements is in force, and so are those before it.
+    fn changed(&mut self, change: u64);
+    /// These changes of the client's statements have failed or were skipped.
+    fn not_changed(&mut self, changes: RangeInclusive<u64>);
+    /// A Parse that was sent has failed or was skipped.
+    fn not_prepared(&mut self, id: u64, why: NotPrepared);
+    /// A NotificationResponse for a session that did not ask is not forwarded.
+    fn notification(&mut self) -> bool;
+}
+
+/// Why a Parse has made no statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotPrepared {
+    Failed,
+    /// An error before it: the server has not looked at it.
+    Skipped,
+    /// The proxy itself wanted it, for a statement that the client has.
+    Own,
+}
