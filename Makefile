@@ -2,12 +2,15 @@
 # make demo   installs what is missing, builds, and shows the proxy on real servers
 # make bench  compares with a direct connection, HAProxy and PgBouncer (about half an hour)
 # make regress  runs PostgreSQL's own regression suite, directly and through the proxy
+# make soak   random sessions, direct and proxied, for SOAK_SECONDS from seed SOAK_SEED on
 # make fuzz   fuzzes the decoders and the classifier (needs cargo-fuzz and a nightly toolchain)
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
+SOAK_SEED ?= 1
 
-.PHONY: test lint deps test-deps demo bench bench-deps regress fuzz help
+.PHONY: test lint deps test-deps demo bench bench-deps regress soak fuzz help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -40,6 +43,10 @@ bench: bench-deps
 regress:
 	scripts/install-deps.sh test regress
 	$(CARGO) test --locked --test regress -- $(ARGS)
+
+soak: deps
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) SOAK_SCRIPT=$(SOAK_SCRIPT) \
+		$(CARGO) test --locked --test integration soak::random -- --nocapture
 
 fuzz:
 	scripts/fuzz.sh $(FUZZ_SECONDS)

@@ -22,6 +22,7 @@ mod reads;
 mod routing;
 mod servers;
 mod settings;
+mod soak;
 mod support;
 mod tls;
 mod tools;

@@ -1,0 +1,302 @@
+//! One script on one side, and how the answers of two sides differ.
+
+use super::arena::{Side, World};
+use super::client::{Broken, Client, Door};
+use super::script::{Act, Message, Script, Step};
+use crate::support::wire;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+/// The first OID that the server gives to what users make: it differs between databases.
+const FIRST_OWN_OID: u32 = 16_384;
+
+/// How long a notification may take that the other side has already seen.
+const NOTIFIED: Duration = Duration::from_secs(5);
+
+/// What came of a script.
+#[derive(Debug, Default)]
+pub struct Transcript {
+    /// Replies of each step, without notifications.
+    pub steps: Vec<Vec<String>>,
+    /// Notifications of each client in the order in which they came: they may come at any time.
+    pub notifications: Vec<Vec<String>>,
+    /// Locks that are held after a step in which somebody left.
+    locks: Vec<String>,
+    /// Why it did not get to its end.
+    pub broken: Option<String>,
+}
+
+/// Where two transcripts part.
+#[derive(Debug, Clone)]
+pub struct Difference {
+    pub at: String,
+    pub direct: Vec<String>,
+    pub proxied: Vec<String>,
+}
+
+struct Run<'a> {
+    world: &'a World,
+    side: Side,
+    door: Door,
+    clients: Vec<Option<Client>>,
+    transcript: Transcript,
+    /// What the other side did, when it was first.
+    model: Option<&'a Transcript>,
+}
+
+/// Runs a script on its own side of the servers, from a fresh state.
+pub fn run(
+    world: &World,
+    side: Side,
+    script: &Script,
+    model: Option<&Transcript>,
+    patience: Duration,
+) -> Transcript {
+    world.reset(side);
+    let mut run = Run {
+        world,
+        side,
+        door: world.door(side, script.user, patience),
+        clients: (0..script.clients).map(|_| None).collect(),
+        transcript: Transcript {
+            notifications: vec![Vec::new(); script.clients],
+            ..Transcript::default()
+        },
+        model,
+    };
+    if let Err(Broken(why)) = run.all(script) {
+        run.transcript.broken = Some(why);
+    }
+    let clients = std::mem::take(&mut run.clients);
+    for client in clients.into_iter().flatten() {
+        let _ = client.leave(true);
+    }
+    let mut transcript = run.transcript;
+    if let Err(why) = world.settle(side) {
+        transcript.broken.get_or_insert(why);
+    }
+    transcript
+}
+
+impl Run<'_> {
+    fn all(&mut self, script: &Script) -> Result<(), Broken> {
+        for step in &script.steps {
+            let mut seen = Vec::new();
+            let done = self.step(step, &mut seen);
+            let mut replies = self.readable(step.client, &seen);
+            if let Err(Broken(why)) = &done {
+                replies.push(format!("! {why}"));
+            }
+            if matches!(step.act, Act::Connect(_) | Act::Abort(_)) {
+                // In whichever order a server reports them.
+                replies.sort_unstable();
+            }
+            self.transcript.steps.push(replies);
+            done?;
+        }
+        (0..script.clients).try_for_each(|client| self.last_notifications(client))
+    }
+
+    fn step(&mut self, step: &Step, seen: &mut Vec<wire::Message>) -> Result<(), Broken> {
+        let patience = self.door.patience;
+        match &step.act {
+            Act::Send(messages) => self.client(step)?.run(messages, seen),
+            Act::Cancel(messages) => self.client(step)?.cancel(messages, seen, patience),
+            Act::StrayCancel => self.client(step)?.stray_cancel(),
+            Act::Connect(parameters) => self.connect(step.client, true, parameters, seen),
+            Act::Abort(parameters) => self.connect(step.client, false, parameters, seen),
+        }
+    }
+
+    /// The client of a step; one that is missing (a shrunk script) comes without parameters.
+    fn client(&mut self, step: &Step) -> Result<&mut Client, Broken> {
+        let place = &mut self.clients[step.client];
+        if place.is_none() {
+            *place = Some(Client::connect(&self.door, &[])?.0);
+        }
+        Ok(place.as_mut().expect("it was just put there"))
+    }
+
+    fn connect(
+        &mut self,
+        number: usize,
+        politely: bool,
+        parameters: &[(String, String)],
+        seen: &mut Vec<wire::Message>,
+    ) -> Result<(), Broken> {
+        if let Some(client) = self.clients[number].take() {
+            client.leave(politely)?;
+            let at = self.transcript.locks.len();
+            if let Some(wanted) = self.model.and_then(|model| model.locks.get(at)) {
+                self.world.wait_locks(self.side, wanted);
+            }
+            self.transcript.locks.push(self.world.locks(self.side));
+        }
+        let (client, first) = Client::connect(&self.door, parameters)?;
+        seen.extend(first);
+        self.clients[number] = Some(client);
+        Ok(())
+    }
+
+    /// Replies as lines; notifications are put aside.
+    fn readable(&mut self, client: usize, seen: &[wire::Message]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for message in seen {
+            match message.tag {
+                b'A' => {
+                    let word = message.body.get(4..).unwrap_or_default().escape_ascii();
+                    self.transcript.notifications[client].push(word.to_string());
+                }
+                _ => lines.push(line(message)),
+            }
+        }
+        lines
+    }
+
+    /// What was notified before a query outside of a transaction comes before its end.
+    fn last_notifications(&mut self, number: usize) -> Result<(), Broken> {
+        for sql in ["ROLLBACK", "SELECT 1"] {
+            let mut seen = Vec::new();
+            let Some(client) = &mut self.clients[number] else { return Ok(()) };
+            client.run(&[Message::Query(sql.into())], &mut seen)?;
+            self.readable(number, &seen);
+        }
+        let Some(model) = self.model else { return Ok(()) };
+        let wanted = model.notifications[number].len();
+        let until = Instant::now() + NOTIFIED;
+        while self.transcript.notifications[number].len() < wanted {
+            let Some(left) = until.checked_duration_since(Instant::now()) else { break };
+            let Some(client) = &mut self.clients[number] else { break };
+            if let Some(message) = client.unasked(left.max(Duration::from_millis(1)))? {
+                self.readable(number, &[message]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A reply as a line, without what no two servers have in common.
+fn line(message: &wire::Message) -> String {
+    let body = &message.body;
+    let tag = char::from(message.tag);
+    match message.tag {
+        b'E' | b'N' => fields(body).fold(tag.to_string(), |mut line, (code, value)| {
+            // File, line and routine of the server's source are nobody's business, and what the
+            // proxy says itself has none.
+            if !b"FLR".contains(&code) {
+                let value = value.escape_ascii().to_string();
+                let _ = write!(line, " {}={value}", char::from(code));
+            }
+            line
+        }),
+        b'T' => format!("T {}", columns(body)),
+        b't' => {
+            let types = body.get(2..).unwrap_or_default().chunks(4).map(oid);
+            format!("t {types:?}", types = types.collect::<Vec<_>>())
+        }
+        _ => format!("{tag} {}", body.escape_ascii()),
+    }
+}
+
+fn fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    body.split(|byte| *byte == 0).filter_map(|field| Some((*field.first()?, &field[1..])))
+}
+
+/// Types that users made and tables have another OID in each database.
+fn oid(bytes: &[u8]) -> u32 {
+    let oid = bytes.try_into().map(u32::from_be_bytes).unwrap_or_default();
+    if oid < FIRST_OWN_OID { oid } else { FIRST_OWN_OID }
+}
+
+fn columns(body: &[u8]) -> String {
+    let mut line = String::new();
+    let mut rest = body.get(2..).unwrap_or_default();
+    while let Some(end) = rest.iter().position(|byte| *byte == 0) {
+        let Some(part) = rest.get(end + 1..end + 19) else { break };
+        let name = rest[..end].escape_ascii();
+        let _ = write!(
+            line,
+            "{name}(table {} column {:?} type {} rest {:?}) ",
+            oid(&part[..4]),
+            &part[4..6],
+            oid(&part[6..10]),
+            &part[10..]
+        );
+        rest = &rest[end + 19..];
+    }
+    line
+}
+
+/// A READ ONLY transaction is on a replica, which refuses more than a primary does in one
+/// (`docs/limits.md`).
+fn on_standby(line: &str) -> bool {
+    line.contains("C=25006") && line.contains("during recovery")
+}
+
+/// The first difference between the answers of two sides.
+pub fn difference(
+    script: &Script,
+    direct: &Transcript,
+    proxied: &Transcript,
+) -> Option<Difference> {
+    for (at, step) in script.steps.iter().enumerate() {
+        let nothing = Vec::new();
+        let (left, right) = (direct.steps.get(at), proxied.steps.get(at));
+        if left != right && right.is_some_and(|lines| lines.iter().any(|line| on_standby(line))) {
+            // The transaction goes another way from here on.
+            return None;
+        }
+        if left != right {
+            return Some(Difference {
+                at: format!("step {}:\n{step}", at + 1),
+                direct: left.unwrap_or(&nothing).clone(),
+                proxied: right.unwrap_or(&nothing).clone(),
+            });
+        }
+    }
+    for client in 0..script.clients {
+        let (left, right) = (&direct.notifications[client], &proxied.notifications[client]);
+        if left != right {
+            let at = format!("notifications of client {client}\n");
+            return Some(Difference { at, direct: left.clone(), proxied: right.clone() });
+        }
+    }
+    let at = "the end\n".to_owned();
+    proxied.broken.as_ref().map(|why| Difference {
+        at,
+        direct: Vec::new(),
+        proxied: vec![why.clone()],
+    })
+}
+
+impl Difference {
+    /// What kind of difference it is, so that a smaller script shows the same one: the first lines
+    /// that differ, without what stands in rows.
+    pub fn kind(&self) -> String {
+        let mut pairs = self.direct.iter().zip(&self.proxied);
+        let pair = pairs.find(|(left, right)| left != right);
+        let word = |line: Option<&String>| match line {
+            None => "nothing".to_owned(),
+            Some(line) if line.starts_with(['E', 'N', '!', 'S']) => line.clone(),
+            Some(line) => line.chars().take(1).collect(),
+        };
+        match pair {
+            Some((left, right)) => format!("{} / {}", word(Some(left)), word(Some(right))),
+            None => {
+                let at = self.direct.len().min(self.proxied.len());
+                format!("{} / {}", word(self.direct.get(at)), word(self.proxied.get(at)))
+            }
+        }
+    }
+
+    pub fn text(&self) -> String {
+        let mut text = format!("at {}", self.at);
+        for (side, lines) in [("direct", &self.direct), ("proxied", &self.proxied)] {
+            let _ = writeln!(text, "{side}:");
+            for line in lines {
+                let _ = writeln!(text, "    {line}");
+            }
+        }
+        text
+    }
+}
