@@ -74,7 +74,7 @@ async fn migrations() -> Result<()> {
 
 async fn prepared_statements() -> Result<()> {
     let mut conn = connect().await?;
-    for id in 1..=100 {
+    for id in 1..=30 {
         let name: String = sqlx::query_scalar("SELECT name FROM dish WHERE id = $1")
             .bind(id)
             .fetch_one(&mut conn)
@@ -82,7 +82,7 @@ async fn prepared_statements() -> Result<()> {
         same(name, format!("dish {id}"))?;
     }
     // More than the driver keeps: it closes the oldest.
-    for n in 0..150 {
+    for n in 0..110 {
         let sql = format!("SELECT $1::int + {n}");
         let sum: i32 = sqlx::query_scalar(AssertSqlSafe(sql)).bind(1).fetch_one(&mut conn).await?;
         same(sum, n + 1)?;
@@ -186,12 +186,12 @@ async fn timeouts() -> Result<()> {
     refused(conn.execute("SELECT pg_sleep(30)").await, "57014")?;
     refused(sqlx::query("SELECT pg_sleep($1)").bind(30.0).fetch_all(&mut conn).await, "57014")?;
     conn.ping().await?;
-    // A client that no longer waits closes its connection; the statement ends with it.
+    // A client that no longer waits drops its connection in the middle of the statement.
     let mut conn = connect().await?;
     let late =
         tokio::time::timeout(Duration::from_millis(200), conn.execute("SELECT pg_sleep(30)"));
     ensure!(late.await.is_err(), "no timeout");
-    Ok(conn.close_hard().await?)
+    Ok(())
 }
 
 async fn notifications() -> Result<()> {
@@ -248,7 +248,7 @@ async fn own_writes() -> Result<()> {
     let mut conn = connect().await?;
     conn.execute("CREATE TABLE counter (n int)").await?;
     conn.execute("INSERT INTO counter VALUES (0)").await?;
-    for n in 1..200_i32 {
+    for n in 1..50_i32 {
         sqlx::query("UPDATE counter SET n = $1").bind(n).execute(&mut conn).await?;
         let found: i32 = sqlx::query_scalar("SELECT n FROM counter").fetch_one(&mut conn).await?;
         same(found, n)?;
@@ -259,7 +259,7 @@ async fn own_writes() -> Result<()> {
 async fn pool() -> Result<()> {
     let pool = PgPoolOptions::new().max_connections(6).connect_with(options()).await?;
     pool.execute("UPDATE counter SET n = 0").await?;
-    let work = (0..150).map(|_| async {
+    let work = (0..60).map(|_| async {
         let mut transaction = pool.begin().await?;
         sqlx::query("UPDATE counter SET n = n + $1").bind(1).execute(&mut *transaction).await?;
         transaction.commit().await?;
@@ -274,7 +274,7 @@ async fn pool() -> Result<()> {
     }
     let sql = "/* tiffin: primary */ SELECT n FROM counter";
     let found: i32 = sqlx::query_scalar(sql).fetch_one(&pool).await?;
-    same(found, 150)?;
+    same(found, 60)?;
     pool.close().await;
     Ok(())
 }
