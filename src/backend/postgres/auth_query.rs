@@ -128,16 +128,19 @@ impl Asker {
     async fn ask(&self, user: &str, nodes: &[Address]) -> Result<Option<Found>, LookupError> {
         let mut reason = "no node is healthy".to_owned();
         for node in nodes {
-            let twice = async {
-                match self.ask_node(user, node).await {
-                    // An idle connection was cut, which is only seen when it is used.
-                    Err(AskError::Query(error)) if error.is_closed() => {
-                        self.ask_node(user, node).await
+            let asked = async {
+                let mut answer = self.ask_node(user, node).await;
+                // Idle connections were cut, which is only seen when they are used.
+                for _ in 0..CONNECTIONS_MAX {
+                    match &answer {
+                        Err(AskError::Query(error)) if was_cut(error) => {}
+                        _ => break,
                     }
-                    answer => answer,
+                    answer = self.ask_node(user, node).await;
                 }
+                answer
             };
-            match timeout(ANSWER_TIMEOUT, twice).await {
+            match timeout(ANSWER_TIMEOUT, asked).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => reason = format!("{node}: {}", error.sentence()),
                 Err(_) => reason = format!("{node}: no answer within {ANSWER_TIMEOUT:?}"),
@@ -209,6 +212,12 @@ impl AskError {
             },
         }
     }
+}
+
+/// Whether the connection had ended before it was asked: closed, or with the server's last words
+/// (57P01 to 57P05: somebody ended it, or it was idle for too long) still to be read.
+fn was_cut(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || error.code().is_some_and(|code| code.code().starts_with("57P"))
 }
 
 fn secret_of(text: String) -> Option<Secret> {
