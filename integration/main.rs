@@ -15,6 +15,7 @@ mod failover;
 mod lag;
 mod messages;
 mod operations;
+mod pins;
 mod pooling;
 mod postgres_18;
 mod protocol;

@@ -12,8 +12,8 @@ use crate::monitor::catalogs::Loader;
 use crate::route::{Choice, Policy, choose};
 use crate::session::{Class, Need, Session, Wish};
 use crate::sql::{
-    Catalog, CatalogRows, Effect, FunctionRules, Persistence, RelationKind, RelationRow, Statement,
-    classify, split_statements,
+    Catalog, CatalogRows, Effect, FunctionRules, Persistence, RelationKind, RelationRow,
+    SessionEffect, Statement, classify, split_statements,
 };
 use crate::topology::{Role, Snapshot};
 use anyhow::Context;
@@ -105,6 +105,8 @@ struct Explanation<'a> {
     tables_read: Vec<&'a str>,
     tables_written: Vec<&'a str>,
     functions: Vec<&'a str>,
+    /// Why the session must keep its server connection afterwards, as in the metrics.
+    pins: Vec<&'static str>,
     /// What the answer rests on where no server was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
@@ -281,6 +283,7 @@ impl Asker<'_> {
             tables_read: names(&statement.tables_read),
             tables_written: names(&statement.tables_written),
             functions: names(&statement.functions),
+            pins: pins(statement),
             note: self.note(),
         }
     }
@@ -396,6 +399,14 @@ fn names(names: &[Arc<str>]) -> Vec<&str> {
     names.iter().map(|name| &**name).collect()
 }
 
+fn pins(statement: &Statement) -> Vec<&'static str> {
+    let pins = statement.session.iter().filter_map(|effect| match effect {
+        SessionEffect::Pin(pin) => Some(pin.as_str()),
+        _ => None,
+    });
+    pins.collect()
+}
+
 /// A table as it is assumed to be.
 fn plain_table(oid: u32, name: &str) -> RelationRow {
     let (schema, name) = name.split_once('.').unwrap_or(("public", name));
@@ -437,6 +448,7 @@ fn in_words(explanation: &Explanation<'_>) -> String {
         ("reads", explanation.tables_read.join(", ")),
         ("writes", explanation.tables_written.join(", ")),
         ("functions", explanation.functions.join(", ")),
+        ("pins", explanation.pins.join(", ")),
     ];
     let mut out = format!("{cut}{more}\n");
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
@@ -487,11 +499,13 @@ clusters:
             ("SET work_mem = '1MB'", "session", "primary", ""),
             ("/* tiffin: primary */ SELECT 1", "read", "primary", "hint"),
             ("SELEC 1", "unknown", "primary", "SELEC"),
+            ("LISTEN a", "session", "primary", "listens"),
         ] {
             let statement = asker.assume(sql);
             let told = asker.explanation(sql, &statement);
             assert_eq!((told.effect, told.target), (effect, target), "{sql}: {told:?}");
             assert!(told.reason.contains(reason), "{sql}: {told:?}");
+            assert_eq!(told.pins.contains(&"listen"), sql == "LISTEN a", "{sql}: {told:?}");
             let note = told.note.clone().unwrap_or_default();
             assert!(note.contains("assumed to be plain tables"), "{note}");
             let json = serde_json::to_value(&told).expect("an object");

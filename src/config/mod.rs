@@ -88,6 +88,7 @@ pub struct Limits {
     pub auth_delay: Duration,
     /// Named prepared statements of one client.
     pub client_statements_max: usize,
+    pub client_portals_max: usize,
     /// Classified texts remembered by one worker.
     pub classify_cache_max: usize,
 }

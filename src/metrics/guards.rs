@@ -60,13 +60,15 @@ pub struct PinGuard {
     stats: Rc<WorkerStats>,
     /// A bit for each of [`PINS`].
     held: u8,
+    /// When each of them began; most sessions never have one.
+    since: Option<Box<[Instant; PINS.len()]>>,
 }
 
 const _: () = assert!(PINS.len() <= u8::BITS as usize, "a pin has no bit");
 
 impl PinGuard {
     pub fn new(stats: &Rc<WorkerStats>) -> PinGuard {
-        PinGuard { stats: Rc::clone(stats), held: 0 }
+        PinGuard { stats: Rc::clone(stats), held: 0, since: None }
     }
 
     /// Tells which pins the session has now (`Pin::as_str()` of each); counts the difference to
@@ -77,12 +79,15 @@ impl PinGuard {
         if changed == 0 {
             return;
         }
+        let now = Instant::now();
+        let since = self.since.get_or_insert_with(|| Box::new([now; PINS.len()]));
         for (index, pin) in PINS.iter().enumerate() {
             let bit = 1 << index;
             if changed & held & bit != 0 {
                 self.stats.pinned(pin);
+                since[index] = now;
             } else if changed & bit != 0 {
-                self.stats.unpinned(pin);
+                self.stats.unpinned(pin, now - since[index]);
             }
         }
         self.held = held;

@@ -10,6 +10,7 @@ use super::tally::Tally;
 use super::text::{Page, Value};
 use super::worker::{ClusterCounts, GlobalCounts, NodeCounts, Totals};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// A metric and how to read its value from what was counted.
 type Reading<Counted, Read> = (Name, fn(&Counted) -> Read);
@@ -65,6 +66,10 @@ fn clients(page: &mut Page, global: &GlobalCounts) {
     let mut family = page.family(Name::PinnedSessions);
     for (pin, (begun, ended)) in PINS.iter().zip(global.pinned.iter().zip(&global.unpinned)) {
         family.sample(&[pin], difference(begun, ended));
+    }
+    let mut family = page.family(Name::PinnedSeconds);
+    for (pin, micros) in PINS.iter().zip(&global.pinned_micros) {
+        family.sample(&[pin], Duration::from_micros(micros.get()));
     }
 }
 

@@ -91,6 +91,8 @@ table! {
         "Times that a session had to keep its server connection, by cause.";
     PinnedSessions: "tiffin_pinned_sessions", Gauge, ["pin"],
         "Sessions that keep their server connection at present, by cause.";
+    PinnedSeconds: "tiffin_pinned_seconds_total", Counter, ["pin"],
+        "Time that sessions had to keep their server connection, by cause, counted when it ends.";
 
     // The gate.
     GateWaiting: "tiffin_gate_waiting", Gauge, ["cluster"],

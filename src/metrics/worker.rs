@@ -77,6 +77,7 @@ sums! {
         unsafe_statements: [Tally; UnsafeReason::COUNT],
         pinned: [Tally; PINS.len()],
         unpinned: [Tally; PINS.len()],
+        pinned_micros: [Tally; PINS.len()],
         errors: [[Tally; SQLSTATE_CLASS_COUNT]; ErrorOrigin::COUNT],
         auth_failures: [Tally; AuthFailure::COUNT],
         cancels_forwarded: Tally,
@@ -258,8 +259,11 @@ impl WorkerStats {
         self.counts.global.pinned[pin_index(pin)].add(1);
     }
 
-    pub fn unpinned(&self, pin: &str) {
+    /// `held`: how long it lasted.
+    pub fn unpinned(&self, pin: &str, held: Duration) {
+        let micros = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
         self.counts.global.unpinned[pin_index(pin)].add(1);
+        self.counts.global.pinned_micros[pin_index(pin)].add(micros);
     }
 
     /// A client received an error; only the SQLSTATE's class (two characters) is counted.

@@ -4,12 +4,14 @@
 //! No socket, no clock, no protocol: effects of statements and instants come in as values.
 //! Open [`need`] for the rule that decides, [`transaction`] for what survives a rollback.
 
+pub mod doubts;
 pub mod need;
 pub mod pins;
 pub mod positions;
 pub mod settings;
 pub mod transaction;
 
+pub use doubts::Doubts;
 pub use need::{Class, Need, ReplicaNeed, Wish};
 pub use pins::Pins;
 pub use positions::Positions;

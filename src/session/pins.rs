@@ -13,6 +13,10 @@ const ALL: [Pin; 8] = [
     Pin::Unknown,
 ];
 
+/// Pins whose cause a server can see. Of the others only DISCARD is known to end them.
+const VISIBLE: [Pin; 5] =
+    [Pin::TemporaryTable, Pin::AdvisoryLock, Pin::Listen, Pin::HoldCursor, Pin::PreparedStatement];
+
 /// A set of pins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pins {
@@ -44,6 +48,28 @@ impl Pins {
 
     pub fn clear(&mut self) {
         self.bits = 0;
+    }
+
+    /// Those that a server can be asked about.
+    pub fn visible(self) -> Pins {
+        let all = VISIBLE.into_iter().fold(0, |bits, pin| bits | bit(pin));
+        Pins { bits: self.bits & all }
+    }
+
+    pub fn all_visible() -> Pins {
+        Pins { bits: u16::MAX }.visible()
+    }
+
+    pub fn and(self, other: Pins) -> Pins {
+        Pins { bits: self.bits & other.bits }
+    }
+
+    pub fn or(self, other: Pins) -> Pins {
+        Pins { bits: self.bits | other.bits }
+    }
+
+    pub fn without(self, other: Pins) -> Pins {
+        Pins { bits: self.bits & !other.bits }
     }
 
     pub fn iter(self) -> impl Iterator<Item = Pin> {

@@ -8,7 +8,8 @@
 //!                        └─ COMMIT, ROLLBACK ─▶ Idle     └──────▶ Failed ─ROLLBACK─▶ Idle
 //! ```
 
-use super::{Pins, Positions, Settings};
+use super::doubts::{Learned, UNKNOWN_SETTINGS_MAX};
+use super::{Doubts, Pins, Positions, Settings};
 use crate::sql::{Consistency, Discard, HintTarget, Pin, SessionEffect, TransactionModes};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,16 +54,40 @@ pub struct Session {
     /// What RESET goes back to: the settings of the start-up packet.
     pub startup: Arc<Settings>,
     pub pins: Pins,
+    pub doubts: Doubts,
     pub positions: Positions,
     pub overrides: Overrides,
+    /// How the open transaction began, if the proxy held it back: so it can begin elsewhere.
+    pub began: Held,
     undo: Option<Undo>,
+}
+
+/// Settings that decide what the names in a text mean.
+const NAMING: [&str; 3] = ["search_path", "role", "session_authorization"];
+
+/// Whether the setting decides what the names in a text mean.
+pub fn is_naming(name: &str) -> bool {
+    NAMING.contains(&name)
+}
+
+/// What SET LOCAL has done to the naming settings.
+#[derive(Debug, Clone, Default)]
+enum Local {
+    #[default]
+    Nothing,
+    /// The settings with those of the transaction.
+    Known(Arc<Settings>),
+    Unknown,
 }
 
 /// What the open transaction may take back.
 #[derive(Debug)]
 struct Undo {
     settings: Arc<Settings>,
-    savepoints: Vec<(Arc<str>, Arc<Settings>)>,
+    local: Local,
+    savepoints: Vec<(Arc<str>, Arc<Settings>, Local)>,
+    /// Something of the transaction is on its server: it cannot go on elsewhere.
+    rooted: bool,
 }
 
 impl Session {
@@ -72,24 +97,28 @@ impl Session {
 
     /// Whether the session needs no particular connection for its next request.
     pub fn is_free(&self) -> bool {
-        matches!(self.transaction, Transaction::Idle | Transaction::Held(_)) && self.pins.is_empty()
+        matches!(self.transaction, Transaction::Idle | Transaction::Held(_)) && !self.is_bound()
+    }
+
+    /// Whether something other than a transaction keeps the session's connection.
+    pub fn is_bound(&self) -> bool {
+        !self.pins.is_empty() || !self.doubts.is_empty()
     }
 
     /// Takes over what a statement that ran has done.
     pub fn apply(&mut self, effect: &SessionEffect) {
+        if let Some(undo) = &mut self.undo {
+            undo.rooted = true;
+        }
         match effect {
+            SessionEffect::Set { name, value, local: true } => self.set_local(name, value.as_ref()),
             SessionEffect::Set { name, value, local: false } => self.set(name, value.as_ref()),
-            // Afterwards it is empty, and not unknown any more.
-            SessionEffect::Set { name, local: true, .. }
-                if is_custom(name) && self.settings.get(name).is_none() =>
-            {
-                self.set(name, None);
-            }
             SessionEffect::Reset(name) => self.set(name, None),
             SessionEffect::ResetAll => self.reset_all(),
             SessionEffect::Discard(Discard::All) => {
                 self.settings = Arc::new(self.after_reset());
                 self.pins.clear();
+                self.doubts = Doubts::default();
             }
             SessionEffect::Discard(Discard::Temp) => {
                 self.pins.remove(Pin::TemporaryTable);
@@ -113,9 +142,11 @@ impl Session {
             SessionEffect::Unpin(pin) => {
                 self.pins.remove(*pin);
             }
+            SessionEffect::Doubt(pin) => self.doubt(*pin),
+            SessionEffect::Learn(name) => self.learn(name),
+            SessionEffect::Deallocate(Some(_)) => self.doubt(Pin::PreparedStatement),
             // Undone by the server itself when the transaction ends, or no state of the session.
-            SessionEffect::Set { local: true, .. }
-            | SessionEffect::Begin(_)
+            SessionEffect::Begin(_)
             | SessionEffect::Commit { .. }
             | SessionEffect::Rollback { .. }
             | SessionEffect::SetTransaction(_)
@@ -123,8 +154,7 @@ impl Session {
             | SessionEffect::SetTiffin { .. }
             | SessionEffect::ShowTiffin { .. }
             | SessionEffect::Discard(Discard::Plans)
-            | SessionEffect::Execute { .. }
-            | SessionEffect::Deallocate(Some(_)) => {}
+            | SessionEffect::Execute { .. } => {}
         }
     }
 
@@ -133,7 +163,8 @@ impl Session {
         self.transaction = Transaction::Open;
         if self.undo.is_none() {
             let settings = self.settings.clone();
-            self.undo = Some(Undo { settings, savepoints: Vec::new() });
+            let (local, savepoints) = (Local::Nothing, Vec::new());
+            self.undo = Some(Undo { settings, local, savepoints, rooted: false });
         }
     }
 
@@ -144,11 +175,109 @@ impl Session {
     /// The transaction block is over.
     pub fn closed(&mut self, committed: bool) {
         self.transaction = Transaction::Idle;
+        self.began.texts.clear();
         if let Some(undo) = self.undo.take()
             && !committed
         {
             self.settings = undo.settings;
+            self.doubts.pins = self.doubts.pins.or(self.pins.visible());
         }
+    }
+
+    /// Whether the open transaction has left nothing on its server that it needs: none but plain
+    /// statements have run in it.
+    pub fn is_rooted(&self) -> bool {
+        self.undo.as_ref().is_none_or(|undo| undo.rooted)
+    }
+
+    /// The transaction goes on elsewhere, where it begins again with these texts.
+    pub fn uprooted(&mut self, held: Held) {
+        self.undo = None;
+        self.transaction = Transaction::Held(held);
+    }
+
+    fn doubt(&mut self, pin: Pin) {
+        if self.pins.contains(pin) {
+            self.doubts.pins.insert(pin);
+        }
+    }
+
+    fn learn(&mut self, name: &Arc<str>) {
+        if self.doubts.settings.contains(name) {
+            return;
+        }
+        if self.doubts.settings.len() < UNKNOWN_SETTINGS_MAX {
+            self.doubts.settings.push(name.clone());
+        } else {
+            self.pins.insert(Pin::Setting);
+        }
+    }
+
+    /// What a server was asked about may hold, whatever the proxy has seen of it.
+    pub fn suspect(&mut self, pins: Pins) {
+        self.pins = self.pins.or(pins);
+        self.doubts.pins = self.doubts.pins.or(pins.visible());
+    }
+
+    /// The server's answer: which pins hold, and the values of the settings.
+    pub fn answered(&mut self, held: Pins, values: Vec<Learned>) {
+        let Doubts { pins, settings, .. } = std::mem::take(&mut self.doubts);
+        self.pins = self.pins.without(pins.without(held));
+        for (name, value) in settings.iter().zip(values) {
+            match value {
+                Learned::Value(value) => self.set(name, Some(&value)),
+                Learned::Unset => Arc::make_mut(&mut self.settings).remove(name),
+                Learned::Unreadable => {
+                    self.pins.insert(Pin::Setting);
+                }
+            }
+        }
+    }
+
+    /// The server could not answer: everything stays as it is.
+    pub fn unanswered(&mut self) {
+        let Doubts { settings, .. } = std::mem::take(&mut self.doubts);
+        if !settings.is_empty() {
+            self.pins.insert(Pin::Setting);
+        }
+    }
+
+    /// The settings by which the names in a text are understood now; `None` when they are not
+    /// known.
+    pub fn naming(&self) -> Option<&Settings> {
+        if self.is_bound() && !self.doubts.settings.is_empty()
+            || self.pins.contains(Pin::Setting)
+            || self.pins.contains(Pin::Unknown)
+        {
+            return None;
+        }
+        match self.undo.as_ref().map(|undo| &undo.local) {
+            None | Some(Local::Nothing) => Some(&self.settings),
+            Some(Local::Known(local)) => Some(local),
+            Some(Local::Unknown) => None,
+        }
+    }
+
+    /// The server itself takes a local setting back; here only the meaning of names counts.
+    fn set_local(&mut self, name: &Arc<str>, value: Option<&Arc<str>>) {
+        // Afterwards it is empty, and not unknown any more.
+        if is_custom(name) && self.settings.get(name).is_none() {
+            self.set(name, None);
+        }
+        let Some(undo) = self.undo.as_mut().filter(|_| is_naming(name)) else { return };
+        let known = match &undo.local {
+            Local::Nothing => Some(&self.settings),
+            Local::Known(local) => Some(local),
+            Local::Unknown => None,
+        };
+        undo.local = match (known, value) {
+            (Some(known), Some(value)) => {
+                let mut local = (**known).clone();
+                local.set(name.clone(), value.clone());
+                Local::Known(Arc::new(local))
+            }
+            _ => Local::Unknown,
+        };
     }
 
     fn set(&mut self, name: &Arc<str>, value: Option<&Arc<str>>) {
@@ -167,6 +296,9 @@ impl Session {
         if &**name == "session_authorization" {
             settings.remove("role");
         }
+        if is_naming(name) {
+            self.forget_local();
+        }
     }
 
     /// RESET ALL leaves out the role and the session's user (`GUC_NO_RESET_ALL`).
@@ -178,6 +310,16 @@ impl Session {
             }
         }
         self.settings = Arc::new(settings);
+        self.forget_local();
+    }
+
+    /// A setting was made for the session over one that was made for the transaction.
+    fn forget_local(&mut self) {
+        if let Some(undo) = &mut self.undo
+            && !matches!(undo.local, Local::Nothing)
+        {
+            undo.local = Local::Unknown;
+        }
     }
 
     /// The start-up values, and what custom settings become.
@@ -210,21 +352,24 @@ impl Session {
             self.pins.insert(Pin::Setting);
             return;
         }
-        undo.savepoints.push((name, self.settings.clone()));
+        undo.savepoints.push((name, self.settings.clone(), undo.local.clone()));
     }
 
     fn rollback_to(&mut self, name: &str) {
         let Some(undo) = &mut self.undo else { return };
-        if let Some(at) = undo.savepoints.iter().rposition(|(known, _)| &**known == name) {
+        if let Some(at) = undo.savepoints.iter().rposition(|(known, ..)| &**known == name) {
             undo.savepoints.truncate(at + 1);
-            self.settings = undo.savepoints[at].1.clone();
+            let (_, settings, local) = &undo.savepoints[at];
+            self.settings = settings.clone();
+            undo.local = local.clone();
         }
+        self.doubts.pins = self.doubts.pins.or(self.pins.visible());
         self.transaction = Transaction::Open;
     }
 
     fn release(&mut self, name: &str) {
         let Some(undo) = &mut self.undo else { return };
-        if let Some(at) = undo.savepoints.iter().rposition(|(known, _)| &**known == name) {
+        if let Some(at) = undo.savepoints.iter().rposition(|(known, ..)| &**known == name) {
             undo.savepoints.truncate(at);
         }
     }

@@ -105,7 +105,7 @@ impl Found {
         self.session.iter().filter_map(|effect| match effect {
             SessionEffect::Pin(pin) => Some(*pin),
             // Whoever reads the view sets the setting.
-            SessionEffect::Set { .. } => Some(Pin::Setting),
+            SessionEffect::Set { .. } | SessionEffect::Learn(_) => Some(Pin::Setting),
             _ => None,
         })
     }

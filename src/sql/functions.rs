@@ -175,6 +175,8 @@ pub fn reads_setting(schema: Option<&str>, name: &str) -> bool {
 pub enum Trace {
     Pin(Pin),
     Unpin(Pin),
+    /// It may end a pin.
+    Doubt(Pin),
     /// `set_config`: a setting, if its arguments are constants.
     Setting,
 }
@@ -187,6 +189,7 @@ pub fn trace(name: &str) -> Option<Trace> {
         | "pg_advisory_lock_shared"
         | "pg_try_advisory_lock"
         | "pg_try_advisory_lock_shared" => Trace::Pin(Pin::AdvisoryLock),
+        "pg_advisory_unlock" | "pg_advisory_unlock_shared" => Trace::Doubt(Pin::AdvisoryLock),
         "pg_advisory_unlock_all" => Trace::Unpin(Pin::AdvisoryLock),
         "nextval" | "setval" | "currval" | "lastval" => Trace::Pin(Pin::Sequence),
         "pg_replication_origin_session_setup"
@@ -194,7 +197,6 @@ pub fn trace(name: &str) -> Option<Trace> {
         | "dblink_connect"
         | "dblink_connect_u"
         | "dblink_open"
-        | "lo_open"
         | "pg_backup_start"
         | "pg_start_backup" => Trace::Pin(Pin::Unknown),
         _ => return None,

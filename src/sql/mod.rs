@@ -14,6 +14,7 @@
 //! Open `classifier.rs` first, then `classify.rs`. Only PostgreSQL's SQL is here; the values of
 //! `statement.rs` are the same for every engine.
 
+mod body;
 mod cache;
 mod calls;
 mod catalog;
@@ -41,6 +42,7 @@ mod walk_dml;
 mod walk_expr;
 mod walk_from;
 
+pub use calls::setting_as_sql;
 pub use catalog::{
     CastRow, Catalog, CatalogRows, FunctionRow, FunctionRules, OperatorRow, Persistence,
     RelationKind, RelationRow, TypeRow, Volatility,

@@ -51,8 +51,10 @@ fn set(cursor: &mut Cursor<'_>) -> Option<Part> {
     if cursor.take("transaction") {
         return control::set_transaction(cursor, false);
     }
-    if let Some((name, value)) = special(cursor)? {
-        return assign(name, value, local);
+    match special(cursor) {
+        Special::No => {}
+        Special::Set(name, value) => return assign(name, value, local),
+        Special::Unread(name) => return Some(learned(name)),
     }
     let name = cursor.dotted_name()?.to_ascii_lowercase();
     if !cursor.take("to") && !cursor.take_mark("=") {
@@ -61,7 +63,7 @@ fn set(cursor: &mut Cursor<'_>) -> Option<Part> {
     if let Some(key) = name.strip_prefix(OWN) {
         return Some(own(key, cursor));
     }
-    let value = value(cursor)?;
+    let Some(value) = value(cursor) else { return Some(learned(&name)) };
     if matches!(
         name.as_str(),
         "transaction_read_only" | "transaction_deferrable" | "transaction_isolation"
@@ -86,6 +88,11 @@ fn of_transaction(name: &str, value: &str) -> Option<Part> {
         _ => modes.isolation = Some(control::isolation_named(&value)?),
     }
     Some(control::set_modes(modes))
+}
+
+/// A SET whose value is written in a way that cannot be repeated: the server is asked for it.
+fn learned(name: &str) -> Part {
+    session(SessionEffect::Learn(Arc::from(name)), "it changes a setting of the session")
 }
 
 /// What PL/pgSQL defines under its prefix. Anything else is gone, with a warning to whoever is
@@ -120,17 +127,23 @@ fn value(cursor: &mut Cursor<'_>) -> Option<Option<Arc<str>>> {
     cursor.rest_text().map(Some)
 }
 
-/// The forms that are not `name TO value`: the setting they mean and its value. The outer option
-/// is for forms that cannot be followed, the middle one for no such form.
-#[expect(clippy::type_complexity, reason = "three questions, asked once")]
-fn special(cursor: &mut Cursor<'_>) -> Option<Option<(&'static str, Option<Arc<str>>)>> {
+/// What of SET is not `name TO value`.
+enum Special {
+    No,
+    Set(&'static str, Option<Arc<str>>),
+    /// The value cannot be repeated.
+    Unread(&'static str),
+}
+
+/// The forms that are not `name TO value`: the setting they mean and its value.
+fn special(cursor: &mut Cursor<'_>) -> Special {
     let name = if cursor.take_all(&["time", "zone"]) {
         if cursor.word(0) == "local" {
-            return Some(Some(("timezone", None)));
+            return Special::Set("timezone", None);
         }
         // `INTERVAL '…' HOUR TO MINUTE` cannot stand behind `SET timezone TO`.
         if cursor.word(0) == "interval" {
-            return None;
+            return Special::Unread("timezone");
         }
         "timezone"
     } else if cursor.take_all(&["session", "authorization"]) {
@@ -141,7 +154,7 @@ fn special(cursor: &mut Cursor<'_>) -> Option<Option<(&'static str, Option<Arc<s
     } else if cursor.word(0) == "names" && !follows_assignment(cursor) {
         cursor.at += 1;
         if cursor.at_end() {
-            return Some(Some(("client_encoding", None)));
+            return Special::Set("client_encoding", None);
         }
         "client_encoding"
     } else if cursor.word(0) == "schema" && !follows_assignment(cursor) {
@@ -150,9 +163,12 @@ fn special(cursor: &mut Cursor<'_>) -> Option<Option<(&'static str, Option<Arc<s
     } else if cursor.take_all(&["xml", "option"]) {
         "xmloption"
     } else {
-        return Some(None);
+        return Special::No;
     };
-    Some(Some((name, value(cursor)?)))
+    match value(cursor) {
+        Some(value) => Special::Set(name, value),
+        None => Special::Unread(name),
+    }
 }
 
 /// Whether the word here is followed by `TO` or `=`.

@@ -126,6 +126,12 @@ pub enum SessionEffect {
     Pin(Pin),
     /// The cause of a pin ends as a whole (UNLISTEN *, pg_advisory_unlock_all, CLOSE ALL).
     Unpin(Pin),
+    /// The cause of a pin may have ended (DROP, UNLISTEN of one channel, an unlock): only the
+    /// server knows whether something is left.
+    Doubt(Pin),
+    /// A setting has a value that the text does not tell (`set_config('a.b', $1, false)`): only
+    /// the server knows it.
+    Learn(Arc<str>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! EXPLAIN, COPY, cursors, SQL-level PREPARE, LISTEN, CREATE and the rest. Recognised on the
 //! tokens; queries inside go back to `classify.rs`.
 
+use super::body::effects_of_body;
 use super::calls;
 use super::catalog::Catalog;
 use super::classify::{self, Source};
@@ -35,9 +36,11 @@ pub(super) fn recognise(cursor: &Cursor<'_>, source: &Source<'_>) -> Option<Part
         "notify" => Part::new(Effect::Write, "notify", "a standby cannot notify"),
         "lock" => Part::new(Effect::Write, "lock", "it locks tables"),
         "load" => session(SessionEffect::Pin(Pin::Unknown), "it loads a library"),
-        "do" | "call" => procedure(&word),
+        "do" => return Some(anonymous(cursor, source)),
+        "call" => procedure(),
         "create" => create(&mut cursor),
-        "alter" | "drop" | "import" | "reassign" => ddl(&word),
+        "drop" => drops(),
+        "alter" | "import" | "reassign" => ddl(&word),
         "truncate" => truncate(cursor),
         "comment" | "security" | "grant" | "revoke" => {
             Part::new(Effect::Write, "ddl", format!("{} changes the schema", word.to_uppercase()))
@@ -63,12 +66,30 @@ fn ddl(word: &str) -> Part {
     Part { is_ddl: true, ..Part::new(Effect::Write, "ddl", reason) }
 }
 
-/// DO and CALL may do anything to the session; DO is often used for DDL.
-fn procedure(word: &str) -> Part {
-    let reason = format!("{} may do anything", word.to_uppercase());
-    let mut part = Part::new(Effect::Write, "procedure", reason);
+/// DROP, which may be of the last temporary object.
+fn drops() -> Part {
+    let mut part = ddl("drop");
+    part.found.effect(SessionEffect::Doubt(Pin::TemporaryTable));
+    part
+}
+
+/// A procedure may do anything.
+fn procedure() -> Part {
+    let mut part = Part::new(Effect::Write, "procedure", "CALL may do anything");
     part.found.effect(SessionEffect::Pin(Pin::Unknown));
-    part.is_ddl = word == "do";
+    part
+}
+
+/// DO, whose body is there to be read; often used for DDL.
+fn anonymous(cursor: Cursor<'_>, source: &Source<'_>) -> Part {
+    let mut part = Part::new(Effect::Write, "procedure", "DO may do anything");
+    part.is_ddl = true;
+    let bodies = cursor.rest().iter().filter(|token| token.kind == Kind::Text);
+    for body in bodies {
+        for effect in effects_of_body(body.bytes(source.text)) {
+            part.found.effect(effect);
+        }
+    }
     part
 }
 
@@ -85,6 +106,11 @@ fn create(cursor: &mut Cursor<'_>) -> Part {
         .any(|token| calls::name_of(cursor.text, token).is_some_and(|name| name == "pg_temp"));
     if temporary {
         part.found.effect(SessionEffect::Pin(Pin::TemporaryTable));
+        // ON COMMIT DROP. The word may mean something else; then the server says so.
+        let is_drop = |at: &usize| Cursor { at: *at, ..*cursor }.word(0) == "drop";
+        if (cursor.at..cursor.tokens.len()).any(|at| is_drop(&at)) {
+            part.found.effect(SessionEffect::Doubt(Pin::TemporaryTable));
+        }
     }
     part
 }
@@ -245,9 +271,11 @@ fn declare(mut cursor: Cursor<'_>, source: &Source<'_>) -> Option<Part> {
         return None;
     }
     let mut part = classify::query(cursor.rest(), source);
-    if hold {
-        part.found.effect(SessionEffect::Pin(Pin::HoldCursor));
-    }
+    part.found.effect(match hold {
+        true => SessionEffect::Pin(Pin::HoldCursor),
+        // Only a note that the transaction has state on its server.
+        false => SessionEffect::Doubt(Pin::HoldCursor),
+    });
     Some(part)
 }
 
@@ -257,7 +285,7 @@ fn close(mut cursor: Cursor<'_>) -> Option<Part> {
         true => session(SessionEffect::Unpin(Pin::HoldCursor), "it closes all cursors"),
         false => {
             cursor.name()?;
-            Part::new(Effect::Session, "session", "it closes a cursor")
+            session(SessionEffect::Doubt(Pin::HoldCursor), "it closes a cursor")
         }
     };
     cursor.at_end().then_some(part)
@@ -268,7 +296,7 @@ fn unlisten(mut cursor: Cursor<'_>) -> Option<Part> {
         return Some(session(SessionEffect::Unpin(Pin::Listen), "it stops listening"));
     }
     cursor.name()?;
-    Some(Part::new(Effect::Session, "session", "it stops listening to one channel"))
+    Some(session(SessionEffect::Doubt(Pin::Listen), "it stops listening to one channel"))
 }
 
 /// PREPARE name [(types)] AS statement.

@@ -157,7 +157,7 @@ fn count_everything(fixture: &Fixture) {
     stats.bytes_out(2_000);
     stats.pinned("listen");
     stats.pinned("listen");
-    stats.unpinned("listen");
+    stats.unpinned("listen", Duration::from_millis(1500));
     stats.error(ErrorOrigin::Server, b"23505");
     stats.error(ErrorOrigin::Proxy, b"57P03");
     stats.auth_failed(AuthFailure::WrongPassword);

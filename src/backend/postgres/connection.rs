@@ -74,6 +74,11 @@ pub struct CancelKey {
 }
 
 impl CancelKey {
+    /// The process that serves the connection.
+    pub fn process_id(&self) -> i32 {
+        self.process_id
+    }
+
     /// Returns when the server has sent the signal, or has not within a bound.
     pub async fn cancel(&self) -> Result<(), ConnectError> {
         let CancelKey { address, tls, process_id, key } = self;

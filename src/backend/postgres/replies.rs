@@ -48,8 +48,27 @@ pub enum Kind {
 pub enum Way {
     Forward,
     Swallow,
+    /// Swallowed; its rows are told to the watch.
+    Ask,
+    /// The client asked for more than a limit allows. Something that the server refuses was sent
+    /// instead, so that it ends the request as it ends any that fails; its error is replaced.
+    Refuse(Limit),
     /// Nothing was sent; these bytes stand for the reply.
     Simulate(&'static [u8]),
+}
+
+impl Way {
+    /// Whether the proxy itself asked.
+    fn is_own(self) -> bool {
+        matches!(self, Way::Swallow | Way::Ask)
+    }
+}
+
+/// What a client has too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    Statements,
+    Portals,
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +112,8 @@ pub struct Replies {
     /// After an error in the extended protocol the server ignores everything up to a Sync, simple
     /// queries too.
     skipping: bool,
+    /// A question of the proxy's own is among what is owed.
+    asking: bool,
     /// Written to the client in place of the message that was just matched.
     instead: Option<Box<[u8]>>,
     /// How many of the queue's entries end in a ReadyForQuery.
@@ -117,6 +138,7 @@ impl Replies {
         if matches!(expected.kind, Kind::Query | Kind::Sync | Kind::Function) {
             self.ready_due += 1;
         }
+        self.asking |= expected.way == Way::Ask;
         self.queue.push_back(expected);
     }
 
@@ -155,10 +177,12 @@ impl Replies {
     }
 
     pub fn clear(&mut self) {
-        self.queue.clear();
-        self.instead = None;
-        (self.passing, self.ready_due, self.forwardable) = (0, 0, 0);
-        (self.passing_swallowed, self.copy_in, self.failed) = (false, false, false);
+        let Replies { queue, instead, passing, ready_due, forwardable, .. } = self;
+        queue.clear();
+        *instead = None;
+        (*passing, *ready_due, *forwardable) = (0, 0, 0);
+        let Replies { passing_swallowed, asking, copy_in, failed, .. } = self;
+        (*passing_swallowed, *asking, *copy_in, *failed) = (false, false, false, false);
         self.skipping = false;
     }
 
@@ -184,7 +208,7 @@ impl Replies {
             }
             let unscanned = &read.filled()[self.forwardable..];
             let Some(head) = frame::head(unscanned)? else { break };
-            if unscanned.len() < bytes_needed(head) {
+            if unscanned.len() < bytes_needed(head, self.asking) {
                 break;
             }
             let message = &unscanned[..head.bytes.min(unscanned.len())];
@@ -274,15 +298,16 @@ impl Replies {
         watch: &mut impl Watch,
     ) -> Result<Fate, FrameError> {
         let front = self.queue.front().map(|expected| (expected.kind, expected.way));
-        let swallowed = matches!(front, Some((_, Way::Swallow)));
+        let swallowed = front.is_some_and(|(_, way)| way.is_own());
         match (tag, front) {
             (b'S', _) => {
                 let (name, value) = reply::parameter_status(message)?;
                 let runs = self.queue.front().and_then(|front| front.statement.as_deref());
                 return Ok(Fate::forward_if(watch.parameter(name, value, (swallowed, runs))));
             }
-            (b'A', _) => return Ok(Fate::forward_if(watch.notification())),
+            (b'A', _) => return Ok(self.notification(message, watch)),
             (b'N', _) => {}
+            (b'D', Some((_, Way::Ask))) => watch.row(message),
             (b'E', _) => return Ok(self.error(message, front, watch)),
             (b'Z', _) => return Ok(Fate::forward_if(!self.ready(message, watch)?)),
             (b'1', Some((Kind::Parse, _)))
@@ -300,6 +325,21 @@ impl Replies {
             _ => return Err(FrameError::Tag(tag)),
         }
         Ok(Fate::forward_if(!swallowed))
+    }
+
+    fn notification(&mut self, message: &[u8], watch: &mut impl Watch) -> Fate {
+        let Some((head, rest)) = message.split_at_checked(HEAD_BYTES) else { return Fate::Forward };
+        let Some((sender, rest)) = rest.split_first_chunk::<4>() else { return Fate::Forward };
+        let sender = i32::from_be_bytes(*sender);
+        let front = self.queue.front().and_then(|front| front.statement.as_ref());
+        match watch.notification(sender, front) {
+            None => Fate::Swallow,
+            Some(shown) if shown == sender => Fate::Forward,
+            Some(shown) => {
+                self.instead = Some([head, &shown.to_be_bytes(), rest].concat().into());
+                Fate::Swallow
+            }
+        }
     }
 
     fn executed(&mut self, watch: &mut impl Watch) {
@@ -348,6 +388,10 @@ impl Replies {
                 Fate::forward_if(self.instead.is_none())
             }
             OnError::Swallow => Fate::Swallow,
+            OnError::Instead(message) => {
+                self.instead = Some(message);
+                Fate::Swallow
+            }
         };
         // The extended protocol skips to the next Sync; a simple query ends by its own
         // ReadyForQuery.
@@ -406,10 +450,12 @@ impl Replies {
             }
         };
         self.ready_due -= 1;
-        let swallowed = expected.way == Way::Swallow;
+        self.asking &= expected.way != Way::Ask;
+        let swallowed = expected.way.is_own();
         watch.ready(Ready {
             status,
             swallowed,
+            due: self.ready_due,
             failed: self.failed,
             statement: expected.statement,
         });
@@ -440,9 +486,10 @@ impl Fate {
 }
 
 /// How much of a message must be there before it can be matched.
-fn bytes_needed(head: frame::Head) -> usize {
+fn bytes_needed(head: frame::Head, asked: bool) -> usize {
     match head.tag {
-        b'S' | b'E' | b'Z' => head.bytes.min(INSPECT_BYTES_MAX),
+        b'D' if asked => head.bytes.min(INSPECT_BYTES_MAX),
+        b'S' | b'E' | b'Z' | b'A' => head.bytes.min(INSPECT_BYTES_MAX),
         _ => HEAD_BYTES,
     }
 }

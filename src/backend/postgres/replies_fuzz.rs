@@ -132,9 +132,13 @@ impl Watch for Notes {
         self.lines.push(format!("not prepared {id} {why:?}"));
     }
 
-    fn notification(&mut self) -> bool {
+    fn notification(&mut self, sender: i32, _: Option<&Arc<Statement>>) -> Option<i32> {
         self.lines.push("notification".to_owned());
-        true
+        (sender != 0).then_some(sender)
+    }
+
+    fn row(&mut self, message: &[u8]) {
+        self.lines.push(format!("row {message:?}"));
     }
 }
 

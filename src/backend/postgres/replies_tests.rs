@@ -55,8 +55,12 @@ impl Watch for Notes {
         self.lines.push(format!("not prepared {id}: {why:?}"));
     }
 
-    fn notification(&mut self) -> bool {
-        false
+    fn notification(&mut self, sender: i32, _: Option<&Arc<Statement>>) -> Option<i32> {
+        (sender != 1).then_some(if sender == 2 { 20 } else { sender })
+    }
+
+    fn row(&mut self, message: &[u8]) {
+        self.lines.push(format!("row {}", text(&message[HEAD_BYTES..])));
     }
 }
 

@@ -9,11 +9,13 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// What an error in a reply leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OnError {
     Forward,
     /// The proxy asked, and deals with it.
     Swallow,
+    /// The client gets this message instead.
+    Instead(Box<[u8]>),
     /// Nothing of the request has reached the client and it will be run elsewhere: swallow the
     /// error and everything else that is expected.
     Intercept,
@@ -24,6 +26,8 @@ pub enum OnError {
 pub struct Ready {
     pub status: Status,
     pub swallowed: bool,
+    /// Requests that are not answered yet.
+    pub due: usize,
     /// Whether an error came since the last one.
     pub failed: bool,
     /// The simple query's statement, where it does something to the session.
@@ -58,8 +62,11 @@ pub trait Watch {
     fn not_changed(&mut self, changes: RangeInclusive<u64>);
     /// A Parse that was sent has failed or was skipped.
     fn not_prepared(&mut self, id: u64, why: NotPrepared);
-    /// A NotificationResponse for a session that did not ask is not forwarded.
-    fn notification(&mut self) -> bool;
+    /// A NotificationResponse, and the statement that is being answered. `None`: the session did
+    /// not ask for it. Else the process id that the client is to see as the sender's.
+    fn notification(&mut self, sender: i32, front: Option<&Arc<Statement>>) -> Option<i32>;
+    /// A row of an answer to what the proxy asked.
+    fn row(&mut self, message: &[u8]);
 }
 
 /// Why a Parse has made no statement.

@@ -1,8 +1,11 @@
 //! A conversation while it holds a server connection: the buffers, what is under way, and what
 //! replies do to the session.
 
+use super::ask::answer;
+use super::errors::{ABORTED, is_no_answer, is_stale_plan, report, too_many};
 use super::parameters::{Dropped, tell_parameters};
-use super::plan::Batch;
+use super::plan::{Batch, is_control, is_not_understood};
+use super::send::Commit;
 use super::statements::Statements;
 use crate::backend::postgres::connection::{Connection, Reported, Traces};
 use crate::backend::postgres::replies::{Kind, NotPrepared, OnError, Ready, Replies, Watch, Way};
@@ -14,7 +17,7 @@ use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::error::{ErrorFields, with_other_name};
 use crate::protocol::postgres::reply::Status;
 use crate::session::settings::literal;
-use crate::session::{Session, Transaction};
+use crate::session::{Pins, Session, Transaction};
 use crate::sql::{Pin, SessionEffect, Statement};
 use crate::topology::NodeId;
 use std::ops::RangeInclusive;
@@ -103,12 +106,20 @@ pub struct Progress {
     pub broken: Option<Box<str>>,
     /// The last request was sent without its Sync: the connection is in the middle of it.
     pub segment_open: bool,
-    /// The number under which a commit under way is known.
-    pub commit: Option<u64>,
     /// Settings were sent in front of the request.
     pub settling: bool,
     /// Start-up values of the client that the server has dropped.
     pub dropped: Dropped,
+    /// Commits under way.
+    pub commits: Vec<Commit>,
+    /// Requests that were answered.
+    pub readies: u64,
+    /// The transaction needs the primary from here on, and this is a replica.
+    pub leaving: bool,
+    /// The server has said that nothing of the transaction's snapshot is to be kept.
+    pub may_leave: bool,
+    /// The server has refused the request for its syntax.
+    pub syntax_error: bool,
     /// What the connection's last session may have left is to be removed first.
     pub clean: Clean,
     /// The newest change of the client's statements that is confirmed while the request can still
@@ -151,9 +162,13 @@ impl Default for Progress {
             ddl_done: false,
             broken: None,
             segment_open: false,
-            commit: None,
             settling: false,
             dropped: Dropped::default(),
+            commits: Vec::new(),
+            readies: 0,
+            leaving: false,
+            may_leave: false,
+            syntax_error: false,
             clean: Clean::Nothing,
             changed: 0,
             fatal_told: false,
@@ -197,6 +212,8 @@ pub struct Observer<'a> {
     pub commits: &'a LocalCommits,
     /// The client has not been told that it is in.
     pub greeting: bool,
+    /// The session's process id, as its client knows it.
+    pub process_id: i32,
 }
 
 impl Watch for Observer<'_> {
@@ -269,6 +286,14 @@ impl Watch for Observer<'_> {
                 self.progress.intercepted = true;
                 return OnError::Intercept;
             }
+            Some((_, Way::Refuse(limit))) if fields.sqlstate == b"42601" => {
+                return OnError::Instead(match self.progress.status {
+                    Status::Failed => report("25P02", ABORTED),
+                    _ => report("53400", too_many(limit)),
+                });
+            }
+            // The doubts remain.
+            Some((_, Way::Ask)) => return OnError::Swallow,
             Some((_, Way::Swallow)) => {
                 let message = String::from_utf8_lossy(fields.message);
                 let sqlstate = String::from_utf8_lossy(fields.sqlstate);
@@ -277,6 +302,7 @@ impl Watch for Observer<'_> {
             }
             _ => {}
         }
+        self.progress.syntax_error |= fields.sqlstate == b"42601";
         self.progress.fatal_told |= fields.is_fatal();
         self.stats.error(ErrorOrigin::Server, fields.sqlstate);
         OnError::Forward
@@ -287,8 +313,13 @@ impl Watch for Observer<'_> {
     }
 
     fn ready(&mut self, ready: Ready) {
+        self.progress.readies += 1;
         if ready.swallowed {
             self.progress.status = ready.status;
+            if self.session.doubts.asked {
+                self.session.unanswered();
+                self.count_pins();
+            }
             return;
         }
         let now = Instant::now();
@@ -305,12 +336,13 @@ impl Watch for Observer<'_> {
         if !executed.is_empty() {
             self.apply(&executed, &ready_facts(ready.failed, ready.status, before, simple));
             executed.clear();
-            self.pins.hold(self.session.pins.iter().map(|pin| pin.as_str()));
+            self.count_pins();
         }
+        self.progress.syntax_error = false;
         self.progress.executed = executed;
         self.reconcile(ready.status);
-        if let Some(commit) = self.progress.commit.take() {
-            self.commits.ended(commit);
+        if !self.progress.commits.is_empty() {
+            self.commits_ended(ready.due);
         }
         if ready.status == Status::Idle {
             self.ended(now);
@@ -335,8 +367,29 @@ impl Watch for Observer<'_> {
         }
     }
 
-    fn notification(&mut self) -> bool {
-        self.session.pins.contains(Pin::Listen)
+    fn notification(&mut self, sender: i32, front: Option<&Arc<Statement>>) -> Option<i32> {
+        let listens = |statement: &Arc<Statement>| {
+            statement.session.contains(&SessionEffect::Pin(Pin::Listen))
+        };
+        let asked = self.session.pins.contains(Pin::Listen)
+            || front.is_some_and(listens)
+            || self.progress.executed.iter().any(listens);
+        // A session knows its own notifications by its process id.
+        let own = sender == self.connection.cancel.process_id();
+        asked.then_some(if own { self.process_id } else { sender })
+    }
+
+    fn row(&mut self, message: &[u8]) {
+        if self.progress.leaving {
+            self.progress.may_leave = message.ends_with(b"read committed");
+            return;
+        }
+        let Some((held, values)) = answer(message, &self.session.doubts) else { return };
+        self.session.answered(held, values);
+        if let Some(settings) = &mut self.connection.settings {
+            *settings = self.session.settings.clone();
+        }
+        self.count_pins();
     }
 }
 
@@ -354,6 +407,23 @@ fn ready_facts(failed: bool, status: Status, before: Status, simple: bool) -> Fa
 }
 
 impl Observer<'_> {
+    fn count_pins(&mut self) {
+        self.pins.hold(self.session.pins.iter().map(|pin| pin.as_str()));
+    }
+
+    /// Commits whose requests are answered; `due` requests are not.
+    fn commits_ended(&mut self, due: usize) {
+        let readies = self.progress.readies;
+        let commits = self.commits;
+        self.progress.commits.retain(|running| {
+            let runs = running.answered_at > readies && due > 0;
+            if !runs {
+                commits.ended(running.id);
+            }
+            runs
+        });
+    }
+
     /// Takes over what statements have left behind.
     fn apply(&mut self, executed: &[Arc<Statement>], facts: &Facts) {
         if facts.failed && (facts.simple || facts.status == Status::Idle) {
@@ -364,7 +434,10 @@ impl Observer<'_> {
             if controls && sets {
                 self.session.pins.insert(Pin::Setting);
             }
-            self.pin_anyway(executed);
+            let refused = self.progress.syntax_error && facts.simple;
+            if !refused || executed.iter().any(|statement| !is_not_understood(statement)) {
+                self.pin_anyway(executed);
+            }
             return;
         }
         for statement in executed {
@@ -375,13 +448,24 @@ impl Observer<'_> {
         }
     }
 
-    /// What may hold even though the statement failed: what no rollback undoes, and an unknown text.
+    /// What may hold even though the statement failed: what no rollback undoes, and what an unknown
+    /// text did before it. The server is asked where it can be.
     fn pin_anyway(&mut self, executed: &[Arc<Statement>]) {
         for effect in executed.iter().flat_map(|statement| &statement.session) {
-            use Pin::{AdvisoryLock, PreparedStatement, Sequence, Unknown};
             let SessionEffect::Pin(pin) = effect else { continue };
-            if matches!(pin, AdvisoryLock | PreparedStatement | Sequence | Unknown) {
-                self.session.apply(effect);
+            match pin {
+                Pin::AdvisoryLock | Pin::PreparedStatement => {
+                    let mut left = Pins::default();
+                    left.insert(*pin);
+                    self.session.suspect(left);
+                }
+                Pin::Sequence => self.session.apply(effect),
+                Pin::Unknown => {
+                    self.session.suspect(Pins::all_visible());
+                    self.connection.traces.unknown = true;
+                    self.connection.settings = None;
+                }
+                _ => {}
             }
         }
     }
@@ -406,6 +490,11 @@ impl Observer<'_> {
                 self.connection.settings = None;
                 self.session.apply(effect);
             }
+            SessionEffect::Deallocate(Some(name)) => {
+                if self.statements.named.remove(name.as_bytes()).is_none() {
+                    self.session.apply(effect);
+                }
+            }
             SessionEffect::Deallocate(None) => {
                 self.statements.named.clear();
                 self.connection.prepared.clear();
@@ -413,7 +502,7 @@ impl Observer<'_> {
             }
             SessionEffect::Reset(_)
             | SessionEffect::ResetAll
-            | SessionEffect::Set { value: None, .. } => {
+            | SessionEffect::Set { value: None, local: false, .. } => {
                 // The server went back to its own start-up values, not to the client's.
                 self.connection.settings = None;
                 self.session.apply(effect);
@@ -468,33 +557,5 @@ impl Observer<'_> {
         {
             *settings = self.session.settings.clone();
         }
-    }
-}
-
-fn is_control(effect: &SessionEffect) -> bool {
-    matches!(
-        effect,
-        SessionEffect::Begin(_) | SessionEffect::Commit { .. } | SessionEffect::Rollback { .. }
-    )
-}
-
-/// `RevalidateCachedQuery` (`src/backend/utils/cache/plancache.c`) refuses before anything runs.
-fn is_stale_plan(fields: &ErrorFields<'_>) -> bool {
-    fields.sqlstate == b"0A000" && fields.message == b"cached plan must not change result type"
-}
-
-/// Errors of a replica that say nothing of the statement: it would have run elsewhere.
-///
-/// 25006: "cannot execute … in a read-only transaction", or during recovery. 40001 and 40P01:
-/// a conflict with recovery ended it. 57P01, 57P02, 57P03, 53300: the server goes down or is
-/// full. 55000 and 0A000 are among those of functions that do not work during recovery.
-fn is_no_answer(fields: &ErrorFields<'_>) -> bool {
-    match fields.sqlstate {
-        b"25006" | b"57P01" | b"57P02" | b"57P03" | b"53300" | b"40001" | b"40P01" => true,
-        b"55000" | b"0A000" => {
-            let message = fields.message;
-            message.windows(8).any(|part| part == b"recovery" || part == b"standby ")
-        }
-        _ => false,
     }
 }

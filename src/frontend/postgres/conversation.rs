@@ -11,10 +11,11 @@
 //! Each stage is a file of this folder: [`super::plan`], [`super::local`], [`super::acquire`],
 //! [`super::send`] (with [`super::encode`]), [`super::serve`].
 
-use super::active::{Active, Progress};
+use super::active::Active;
 use super::fault::{Fault, Refused};
 use super::plan::{Batch, Extent, Planner, What, extent};
 use super::scratch::Scratch;
+use super::send::leaves_open;
 use super::serve::Served;
 use super::stall::Stall;
 use super::statements::Statements;
@@ -36,7 +37,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
@@ -46,6 +46,11 @@ const HOLD_MARGIN_BYTES: usize = 16 * 1024;
 
 /// Room that a read from a client asks for.
 const READ_BYTES_MIN: usize = 8 * 1024;
+
+/// What a transaction is told that cannot move.
+const STAYS_ON_REPLICA: &str = "this needs the primary, and the read-only transaction has begun on \
+    a replica, with a snapshot or other state there; begin it with SET tiffin.target = 'primary' \
+    in force";
 
 /// How often a read is sent to another server before its error is the client's.
 const REPEATS_MAX: u32 = 3;
@@ -138,7 +143,7 @@ impl Conversation {
     }
 
     /// Brings a batch to a server and its replies back, as often as it takes.
-    async fn serve_batch(&mut self, batch: Box<Batch>, open: bool) -> Result<(), Fault> {
+    async fn serve_batch(&mut self, batch: Box<Batch>, mut open: bool) -> Result<(), Fault> {
         let mut need = self.need(&batch, open);
         if let Some(at) = self.commits_to_wait_for(batch.class.as_ref(), &need) {
             Box::pin(self.wait_for_commits(at)).await?;
@@ -161,6 +166,16 @@ impl Conversation {
                 Ok(Served::Done | Served::RepeatHere) => {
                     self.release().await;
                     return Ok(());
+                }
+                Ok(Served::Leave) => {
+                    let left = self.leave_replica();
+                    open = left.as_ref().is_some_and(|batch| leaves_open(batch));
+                    if !matches!(self.session.transaction, Transaction::Held(_)) {
+                        let refused = Refused::new("0A000", STAYS_ON_REPLICA);
+                        return self.refuse(&left.unwrap_or_default(), &refused).await;
+                    }
+                    need = Need::Primary(RouteReason::Write);
+                    batch = left;
                 }
                 Ok(Served::Repeat) => {
                     self.cancels_arrived().await;
@@ -276,13 +291,14 @@ impl Conversation {
             worker: &self.worker,
             registry: &self.scratch.registry,
             statements: &mut self.statements,
-            settings: &self.session.settings,
+            naming: self.session.naming(),
             standard_strings: self.known.standard_strings,
             is_readable: self.known.is_readable,
             catalog: &catalog,
             slot: &self.catalog,
             database: &self.identity.database,
             statements_max: limits.client_statements_max,
+            portals_max: limits.client_portals_max,
         };
         planner.plan(&self.inbox.filled()[self.taken..self.taken + bytes], batch);
     }
@@ -395,62 +411,6 @@ impl Conversation {
 
     pub(super) fn keep_batch(&self, batch: Box<Batch>) {
         self.scratch.keep_batch(batch);
-    }
-
-    /// Gives the connection back; gives the batch that was sent on it.
-    fn give_up_server(&mut self) -> Option<Box<Batch>> {
-        let mut active = self.active.take()?;
-        let batch = active.batch.take();
-        self.entry.bind(None);
-        if let Some(commit) = active.progress.commit.take() {
-            self.cluster.commits.ended(commit);
-        }
-        if let Some(server) = active.server.take() {
-            self.cluster.count_busy(usize::from(server.node.0), false);
-            let now = active.progress.ended.unwrap_or_else(Instant::now);
-            server.pool.give_back(server.pooled, now);
-        }
-        self.scratch.keep_active(active, &self.worker);
-        batch
-    }
-
-    /// Closes the connection; gives the batch that was under way.
-    pub(super) fn drop_server(&mut self, why: ServerClosed) -> Option<Box<Batch>> {
-        let mut active = self.active.take()?;
-        let batch = active.batch.take();
-        self.entry.bind(None);
-        if let Some(commit) = active.progress.commit.take() {
-            self.cluster.commits.ended(commit);
-        }
-        if let Some(server) = active.server.take() {
-            self.cluster.count_busy(usize::from(server.node.0), false);
-            server.pool.stats.active_closed();
-            let node = NodeIndex(server.node.0);
-            self.worker.stats().server_closed(self.cluster.handle.index, node, why);
-        }
-        active.progress = Progress::default();
-        self.scratch.keep_active(active, &self.worker);
-        batch
-    }
-
-    /// Waits for cancel requests on their way: they must not meet the next session's statement.
-    async fn cancels_arrived(&self) {
-        if self.entry.cancelling.get() > 0 {
-            let entry = self.entry.clone();
-            poll_fn(|cx| {
-                entry.remember(cx.waker());
-                if entry.cancelling.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
-        }
-    }
-
-    /// Gives the connection back if nothing holds it.
-    pub(super) async fn release(&mut self) {
-        self.cancels_arrived().await;
-        if let Some(batch) = self.give_up_server() {
-            self.keep_batch(batch);
-        }
     }
 }
 

@@ -12,6 +12,14 @@ use crate::protocol::postgres::request::{self, Request};
 use crate::sql::Statement;
 use std::sync::Arc;
 
+/// A statement that stands for others, and what is done with it.
+const SPARE_NAME: &[u8] = b"tiffin_spare";
+pub const DEALLOCATE: &[u8] = b"DEALLOCATE tiffin_spare";
+/// Execute of the unnamed portal, all rows.
+const EXECUTE_UNNAMED: &[u8] = b"E\0\0\0\x09\0\0\0\0\0";
+/// A text that no server takes.
+const REFUSED: &[u8] = b"tiffin refuses this";
+
 /// Writes requests for one server connection.
 pub struct Encoder<'a> {
     pub connection: &'a mut Connection,
@@ -53,9 +61,14 @@ impl Encoder<'_> {
 
     /// A simple query of the proxy's own.
     pub fn own_query(&mut self, sql: &[u8]) {
+        self.ask(sql, Way::Swallow);
+    }
+
+    /// A simple query of the proxy's own.
+    pub fn ask(&mut self, sql: &[u8], way: Way) {
         self.put(|out| request::put_query(out, sql));
         self.connection.unnamed = None;
-        self.expect(Kind::Query, Way::Swallow);
+        self.expect(Kind::Query, way);
     }
 
     fn message(&mut self, what: &What, message: &[u8], change: u64) {
@@ -105,7 +118,44 @@ impl Encoder<'_> {
             What::CopyEnd => self.forward(message, Kind::CopyEnd, None),
             What::Flush | What::CopyData => self.outbox.extend(message),
             What::Terminate => {}
+            What::Refuse(limit) => {
+                self.put(|out| request::put_parse(out, SPARE_NAME, REFUSED, &[0, 0]));
+                self.expect(Kind::Parse, Way::Refuse(*limit));
+            }
+            What::Deallocate(statement) => self.deallocate(statement),
+            What::ParseDeallocate(id) => {
+                self.spare();
+                self.put(|out| request::put_parse(out, b"", DEALLOCATE, &[0, 0]));
+                self.connection.unnamed = Some(*id);
+                let expected = Expected::new(Kind::Parse, Way::Forward);
+                self.replies.push(Expected { prepared: Some(*id), ..expected });
+            }
         }
+    }
+
+    /// SQL's DEALLOCATE of a statement that came by Parse: the server has it under another name,
+    /// perhaps for others as well, and keeps it. A spare one is deallocated instead, so that tag,
+    /// errors and transaction are the server's.
+    fn deallocate(&mut self, statement: &Arc<Statement>) {
+        self.spare();
+        self.connection.unnamed = None;
+        self.put(|out| request::put_parse(out, b"", DEALLOCATE, &[0, 0]));
+        self.expect(Kind::Parse, Way::Swallow);
+        self.put(|out| request::put_bind(out, b"", b"", &[0; 6], 0));
+        self.expect(Kind::Bind, Way::Swallow);
+        self.outbox.extend(EXECUTE_UNNAMED);
+        let statement = Some(statement.clone());
+        self.replies.push(Expected { statement, ..Expected::new(Kind::Execute, Way::Forward) });
+        self.outbox.extend(request::SYNC);
+        self.expect(Kind::Sync, Way::Forward);
+    }
+
+    /// Makes the spare statement, whether or not it is there.
+    fn spare(&mut self) {
+        self.put(|out| request::put_statement(out, b'C', SPARE_NAME));
+        self.expect(Kind::Close, Way::Swallow);
+        self.put(|out| request::put_parse(out, SPARE_NAME, b"", &[0, 0]));
+        self.expect(Kind::Parse, Way::Swallow);
     }
 
     fn forward(&mut self, message: &[u8], kind: Kind, statement: Option<&Arc<Statement>>) {

@@ -2,6 +2,7 @@
 //! transaction that no server has seen, `tiffin.*` settings, and batches that ask for nothing.
 
 use super::conversation::Conversation;
+use super::errors::ABORTED;
 use super::fault::{Fault, Refused};
 use super::plan::{Batch, Meant, Op, What};
 use crate::config::PoolMode;
@@ -142,11 +143,7 @@ impl Conversation {
     /// A transaction that failed before a server knew of it.
     fn answer_failed(&self, _: &Statement) -> Option<Answer> {
         let failed = matches!(self.session.transaction, Transaction::Failed);
-        failed.then(|| {
-            let message =
-                "current transaction is aborted, commands ignored until end of transaction block";
-            Answer::Refused(Refused::new("25P02", message))
-        })
+        failed.then(|| Answer::Refused(Refused::new("25P02", ABORTED)))
     }
 
     pub(super) fn set_tiffin(

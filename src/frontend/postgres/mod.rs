@@ -5,14 +5,17 @@
 
 pub mod acquire;
 pub mod active;
+pub mod ask;
 pub mod auth;
 pub mod auth_context;
 pub mod conversation;
 pub mod encode;
+pub mod errors;
 pub mod fault;
 pub mod local;
 pub mod parameters;
 pub mod plan;
+pub mod release;
 pub mod replication;
 pub mod scratch;
 pub mod send;

@@ -4,14 +4,17 @@
 //! session without a connection is routed by whole batches, so that a read is only sent to a
 //! replica when all that runs with it in one implicit transaction has been seen.
 
+use super::encode::DEALLOCATE;
 use super::statements::{
     Classified, NO_STATEMENT, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
 };
+use crate::backend::postgres::replies::Limit;
 use crate::frontend::worker::Worker;
 use crate::metrics::RouteReason;
 use crate::monitor::catalog::CatalogSlot;
 use crate::protocol::postgres::frame::{self, FrameError};
 use crate::protocol::postgres::request::{self, Object, Request};
+use crate::session::transaction::is_naming;
 use crate::session::{Class, Settings};
 use crate::sql::{Catalog, Effect, Hint, Pin, SessionEffect, Statement};
 use std::cell::RefCell;
@@ -99,6 +102,12 @@ pub enum What {
     CopyData,
     CopyEnd,
     Terminate,
+    /// More than the client may have: it gets an error.
+    Refuse(Limit),
+    /// SQL's DEALLOCATE of a statement that came by Parse, as a Query.
+    Deallocate(Arc<Statement>),
+    /// The same by the unnamed statement.
+    ParseDeallocate(u64),
 }
 
 #[derive(Debug, Clone)]
@@ -125,6 +134,11 @@ pub struct Batch {
     pub commits: bool,
     /// A function runs of which nothing is known.
     pub unknown_function: bool,
+    /// Something that a replica refuses, or does only for itself, though a read-only transaction
+    /// may do it: calls, NOTIFY, what is kept for the session.
+    pub belongs_to_primary: bool,
+    /// An advisory lock is among that: a replica would take it, and nobody would see it.
+    pub locks: bool,
     pub bytes: usize,
     /// A message that could not be read; those before it stand.
     pub broken: Option<FrameError>,
@@ -148,8 +162,16 @@ impl Batch {
             statement.session.iter().any(|effect| matches!(effect, SessionEffect::Commit { .. }));
         self.unknown_function |= matches!(
             statement.reason_code,
-            "function" | "unknown_function" | "catalog_unknown" | "do" | "call"
+            "function"
+                | "unknown_function"
+                | "catalog_unknown"
+                | "procedure"
+                | "execute"
+                | "execute_arguments"
+                | "unknown_prepared"
         );
+        self.belongs_to_primary |= belongs_to_primary(statement);
+        self.locks |= statement.functions.iter().any(|name| name.contains("advisory"));
         if runs && !self.runs {
             self.runs = true;
             self.class = None;
@@ -171,13 +193,15 @@ pub struct Planner<'a> {
     pub worker: &'a Worker,
     pub registry: &'a Registry,
     pub statements: &'a mut Statements,
-    pub settings: &'a Settings,
+    /// What names mean, if it is known.
+    pub naming: Option<&'a Settings>,
     pub standard_strings: bool,
     pub is_readable: bool,
     pub catalog: &'a Catalog,
     pub slot: &'a CatalogSlot,
     pub database: &'a Arc<str>,
     pub statements_max: usize,
+    pub portals_max: usize,
 }
 
 impl Planner<'_> {
@@ -227,14 +251,22 @@ impl Planner<'_> {
                 self.statements.drop_unnamed();
                 let statement = self.classify(sql);
                 batch.join(&statement, true);
-                What::Query(statement)
+                if renames(&statement) {
+                    self.naming = None;
+                }
+                match forgets_prepared(self.statements, &statement) {
+                    true => What::Deallocate(statement),
+                    false => What::Query(statement),
+                }
             }
             Request::Parse { name: b"", sql, types } => self.parse_unnamed(sql, types, batch),
             Request::Parse { name, sql, types } => self.parse(name, sql, types, batch)?,
             Request::Bind { portal, statement, .. } => {
                 let meant = self.meant(statement);
                 let runs = self.statement_of(&meant);
-                self.statements.bind(portal, runs.as_ref());
+                if !self.statements.bind(portal, runs.as_ref(), self.portals_max) {
+                    return Ok(What::Refuse(Limit::Portals));
+                }
                 match &runs {
                     Some(statement) => batch.join(statement, true),
                     None => batch.join(&foreign(), true),
@@ -258,7 +290,11 @@ impl Planner<'_> {
             }
             Request::Execute { portal } => {
                 let statement = self.statements.portal(portal).cloned();
-                What::Execute(statement.filter(|statement| leaves_something(statement)))
+                let statement = statement.filter(|statement| leaves_something(statement));
+                if statement.as_ref().is_some_and(|statement| renames(statement)) {
+                    self.naming = None;
+                }
+                What::Execute(statement)
             }
             Request::Function => {
                 batch.runs = true;
@@ -314,8 +350,15 @@ impl Planner<'_> {
             unnamed.sql.extend_from_slice(sql);
             unnamed.types.extend_from_slice(types);
         }
+        let forgets = forgets_prepared(self.statements, &statement);
+        let unnamed = &mut self.statements.unnamed;
         unnamed.classified = Some(Classified { statement, catalog: self.catalog.version });
-        What::ParseUnnamed(id)
+        if !forgets {
+            return What::ParseUnnamed(id);
+        }
+        unnamed.sql.clear();
+        unnamed.sql.extend_from_slice(DEALLOCATE);
+        What::ParseDeallocate(id)
     }
 
     fn parse(
@@ -330,8 +373,11 @@ impl Planner<'_> {
         if let Some(known) = self.statements.get(name) {
             return Ok(What::ParseAgain(known.clone()));
         }
+        if self.statements.named.len() >= self.statements_max {
+            return Ok(What::Refuse(Limit::Statements));
+        }
         let place = (self.database, self.slot.plans());
-        let id = self.registry.id((sql, types), self.settings, place, || self.worker.next_id());
+        let id = self.registry.id((sql, types), self.naming, place, || self.worker.next_id());
         let prepared = Rc::new(Prepared {
             id,
             serial: self.worker.next_id(),
@@ -340,9 +386,7 @@ impl Planner<'_> {
             types: types.into(),
             classified: RefCell::new(Classified { statement, catalog: self.catalog.version }),
         });
-        if self.statements.named.len() < self.statements_max {
-            self.statements.change(name, Some(prepared.clone()));
-        }
+        self.statements.change(name, Some(prepared.clone()));
         Ok(What::Parse(prepared))
     }
 
@@ -384,6 +428,47 @@ impl Planner<'_> {
             Meant::Foreign => None,
         }
     }
+}
+
+/// Whether a statement is SQL's DEALLOCATE of a statement that came by Parse.
+fn forgets_prepared(statements: &Statements, statement: &Statement) -> bool {
+    let [SessionEffect::Deallocate(Some(name))] = &statement.session[..] else { return false };
+    statement.count == 1 && statements.get(name.as_bytes()).is_some()
+}
+
+/// Whether a read-only transaction that runs it must be on the primary.
+fn belongs_to_primary(statement: &Statement) -> bool {
+    let is_kept = |effect: &SessionEffect| matches!(effect, SessionEffect::Pin(_));
+    let by_code = matches!(
+        statement.reason_code,
+        "function" | "unknown_function" | "catalog_unknown" | "notify" | "procedure" | "snapshot"
+    );
+    by_code && statement.effect != Effect::Read || statement.session.iter().any(is_kept)
+}
+
+/// Whether names may mean something else after the statement.
+fn renames(statement: &Statement) -> bool {
+    statement.session.iter().any(|effect| match effect {
+        SessionEffect::Set { name, .. } | SessionEffect::Reset(name) => is_naming(name),
+        SessionEffect::Learn(name) => is_naming(name),
+        SessionEffect::ResetAll | SessionEffect::Discard(_) | SessionEffect::RollbackTo(_) => true,
+        SessionEffect::Rollback { .. } => true,
+        _ => false,
+    })
+}
+
+/// A single statement that is no SQL to the proxy: if it is none to the server either, nothing of
+/// it has run.
+pub fn is_not_understood(statement: &Statement) -> bool {
+    statement.count == 1 && statement.reason_code == "parse_error"
+}
+
+/// Whether it begins or ends a transaction.
+pub fn is_control(effect: &SessionEffect) -> bool {
+    matches!(
+        effect,
+        SessionEffect::Begin(_) | SessionEffect::Commit { .. } | SessionEffect::Rollback { .. }
+    )
 }
 
 /// Whether a statement does something that has to be remembered when it has run.

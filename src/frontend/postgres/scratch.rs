@@ -49,9 +49,13 @@ impl Scratch {
     pub fn keep_active(&self, mut active: Box<Active>, worker: &Worker) {
         active.server = None;
         active.replies.clear();
-        active.progress =
-            Progress { executed: take(&mut active.progress.executed), ..Progress::default() };
+        active.progress = Progress {
+            executed: take(&mut active.progress.executed),
+            commits: take(&mut active.progress.commits),
+            ..Progress::default()
+        };
         active.progress.executed.clear();
+        active.progress.commits.clear();
         active.server_unflushed = false;
         active.client_unflushed = false;
         if let Some(batch) = active.batch.take() {

@@ -13,12 +13,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+/// A commit under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit {
+    /// Under which the worker knows it.
+    pub id: u64,
+    /// It is answered with this ReadyForQuery.
+    pub answered_at: u64,
+}
+
 impl Conversation {
     /// Writes a batch for the server that was just acquired.
     pub(super) fn send(&mut self, batch: Box<Batch>, open: bool, may_repeat: bool) {
         let Some(mut active) = self.active.take() else { return };
         mark(&mut active, &batch);
-        self.commit_begins(&mut active, &batch);
         let held = self.prelude(&mut active, batch.sequences);
         if active.replies.is_quiet()
             && let Active { server: Some(server), local, .. } = &mut *active
@@ -30,6 +38,7 @@ impl Conversation {
         if let Some((mut encoder, _)) = self.encoder(&mut active) {
             encoder.batch(&batch, bytes);
         }
+        self.commit_begins(&mut active, &batch);
         let progress = &mut active.progress;
         progress.writing |= writes(&batch) || held;
         progress.reading |= reads(&batch);
@@ -50,16 +59,20 @@ impl Conversation {
         self.active = Some(active);
     }
 
-    /// Notes that a commit is under way, if the batch may be one.
+    /// Notes that a commit is under way, if the batch, which is the last that was encoded, may be
+    /// one.
     pub(super) fn commit_begins(&self, active: &mut Active, batch: &Batch) {
         let in_block = matches!(self.session.transaction, Transaction::Open | Transaction::Failed);
         let may_commit = batch.commits || (writes(batch) && !in_block);
         let on_primary = active.server.as_ref().is_some_and(|server| server.is_primary);
-        if may_commit && on_primary && active.progress.commit.is_none() {
+        if may_commit && on_primary {
             let id = self.worker.next_id();
-            let now = active.progress.started.unwrap_or_else(Instant::now);
-            self.cluster.commits.begun(id, now);
-            active.progress.commit = Some(id);
+            // With one request under way the clock has just been read.
+            let due = active.replies.ready_due();
+            let started = active.progress.started.filter(|_| due <= 1);
+            self.cluster.commits.begun(id, started.unwrap_or_else(Instant::now));
+            let answered_at = active.progress.readies + due.max(1) as u64;
+            active.progress.commits.push(Commit { id, answered_at });
         }
     }
 
@@ -133,13 +146,14 @@ impl Conversation {
         }
         active.progress.settling = settling;
         let Transaction::Held(held) = &mut self.session.transaction else { return false };
-        let texts = std::mem::take(&mut held.texts);
+        let began = std::mem::take(held);
         if let Some((mut encoder, _)) = self.encoder(active) {
-            for text in &texts {
+            for text in &began.texts {
                 encoder.own_query(text);
             }
         }
         self.session.opened();
+        self.session.began = began;
         true
     }
 

@@ -4,8 +4,9 @@
 use super::active::{Active, Observer, Server};
 use super::conversation::{Conversation, poll_flush, poll_read_into, poll_write_from};
 use super::fault::Fault;
-use super::plan::{What, complete};
+use super::plan::{Batch, What, complete};
 use super::send::{leaves_open, mark, reads, writes};
+use crate::backend::postgres::replies::Way;
 use crate::config::PoolMode;
 use crate::metrics::NodeIndex;
 use crate::protocol::postgres::frame::HEAD_BYTES;
@@ -16,6 +17,9 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+/// With any other isolation than `read committed` a transaction has one snapshot to the end.
+const ISOLATION: &[u8] = b"SELECT pg_catalog.current_setting('transaction_isolation')";
+
 /// How a stretch of relaying ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Served {
@@ -23,6 +27,8 @@ pub enum Served {
     Done,
     /// The reply was no answer; the request is to be sent elsewhere.
     Repeat,
+    /// The transaction is to go on with the request on the primary.
+    Leave,
     /// The request is to be prepared again and sent once more on the same connection.
     RepeatHere,
 }
@@ -58,11 +64,12 @@ impl Conversation {
             if replied && let Some(served) = self.settled()? {
                 return Poll::Ready(Ok(served));
             }
+            let asked = self.ask();
             let requested = self.poll_requests(&mut drained, cx)?;
-            if replied || requested != Moved::Nothing {
+            if replied || asked || requested != Moved::Nothing {
                 self.stall.clear();
             }
-            if replied || requested == Moved::More {
+            if replied || asked || requested == Moved::More {
                 continue;
             }
             if let Some(served) = self.settled()? {
@@ -86,6 +93,9 @@ impl Conversation {
         }
         if std::mem::take(&mut active.progress.stale_plan_told) {
             self.catalog.plans_changed();
+        }
+        if active.progress.leaving {
+            return Ok(Some(Served::Leave));
         }
         if active.progress.stale_plan {
             return Ok(Some(Served::RepeatHere));
@@ -148,6 +158,7 @@ impl Conversation {
             pins: &mut self.pins,
             commits: &self.cluster.commits,
             greeting: self.greeting,
+            process_id: self.entry.process_id,
         };
         let scanned = replies.scan(read, local, &mut observer);
         if was_retained && progress.intercepted {
@@ -293,6 +304,16 @@ impl Conversation {
             return Ok(false);
         }
         let Some(mut active) = self.active.take() else { return Ok(false) };
+        if self.must_leave(&active, &batch) {
+            active.progress.leaving = true;
+            active.batch = Some(batch);
+            self.taken += bytes;
+            if let Some((mut encoder, _)) = self.encoder(&mut active) {
+                encoder.ask(ISOLATION, Way::Ask);
+            }
+            self.active = Some(active);
+            return Ok(true);
+        }
         let between = !active.progress.segment_open && !active.replies.is_skipping();
         if !between || !active.is_quiet() {
             // In the middle of a request.
@@ -324,14 +345,15 @@ impl Conversation {
     /// replica gets whole batches, each routed on its own.
     fn may_send_more(&self) -> bool {
         let Some(active) = &self.active else { return false };
-        if active.progress.retained || active.progress.intercepted {
+        let progress = &active.progress;
+        if progress.retained || progress.intercepted || progress.leaving {
             return false;
         }
         let Some(server) = &active.server else { return false };
         let in_transaction = !matches!(self.session.transaction, Transaction::Idle);
         let bound = in_transaction
             || active.progress.segment_open
-            || !self.session.pins.is_empty()
+            || self.session.is_bound()
             || active.replies.is_copy_in()
             || active.replies.is_skipping();
         if bound {
@@ -343,6 +365,22 @@ impl Conversation {
             return true;
         }
         self.cluster.handle.config.pool.mode == PoolMode::Session
+    }
+
+    /// Whether a batch must not run in the read-only transaction that is open on a replica: there
+    /// it would fail, or lock nothing. What can neither move nor lock is the server's to refuse.
+    fn must_leave(&self, active: &Active, batch: &Batch) -> bool {
+        let on_replica = active.server.as_ref().is_some_and(|server| !server.is_primary);
+        if !on_replica || !batch.belongs_to_primary {
+            return false;
+        }
+        let may_move = !self.session.is_rooted()
+            && !self.statements.has_portals()
+            && !self.session.began.texts.is_empty();
+        matches!(self.session.transaction, Transaction::Open)
+            && active.progress.status != Status::Failed
+            && !active.progress.segment_open
+            && (may_move || batch.locks)
     }
 
     /// A primary that is one no more gets nothing, whatever is open on it.

@@ -31,6 +31,7 @@ pub(super) fn config(method: AuthMethod, client_tls: ClientTls, users: Vec<User>
             parse_bytes_max: 1,
             auth_delay: Duration::ZERO,
             client_statements_max: 1,
+            client_portals_max: 1,
             classify_cache_max: 1,
         },
         client_tls,

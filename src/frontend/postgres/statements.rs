@@ -195,12 +195,27 @@ impl Statements {
         self.replaced.id = NO_STATEMENT;
     }
 
-    pub fn bind(&mut self, portal: &[u8], statement: Option<&Arc<Statement>>) {
+    /// Notes what a portal runs; false when the client has as many portals as it may.
+    pub fn bind(
+        &mut self,
+        portal: &[u8],
+        statement: Option<&Arc<Statement>>,
+        portals_max: usize,
+    ) -> bool {
         if portal.is_empty() {
             self.portal = statement.cloned();
         } else if let Some(statement) = statement {
+            if self.portals.len() >= portals_max && !self.portals.contains_key(truncated(portal)) {
+                return false;
+            }
             self.portals.insert(truncated(portal).into(), statement.clone());
         }
+        true
+    }
+
+    /// Whether the transaction has portals that a client can come back to.
+    pub fn has_portals(&self) -> bool {
+        !self.portals.is_empty()
     }
 
     /// What an Execute of this portal runs.
@@ -248,14 +263,16 @@ pub struct Registry {
 const REGISTRY_MAX: usize = 16 * 1024;
 
 impl Registry {
-    /// The id for a text; `fresh` gives a new one.
+    /// The id for a text; `fresh` gives a new one. Without `settings` nobody knows what its names
+    /// mean, and it is shared with none.
     pub fn id(
         &self,
         (sql, types): (&[u8], &[u8]),
-        settings: &Settings,
+        settings: Option<&Settings>,
         (database, plans): (&Arc<str>, u64),
         fresh: impl FnOnce() -> u64,
     ) -> u64 {
+        let Some(settings) = settings else { return fresh() };
         let name = |name| settings.get(name).cloned();
         let names = Names {
             search_path: name("search_path"),

@@ -49,7 +49,7 @@ impl Conversation {
                 let part = &bytes[HEAD_BYTES..hold];
                 let bound = request::bind_head(part)?;
                 let missing = head.bytes - hold;
-                statements.bind(bound.0, None);
+                statements.bind(bound.0, None, 0);
                 let statements = &self.statements;
                 if let Some((mut encoder, _)) =
                     encoder_for(active, statements, self.statements_max())
@@ -73,7 +73,7 @@ impl Conversation {
                 self.session.pins.insert(Pin::Unknown);
                 if bytes.get(HEAD_BYTES) == Some(&0) {
                     statements.replace_unnamed(UNSEEN_STATEMENT);
-                    statements.bind(b"", Some(&Arc::new(foreign())));
+                    statements.bind(b"", Some(&Arc::new(foreign())), 0);
                 }
             }
             b'F' => active.replies.push(Expected::new(Kind::Function, Way::Forward)),

@@ -4,7 +4,6 @@
 use super::conversation::{Conversation, Identity};
 use super::fault::{Fault, Refused};
 use super::scratch::Scratch;
-use super::serve::Served;
 use super::stall::Stall;
 use super::startup::{Accepted, PeerAddress};
 use super::statements::Statements;
@@ -150,7 +149,7 @@ impl Conversation {
         // With an empty batch only the settings are sent.
         self.send_settings();
         match poll_fn(|cx| self.poll_serve(cx)).await {
-            Ok(Served::Done | Served::Repeat | Served::RepeatHere) => {}
+            Ok(_) => {}
             Err(Fault::Settings(message)) => {
                 let sqlstate = message.get(..5).unwrap_or("22023").to_owned();
                 let message = message.get(7..).unwrap_or_default().to_owned();

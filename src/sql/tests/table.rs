@@ -105,6 +105,8 @@ fn render_effect(effect: &SessionEffect) -> String {
         Deallocate(name) => format!("deallocate {}", name.as_deref().unwrap_or("ALL")),
         Pin(pin) => format!("pin {}", pin.as_str()),
         Unpin(pin) => format!("unpin {}", pin.as_str()),
+        Doubt(pin) => format!("doubt {}", pin.as_str()),
+        Learn(name) => format!("learn {name}"),
     }
 }
 

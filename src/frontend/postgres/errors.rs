@@ -1,0 +1,46 @@
+//! What errors of servers mean to the proxy, and the proxy's own in their place.
+
+use crate::backend::postgres::replies::Limit;
+use crate::protocol::postgres::error::{ErrorFields, Report};
+
+/// What the server says of anything but the end of a transaction that has failed.
+pub const ABORTED: &str =
+    "current transaction is aborted, commands ignored until end of transaction block";
+
+/// Why a client that has too much of something gets no more: configuration_limit_exceeded.
+pub fn too_many(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Statements => {
+            "too many prepared statements for one client (limits.client_statements_max)"
+        }
+        Limit::Portals => "too many portals for one client (limits.client_portals_max)",
+    }
+}
+
+/// An ErrorResponse of the proxy's own.
+pub fn report(sqlstate: &str, message: &str) -> Box<[u8]> {
+    let mut out = Vec::new();
+    Report::error(sqlstate, message).put(&mut out);
+    out.into()
+}
+
+/// `RevalidateCachedQuery` (`src/backend/utils/cache/plancache.c`) refuses before anything runs.
+pub fn is_stale_plan(fields: &ErrorFields<'_>) -> bool {
+    fields.sqlstate == b"0A000" && fields.message == b"cached plan must not change result type"
+}
+
+/// Errors of a replica that say nothing of the statement: it would have run elsewhere.
+///
+/// 25006: "cannot execute … in a read-only transaction", or during recovery. 40001 and 40P01:
+/// a conflict with recovery ended it. 57P01, 57P02, 57P03, 53300: the server goes down or is
+/// full. 55000 and 0A000 are among those of functions that do not work during recovery.
+pub fn is_no_answer(fields: &ErrorFields<'_>) -> bool {
+    match fields.sqlstate {
+        b"25006" | b"57P01" | b"57P02" | b"57P03" | b"53300" | b"40001" | b"40P01" => true,
+        b"55000" | b"0A000" => {
+            let message = fields.message;
+            message.windows(8).any(|part| part == b"recovery" || part == b"standby ")
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,86 @@
+//! How a conversation parts with its server connection.
+
+use super::active::Progress;
+use super::conversation::Conversation;
+use super::plan::Batch;
+use crate::metrics::{NodeIndex, ServerClosed};
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Instant;
+
+impl Conversation {
+    /// Gives the connection back; gives the batch that was sent on it.
+    pub(super) fn give_up_server(&mut self) -> Option<Box<Batch>> {
+        let mut active = self.active.take()?;
+        let batch = active.batch.take();
+        self.entry.bind(None);
+        for commit in active.progress.commits.drain(..) {
+            self.cluster.commits.ended(commit.id);
+        }
+        if let Some(server) = active.server.take() {
+            self.cluster.count_busy(usize::from(server.node.0), false);
+            let now = active.progress.ended.unwrap_or_else(Instant::now);
+            server.pool.give_back(server.pooled, now);
+        }
+        self.scratch.keep_active(active, &self.worker);
+        batch
+    }
+
+    /// Closes the connection; gives the batch that was under way.
+    pub(super) fn drop_server(&mut self, why: ServerClosed) -> Option<Box<Batch>> {
+        let mut active = self.active.take()?;
+        let batch = active.batch.take();
+        self.entry.bind(None);
+        for commit in active.progress.commits.drain(..) {
+            self.cluster.commits.ended(commit.id);
+        }
+        if let Some(server) = active.server.take() {
+            self.cluster.count_busy(usize::from(server.node.0), false);
+            server.pool.stats.active_closed();
+            let node = NodeIndex(server.node.0);
+            self.worker.stats().server_closed(self.cluster.handle.index, node, why);
+        }
+        active.progress = Progress::default();
+        self.scratch.keep_active(active, &self.worker);
+        batch
+    }
+
+    /// A read-only transaction leaves its replica, to begin again on the primary; if it cannot,
+    /// because it has a snapshot or other state there, it has failed. Gives the batch to go on
+    /// with.
+    pub(super) fn leave_replica(&mut self) -> Option<Box<Batch>> {
+        let progress = self.active.as_ref().map(|active| &active.progress);
+        let may_leave = progress.is_some_and(|progress| progress.may_leave)
+            && !self.session.is_rooted()
+            && !self.statements.has_portals()
+            && !self.session.began.texts.is_empty();
+        let batch = self.drop_server(ServerClosed::Dirty);
+        if may_leave {
+            let began = std::mem::take(&mut self.session.began);
+            self.session.uprooted(began);
+        } else {
+            self.session.failed();
+        }
+        batch
+    }
+
+    /// Waits for cancel requests on their way: they must not meet the next session's statement.
+    pub(super) async fn cancels_arrived(&self) {
+        if self.entry.cancelling.get() > 0 {
+            let entry = self.entry.clone();
+            poll_fn(|cx| {
+                entry.remember(cx.waker());
+                if entry.cancelling.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+    }
+
+    /// Gives the connection back if nothing holds it.
+    pub(super) async fn release(&mut self) {
+        self.cancels_arrived().await;
+        if let Some(batch) = self.give_up_server() {
+            self.keep_batch(batch);
+        }
+    }
+}
