@@ -27,3 +27,4 @@ mod soak;
 mod support;
 mod tls;
 mod tools;
+mod traces;

@@ -34,6 +34,8 @@ pub struct WelcomeKey {
     pub user: Arc<str>,
     pub database: Arc<str>,
     pub settings: Arc<Settings>,
+    /// Of the role and the database.
+    pub defaults: Option<u64>,
 }
 
 /// One worker's part of a cluster.

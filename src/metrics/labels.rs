@@ -100,6 +100,8 @@ label_values! {
         Broken = "broken",
         /// Opened under an older epoch: it must never write again.
         Epoch = "epoch",
+        /// ALTER ROLE or ALTER DATABASE has set other defaults since it was opened.
+        Defaults = "defaults",
         /// Its state could not be cleaned for the next session.
         Dirty = "dirty",
         /// The client went away in the middle of a statement.

@@ -9,16 +9,18 @@ use super::postgres::{pool_error, sentence};
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
 use crate::sql::catalog_queries as queries;
+use crate::sql::{CALLS_DEEP_MAX, effects_of_body};
 use crate::sql::{
-    CastRow, Catalog, CatalogRows, FunctionRow, FunctionRules, OperatorRow, Persistence,
-    RelationKind, RelationRow, TypeRow, Volatility,
+    CastRow, Catalog, CatalogRows, Defaults, FunctionRow, FunctionRules, OperatorRow, Persistence,
+    RelationKind, RelationRow, RoutineRow, TypeRow, Volatility,
 };
 use crate::topology::{NodeId, Topology};
 use deadpool_postgres::{Object, Pool};
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::{Client, Error, Row, Statement};
 
 /// A load that takes longer has failed. A hundred thousand relations take about ten seconds.
@@ -30,6 +32,8 @@ const BEGIN: &str = "SET statement_timeout = '60s'; SET lock_timeout = '100ms'; 
                      BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// Definitions that are asked for at once, without waiting for each answer.
 const DEFINITIONS_AT_ONCE: usize = 32;
+/// Callers of more routines than this are not looked for.
+const CALLEES_MAX: usize = 500;
 
 /// Rows written to the catalog since the server's statistics began, as they are known a second
 /// after the commit. ANALYZE and VACUUM change rows in place and are not counted.
@@ -42,6 +46,7 @@ WHERE c.oid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_proc'::regclass,
                 'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_rewrite'::regclass,
                 'pg_catalog.pg_policy'::regclass, 'pg_catalog.pg_cast'::regclass,
                 'pg_catalog.pg_operator'::regclass, 'pg_catalog.pg_namespace'::regclass,
+                'pg_catalog.pg_trigger'::regclass, 'pg_catalog.pg_db_role_setting'::regclass,
                 'pg_catalog.pg_constraint'::regclass, 'pg_catalog.pg_inherits'::regclass)";
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,6 +61,8 @@ pub struct PostgresLoader {
     topology: Arc<Topology>,
     tls: Arc<ServerTlsConnector>,
     rules: FunctionRules,
+    /// By database; as many as there are catalogs.
+    first_defaults: Mutex<HashMap<Arc<str>, u64>>,
 }
 
 impl PostgresLoader {
@@ -68,7 +75,7 @@ impl PostgresLoader {
             read: cluster.routing.read_functions.iter().cloned().collect(),
             write: cluster.routing.write_functions.iter().cloned().collect(),
         };
-        PostgresLoader { cluster, topology, tls, rules }
+        PostgresLoader { cluster, topology, tls, rules, first_defaults: Mutex::default() }
     }
 
     /// A connection to the database on the primary.
@@ -87,6 +94,12 @@ impl PostgresLoader {
     async fn rows(&self, database: &str, link: &mut Link) -> Result<CatalogRows, String> {
         let client = self.client(database, link).await?;
         read(&client).await.map_err(|error| sentence(&error).to_string())
+    }
+
+    /// The first number of the database's defaults that was read.
+    fn first_defaults(&self, database: &Arc<str>, now: u64) -> u64 {
+        let mut first = self.first_defaults.lock().unwrap_or_else(PoisonError::into_inner);
+        *first.entry(database.clone()).or_insert(now)
     }
 
     async fn changes(&self, database: &str, link: &mut Link) -> Result<i64, String> {
@@ -113,7 +126,10 @@ impl Loader for PostgresLoader {
         if rows.is_err() {
             *link = None;
         }
-        let (rows, rules) = (rows?, self.rules.clone());
+        let (mut rows, rules) = (rows?, self.rules.clone());
+        if let Some(defaults) = &mut rows.defaults {
+            defaults.first = self.first_defaults(&database, defaults.number);
+        }
         // Every view is classified: not on the thread that probes.
         let built = tokio::task::spawn_blocking(move || Catalog::build(rows, rules)).await;
         built.map_err(|error| format!("what the catalog says cannot be used: {error}"))
@@ -137,7 +153,10 @@ async fn bounded<T>(
 }
 
 async fn read(client: &Client) -> Result<CatalogRows, Error> {
+    let began = Instant::now();
     client.batch_execute(BEGIN).await?;
+    let (routines, procedures) = routines(client).await?;
+    let defaults: i64 = client.query_one(queries::DEFAULTS, &[]).await?.try_get(0)?;
     let functions = all(client, queries::FUNCTIONS, function).await?;
     let relations = client.query(queries::RELATIONS, &[]).await?;
     let mut rows = CatalogRows {
@@ -146,6 +165,14 @@ async fn read(client: &Client) -> Result<CatalogRows, Error> {
         operators: all(client, queries::OPERATORS, operator).await?,
         casts: all(client, queries::CASTS, cast).await?,
         types: all(client, queries::TYPES, type_row).await?,
+        triggers: all(client, queries::TRIGGERS, trigger).await?,
+        routines,
+        procedures,
+        defaults: Some(Defaults {
+            number: defaults.cast_unsigned(),
+            first: defaults.cast_unsigned(),
+            since: began,
+        }),
     };
     client.batch_execute("COMMIT").await?;
     let (view, policies) =
@@ -198,6 +225,48 @@ async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     })
     .await;
     waiting.into_iter().filter_map(|(_, done)| done).collect()
+}
+
+/// The routines that may leave something in a session, those that call them, and the names of all
+/// procedures.
+async fn routines(client: &Client) -> Result<(Vec<RoutineRow>, Vec<String>), Error> {
+    let mut routines: Vec<RoutineRow> = Vec::new();
+    let mut procedures = Vec::new();
+    let mut callees: Option<String> = None;
+    for round in 0..=CALLS_DEEP_MAX {
+        let mut found = Vec::new();
+        for row in client.query(queries::ROUTINES, &[&callees]).await? {
+            let name: String = row.try_get("name")?;
+            if round == 0 && row.try_get("procedure")? {
+                procedures.push(name.clone());
+            }
+            let Some(body) = row.try_get::<_, Option<String>>("body")? else { continue };
+            let volatile = row.try_get("volatile")?;
+            found.push(RoutineRow { name, volatile, body });
+        }
+        found.retain(|new| {
+            let known = routines.iter().any(|old| old.name == new.name && old.body == new.body);
+            !known && (round > 0 || !effects_of_body(new.body.as_bytes()).is_empty())
+        });
+        callees = names_as_pattern(&found);
+        routines.append(&mut found);
+        if callees.is_none() {
+            break;
+        }
+    }
+    Ok((routines, procedures))
+}
+
+/// A regular expression for calls of these; `None` if there are none, or too many for one.
+fn names_as_pattern(routines: &[RoutineRow]) -> Option<String> {
+    let plain = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let names: Vec<&str> = routines.iter().map(|row| row.name.as_str()).filter(plain).collect();
+    (!names.is_empty() && names.len() <= CALLEES_MAX)
+        .then(|| format!("\\m({})\\M", names.join("|")))
+}
+
+fn trigger(row: &Row) -> Result<(String, String), Error> {
+    Ok((row.try_get("relation")?, row.try_get("routine")?))
 }
 
 async fn all<T>(

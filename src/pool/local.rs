@@ -3,13 +3,14 @@
 use super::shared::{Lend, Place, PoolKey, Pooled, Pools, Shared, Slot, Turn};
 use crate::backend::postgres::auth::ServerSecret;
 use crate::backend::postgres::connect::{ConnectError, Fault};
-use crate::backend::postgres::connection::{Connection, Opening};
+use crate::backend::postgres::connection::{Connection, Opening, WantedDefaults};
 use crate::metrics::{NodeIndex, PoolLabels, PoolStats, ServerClosed, WorkerStats};
 use crate::topology::{Epoch, Evidence};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::time::timeout;
@@ -37,6 +38,11 @@ pub struct Take<'a> {
     /// Connections of older epochs are closed instead of used: for everything that may write.
     pub epoch: Option<Epoch>,
     pub now: Instant,
+    /// Connections with other defaults of roles and databases are closed instead of used.
+    pub defaults: Option<WantedDefaults>,
+    /// A session that asks for the state of sequences gets the connection that it had, if that is
+    /// idle.
+    pub owner: Option<i32>,
     pub count: Count<'a>,
 }
 
@@ -127,6 +133,14 @@ impl LocalPool {
         if self.shared.waiting() > 0 {
             return None;
         }
+        if let Some(owner) = take.owner {
+            let mut idle = self.idle.borrow_mut();
+            let own = |pooled: &Pooled| pooled.connection.traces.owner == Some(owner);
+            if let (Some(at), Some(last)) = (idle.iter().rposition(own), idle.len().checked_sub(1))
+            {
+                idle.swap(at, last);
+            }
+        }
         loop {
             let pooled = self.idle.borrow_mut().pop()?;
             if usable(&pooled.connection, take) {
@@ -194,7 +208,13 @@ impl LocalPool {
             }
         }
         self.stats.returned();
-        self.idle.borrow_mut().push(pooled);
+        let mut idle = self.idle.borrow_mut();
+        // Where `lastval` is asked for, whoever has just written may ask next: the others take
+        // what was used before.
+        let kept = self.shared.asks_sequences.load(Ordering::Relaxed)
+            && std::mem::take(&mut pooled.connection.traces.wrote);
+        let at = if kept { 0 } else { idle.len() };
+        idle.insert(at, pooled);
     }
 
     /// Closes what has been idle for too long, is too old, or was closed by the server; and of
@@ -230,7 +250,8 @@ impl LocalPool {
         while self.shared.open() < self.pools.limits().idle_min {
             let Some(slot) = self.shared.reserve() else { return };
             let now = Instant::now();
-            let take = Take { secret: &secret, epoch: Some(epoch), now, count };
+            let epoch = Some(epoch);
+            let take = Take { secret: &secret, epoch, now, defaults: None, owner: None, count };
             match self.open(slot, &take).await {
                 Ok(pooled) => self.give_back(pooled, Instant::now()),
                 Err(_) => return,
@@ -307,6 +328,7 @@ impl LocalPool {
             secret: take.secret,
             timeout: limits.connect_timeout,
             lifetime: jittered(limits.lifetime_max),
+            defaults: WantedDefaults::opened(take.defaults),
         })
         .await;
         match opened {
@@ -343,6 +365,7 @@ impl LocalPool {
 fn usable(connection: &Connection, take: &Take<'_>) -> bool {
     take.epoch.is_none_or(|epoch| connection.epoch == epoch)
         && take.now < connection.expires_at
+        && take.defaults.is_none_or(|wanted| wanted.has(connection.defaults))
         && connection.is_untouched()
 }
 
@@ -350,6 +373,9 @@ fn unusable_because(connection: &Connection, take: &Take<'_>) -> ServerClosed {
     match () {
         () if take.epoch.is_some_and(|epoch| connection.epoch != epoch) => ServerClosed::Epoch,
         () if take.now >= connection.expires_at => ServerClosed::Lifetime,
+        () if take.defaults.is_some_and(|wanted| !wanted.has(connection.defaults)) => {
+            ServerClosed::Defaults
+        }
         () => ServerClosed::Broken,
     }
 }

@@ -197,9 +197,9 @@ impl Session {
     }
 
     fn doubt(&mut self, pin: Pin) {
-        if self.pins.contains(pin) {
-            self.doubts.pins.insert(pin);
-        }
+        let mut pins = Pins::default();
+        pins.insert(pin);
+        self.doubts.pins = self.doubts.pins.or(pins.and(self.pins).visible());
     }
 
     fn learn(&mut self, name: &Arc<str>) {

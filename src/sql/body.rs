@@ -8,6 +8,7 @@
 use super::calls::{self, SetBy, name_of, string_value};
 use super::lex::{Kind, Lexer, Token};
 use super::statement::{Pin, SessionEffect};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Literals in literals are looked into this deep.
@@ -41,6 +42,31 @@ fn collect(body: &[u8], depth: usize, effects: &mut Vec<SessionEffect>) {
                 let Some(name) = name_of(body, token) else { continue };
                 word(&name, body, &tokens, at, effects);
             }
+            _ => {}
+        }
+    }
+}
+
+/// The names and words of a body, those in literals too; none twice.
+pub fn words(body: &[u8]) -> HashSet<String> {
+    let mut words = HashSet::new();
+    if body.len() <= BODY_BYTES_MAX {
+        collect_words(body, 0, &mut words);
+    }
+    words
+}
+
+fn collect_words(body: &[u8], depth: usize, words: &mut HashSet<String>) {
+    for token in Lexer::new(body, true) {
+        match token.kind {
+            Kind::Text if depth < DEPTH_MAX => {
+                let inner = token.bytes(body);
+                match string_value(inner) {
+                    Some(value) => collect_words(value.as_bytes(), depth + 1, words),
+                    None => collect_words(between_quotes(inner), depth + 1, words),
+                }
+            }
+            Kind::Word | Kind::Quoted => words.extend(name_of(body, &token)),
             _ => {}
         }
     }

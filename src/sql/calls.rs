@@ -23,6 +23,9 @@ pub(super) fn trace(text: &[u8], tokens: &[Token], catalog: &Catalog, found: &mu
         }
         let Some(name) = name_of(text, token) else { continue };
         let schema = schema_of(text, tokens, at);
+        for effect in catalog.traces(&name) {
+            found.effect(effect.clone());
+        }
         let built_in = matches!(schema.as_deref(), None | Some("pg_catalog"));
         if built_in && name == "set_config" {
             let certain = *certain.get_or_insert_with(|| runs_once(text, tokens));
@@ -57,6 +60,13 @@ pub(super) fn trace(text: &[u8], tokens: &[Token], catalog: &Catalog, found: &mu
             found.problem(Effect::Write, "function", reason);
         }
     }
+}
+
+/// Adds what triggers may leave behind.
+pub(super) fn fired(catalog: &Catalog, found: &mut Found) {
+    let tables = found.tables_written.iter();
+    let effects: Vec<_> = tables.flat_map(|table| catalog.fired(table)).cloned().collect();
+    effects.into_iter().for_each(|effect| found.effect(effect));
 }
 
 /// A setting's value, as `current_setting` tells it, as SQL that can stand after `SET name TO `;

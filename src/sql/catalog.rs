@@ -7,10 +7,11 @@
 
 use super::catalog_build;
 use super::functions::{self, Builtin};
-use super::statement::{Effect, Pin};
+use super::statement::{Effect, Pin, SessionEffect};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Volatility {
@@ -93,6 +94,26 @@ pub struct TypeRow {
     pub checks: Vec<String>,
 }
 
+/// A function, trigger function or procedure whose body may leave something in the session.
+#[derive(Debug, Clone)]
+pub struct RoutineRow {
+    pub name: String,
+    pub volatile: bool,
+    /// What stands behind AS.
+    pub body: String,
+}
+
+/// What ALTER ROLE … SET and ALTER DATABASE … SET have set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Defaults {
+    /// Another one after each change.
+    pub number: u64,
+    /// The first that was read since the start.
+    pub first: u64,
+    /// When it was asked for.
+    pub since: Instant,
+}
+
 /// All that the loader reads.
 #[derive(Debug, Clone, Default)]
 pub struct CatalogRows {
@@ -101,6 +122,12 @@ pub struct CatalogRows {
     pub operators: Vec<OperatorRow>,
     pub casts: Vec<CastRow>,
     pub types: Vec<TypeRow>,
+    pub routines: Vec<RoutineRow>,
+    /// Names of all procedures.
+    pub procedures: Vec<String>,
+    /// Table and trigger function.
+    pub triggers: Vec<(String, String)>,
+    pub defaults: Option<Defaults>,
 }
 
 /// The operator's own word on functions: `name` or `schema.name`, as folded by the server.
@@ -169,6 +196,12 @@ pub struct Catalog {
     /// Whether any operator of that name is volatile.
     pub(super) operators: HashMap<String, bool>,
     pub(super) types: HashMap<Arc<str>, Verdict>,
+    /// What calls of routines of this name may leave behind in the session.
+    pub(super) traces: HashMap<Arc<str>, Vec<SessionEffect>>,
+    /// What triggers may leave behind when a relation of this name is changed.
+    pub(super) fired: HashMap<Arc<str>, Vec<SessionEffect>>,
+    pub(super) procedures: HashSet<Arc<str>>,
+    pub defaults: Option<Defaults>,
     /// A volatile cast that is applied unseen exists: no read of the database is certain.
     pub(super) implicit_cast: bool,
     pub(super) rules: FunctionRules,
@@ -192,6 +225,10 @@ impl Catalog {
             relations: HashMap::new(),
             operators: HashMap::new(),
             types: HashMap::new(),
+            traces: HashMap::new(),
+            fired: HashMap::new(),
+            procedures: HashSet::new(),
+            defaults: None,
             implicit_cast: false,
             rules,
         }
@@ -250,6 +287,22 @@ impl Catalog {
     /// Whether somebody made a function of this name.
     pub(super) fn has_function(&self, name: &str) -> bool {
         self.functions.contains_key(name)
+    }
+
+    /// What a call of a routine of this name may leave behind, whatever schema it is in.
+    pub(super) fn traces(&self, name: &str) -> &[SessionEffect] {
+        self.traces.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// What triggers may leave behind when this relation is changed.
+    pub(super) fn fired(&self, relation: &str) -> &[SessionEffect] {
+        let name = relation.rsplit_once('.').map_or(relation, |(_, name)| name);
+        self.fired.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a procedure of this name is known, and so what it leaves behind.
+    pub(super) fn knows_procedure(&self, name: &str) -> bool {
+        self.procedures.contains(name)
     }
 
     /// Whether the configuration says that the function is safe.

@@ -3,15 +3,19 @@
 //! Each relation is judged on its own first, as if all that it refers to were safe. Then the
 //! verdicts spread along the references until nothing changes, so cycles need no care.
 
+use super::body;
 use super::catalog::{
-    Catalog, CatalogRows, Function, Persistence, Relation, RelationKind, RelationRow, TypeRow,
-    Verdict, Volatility,
+    Catalog, CatalogRows, Function, Persistence, Relation, RelationKind, RelationRow, RoutineRow,
+    TypeRow, Verdict, Volatility,
 };
-use super::found::Found;
-use super::statement::{Effect, Pin};
+use super::found::{EFFECTS_MAX, Found};
+use super::statement::{Effect, Pin, SessionEffect};
 use super::walk;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Calls of calls are followed this deep.
+pub const CALLS_DEEP_MAX: usize = 4;
 
 pub(super) fn build(mut catalog: Catalog, rows: CatalogRows) -> Catalog {
     catalog.loaded = true;
@@ -40,6 +44,16 @@ pub(super) fn build(mut catalog: Catalog, rows: CatalogRows) -> Catalog {
         };
         catalog.relations.entry(Arc::from(row.name.as_str())).or_default().push(relation);
     }
+    catalog.defaults = rows.defaults;
+    catalog.procedures = rows.procedures.iter().map(|name| Arc::from(name.as_str())).collect();
+    catalog.traces = traces(&rows.routines);
+    for (table, routine) in &rows.triggers {
+        let effects = catalog.traces.get(routine.as_str()).cloned().unwrap_or_default();
+        if !effects.is_empty() {
+            let fired = catalog.fired.entry(Arc::from(table.as_str())).or_default();
+            add_new(fired, &effects);
+        }
+    }
     judge_types(&mut catalog, &rows.types);
     for cast in rows.casts {
         let reason = format!("a cast to {} is volatile", cast.target);
@@ -47,6 +61,59 @@ pub(super) fn build(mut catalog: Catalog, rows: CatalogRows) -> Catalog {
     }
     judge_relations(&mut catalog, &rows.relations);
     catalog
+}
+
+/// What each routine may leave behind, by itself and by those that it names.
+fn traces(rows: &[RoutineRow]) -> HashMap<Arc<str>, Vec<SessionEffect>> {
+    let mut traces: HashMap<Arc<str>, Vec<SessionEffect>> = HashMap::new();
+    let words: Vec<_> = rows.iter().map(|row| body::words(row.body.as_bytes())).collect();
+    for row in rows {
+        let mut effects = body::effects_of_body(row.body.as_bytes());
+        if !row.volatile {
+            effects.retain(is_of_calls);
+        }
+        add_new(traces.entry(Arc::from(row.name.as_str())).or_default(), &effects);
+    }
+    // Each round carries them one call further up.
+    for _ in 0..CALLS_DEEP_MAX {
+        let mut changed = false;
+        for (row, words) in rows.iter().zip(&words) {
+            let called: Vec<SessionEffect> = words
+                .iter()
+                .filter(|word| **word != row.name)
+                .filter_map(|word| traces.get(word.as_str()))
+                .flatten()
+                .cloned()
+                .collect();
+            changed |= add_new(traces.entry(Arc::from(row.name.as_str())).or_default(), &called);
+        }
+        if !changed {
+            break;
+        }
+    }
+    traces.retain(|_, effects| !effects.is_empty());
+    traces
+}
+
+/// What is not volatile runs no commands, but it may call what leaves something.
+fn is_of_calls(effect: &SessionEffect) -> bool {
+    match effect {
+        SessionEffect::Pin(pin) | SessionEffect::Doubt(pin) => {
+            matches!(pin, Pin::AdvisoryLock | Pin::Setting | Pin::Unknown)
+        }
+        _ => true,
+    }
+}
+
+/// Whether any was new. One routine's are bounded by what a statement's are.
+fn add_new(effects: &mut Vec<SessionEffect>, more: &[SessionEffect]) -> bool {
+    let before = effects.len();
+    for effect in more {
+        if effects.len() < EFFECTS_MAX && !effects.contains(effect) {
+            effects.push(effect.clone());
+        }
+    }
+    effects.len() > before
 }
 
 fn refused(code: &'static str, reason: String) -> Verdict {

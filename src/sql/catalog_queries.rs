@@ -117,3 +117,39 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
   AND n.nspname !~ '^pg_(toast_)?temp_'
   AND (t.typrelid = 0 OR c.relkind = 'c')
   AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.typarray = t.oid)";
+
+/// Routines (functions, trigger functions, procedures) that are not PostgreSQL's own. Columns:
+/// 1. `name` text
+/// 2. `procedure` bool
+/// 3. `volatile` bool
+/// 4. `body` text: its source, if a word in it may leave something behind in the session
+///    (`body.rs` looks closer) or, with the parameter, if it names one of these routines: `$1` is a
+///    regular expression, or null. Null for what was not asked for.
+pub const ROUTINES: &str = "
+SELECT p.proname::text AS name,
+       p.prokind = 'p' AS procedure,
+       p.provolatile = 'v' AS volatile,
+       CASE WHEN l.lanname NOT IN ('c', 'internal')
+             AND p.prosrc ~* coalesce($1::text,
+                  '\\m(temp|temporary|pg_temp|listen|hold|prepare|load|set|reset|set_config|setseed)\\M'
+                  || '|advisory|dblink')
+            THEN p.prosrc END AS body
+FROM pg_catalog.pg_proc p
+JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
+  AND p.prokind IN ('f', 'p')";
+
+/// Triggers. Columns: 1. `relation` text, 2. `routine` text.
+pub const TRIGGERS: &str = "
+SELECT DISTINCT c.relname::text AS relation, p.proname::text AS routine
+FROM pg_catalog.pg_trigger t
+JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'";
+
+/// One number for all that ALTER ROLE … SET and ALTER DATABASE … SET have set.
+pub const DEFAULTS: &str = "
+SELECT coalesce(pg_catalog.hashtextextended(
+            pg_catalog.string_agg(s::text, ',' ORDER BY s.setdatabase, s.setrole), 0), 0)
+FROM pg_catalog.pg_db_role_setting s";

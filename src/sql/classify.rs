@@ -194,6 +194,7 @@ pub(super) fn query(tokens: &[Token], source: &Source<'_>) -> Part {
     let mut part = Part::new(Effect::Read, "select", "it only reads");
     part.is_ddl = found.problems.iter().any(|problem| problem.code == "select_into");
     part.found = found;
+    super::calls::fired(source.catalog, &mut part.found);
     let temporary = |token: &Token| {
         let name = super::calls::name_of(source.text, token);
         name.is_some_and(|name| matches!(name.as_str(), "temp" | "temporary" | "pg_temp"))

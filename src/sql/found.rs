@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// Names of one kind that a statement keeps. A statement with more is not certain to be a read.
 const NAMES_MAX: usize = 512;
 /// Session effects of one statement; beyond them it is not known what it does.
-const EFFECTS_MAX: usize = 64;
+pub(super) const EFFECTS_MAX: usize = 64;
 const EFFECTS_LAST: usize = EFFECTS_MAX - 1;
 /// The first reasons are enough for people, and any one is enough for routing.
 const PROBLEMS_MAX: usize = 8;

@@ -42,11 +42,13 @@ mod walk_dml;
 mod walk_expr;
 mod walk_from;
 
+pub use body::effects_of_body;
 pub use calls::setting_as_sql;
 pub use catalog::{
-    CastRow, Catalog, CatalogRows, FunctionRow, FunctionRules, OperatorRow, Persistence,
-    RelationKind, RelationRow, TypeRow, Volatility,
+    CastRow, Catalog, CatalogRows, Defaults, FunctionRow, FunctionRules, OperatorRow, Persistence,
+    RelationKind, RelationRow, RoutineRow, TypeRow, Volatility,
 };
+pub use catalog_build::CALLS_DEEP_MAX;
 pub use classifier::{Classifier, Limits as ClassifierLimits};
 pub use classify::classify;
 pub use functions::setting_needs_privilege;

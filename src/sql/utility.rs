@@ -19,7 +19,11 @@ pub(super) fn recognise(cursor: &Cursor<'_>, source: &Source<'_>) -> Option<Part
     cursor.at += 1;
     let mut part = match word.as_str() {
         "explain" => return explain(cursor, source),
-        "copy" => return copy(cursor, source),
+        "copy" => {
+            let mut part = copy(cursor, source)?;
+            calls::fired(source.catalog, &mut part.found);
+            return Some(part);
+        }
         "declare" => return declare(cursor, source),
         "prepare" => return prepare(cursor, source),
         "execute" => return execute(cursor, source),
@@ -37,7 +41,7 @@ pub(super) fn recognise(cursor: &Cursor<'_>, source: &Source<'_>) -> Option<Part
         "lock" => Part::new(Effect::Write, "lock", "it locks tables"),
         "load" => session(SessionEffect::Pin(Pin::Unknown), "it loads a library"),
         "do" => return Some(anonymous(cursor, source)),
-        "call" => procedure(),
+        "call" => procedure(cursor, source.catalog),
         "create" => create(&mut cursor),
         "drop" => drops(),
         "alter" | "import" | "reassign" => ddl(&word),
@@ -52,6 +56,7 @@ pub(super) fn recognise(cursor: &Cursor<'_>, source: &Source<'_>) -> Option<Part
         _ => return None,
     };
     calls::trace(source.text, cursor.tokens, source.catalog, &mut part.found);
+    calls::fired(source.catalog, &mut part.found);
     Some(part)
 }
 
@@ -73,10 +78,14 @@ fn drops() -> Part {
     part
 }
 
-/// A procedure may do anything.
-fn procedure() -> Part {
+/// A procedure may do anything. What a known one leaves behind is added with its name.
+fn procedure(mut cursor: Cursor<'_>, catalog: &Catalog) -> Part {
     let mut part = Part::new(Effect::Write, "procedure", "CALL may do anything");
-    part.found.effect(SessionEffect::Pin(Pin::Unknown));
+    let name = cursor.dotted_name().unwrap_or_default();
+    let name = name.rsplit_once('.').map_or(&*name, |(_, name)| name);
+    if !catalog.knows_procedure(name) {
+        part.found.effect(SessionEffect::Pin(Pin::Unknown));
+    }
     part
 }
 

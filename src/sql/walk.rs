@@ -371,6 +371,7 @@ impl Walk<'_> {
         self.found.verdict(verdict, true);
         for pin in pins {
             self.found.effect(SessionEffect::Pin(pin));
+            self.found.effect(SessionEffect::Doubt(pin));
         }
         self.found.reads(join_name(schema, name));
     }

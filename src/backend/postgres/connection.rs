@@ -127,6 +127,46 @@ impl PreparedOnServer {
     }
 }
 
+/// Which defaults of roles and databases (ALTER ROLE … SET) a connection was opened with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenedWith {
+    /// The catalog had not been loaded: those that it then had first.
+    First,
+    /// Perhaps older ones than the primary had: the replica had not applied them for certain.
+    Older,
+    Known(u64),
+}
+
+/// The defaults that a session is to have.
+#[derive(Debug, Clone, Copy)]
+pub struct WantedDefaults {
+    pub number: u64,
+    pub first: u64,
+    /// Whether the node has them for certain.
+    pub applied: bool,
+}
+
+impl WantedDefaults {
+    /// Whether a connection has them, as far as the node can give them.
+    pub fn has(self, opened: OpenedWith) -> bool {
+        !self.applied
+            || match opened {
+                OpenedWith::First => self.number == self.first,
+                OpenedWith::Older => false,
+                OpenedWith::Known(number) => number == self.number,
+            }
+    }
+
+    /// What a connection has that is opened now.
+    pub fn opened(wanted: Option<WantedDefaults>) -> OpenedWith {
+        match wanted {
+            None => OpenedWith::First,
+            Some(wanted) if wanted.applied => OpenedWith::Known(wanted.number),
+            Some(_) => OpenedWith::Older,
+        }
+    }
+}
+
 /// What the last session may have left on a connection beyond what is followed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Traces {
@@ -134,6 +174,8 @@ pub struct Traces {
     pub owner: Option<i32>,
     /// A function of the users' own ran: it may have left anything.
     pub unknown: bool,
+    /// It has just written: sequences may have a state.
+    pub wrote: bool,
 }
 
 /// One connection, in the hands of exactly one owner: a pool or a client's conversation. What is
@@ -159,6 +201,8 @@ pub struct State {
     pub unnamed: Option<u64>,
     /// Who used it last, and what may be left of it.
     pub traces: Traces,
+    /// The defaults of roles and databases with which it was opened.
+    pub defaults: OpenedWith,
     /// Closed at its first idle moment after this.
     pub expires_at: Instant,
     pub idle_since: Instant,
@@ -199,6 +243,7 @@ pub struct Opening<'a> {
     pub secret: &'a ServerSecret,
     pub timeout: Duration,
     pub lifetime: Duration,
+    pub defaults: OpenedWith,
 }
 
 impl Connection {
@@ -233,6 +278,7 @@ impl Connection {
             prepared: PreparedOnServer::default(),
             unnamed: None,
             traces: Traces::default(),
+            defaults: opening.defaults,
             expires_at: now + opening.lifetime,
             idle_since: now,
         };

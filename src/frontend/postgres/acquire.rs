@@ -5,6 +5,7 @@ use super::active::{Active, Server};
 use super::conversation::Conversation;
 use super::fault::{Fault, Refused};
 use crate::backend::postgres::connect::{ConnectError, Fault as Whose};
+use crate::backend::postgres::connection::WantedDefaults;
 use crate::config::OnLag;
 use crate::failover::GateError;
 use crate::metrics::{GateOutcome, NodeIndex, RouteReason};
@@ -12,6 +13,7 @@ use crate::pool::local::{Count, LocalPool, PoolError, Take};
 use crate::pool::shared::{PoolKey, Pooled};
 use crate::route::{Choice, Policy, choose};
 use crate::session::{Class, Need, Wish};
+use crate::sql::Defaults;
 use crate::topology::{Epoch, Evidence, NodeId, Snapshot, Topology};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -103,11 +105,26 @@ impl Conversation {
         let epoch = (snapshot.primary == Some(node)).then_some(snapshot.epoch);
         let stats = self.worker.stats();
         let count = Count { stats: &stats, cluster: cluster.handle.index };
-        let take = Take { secret: &self.identity.secret, epoch, now: Instant::now(), count };
+        let take = Take {
+            secret: &self.identity.secret,
+            epoch,
+            now: Instant::now(),
+            defaults: self.defaults_on(&snapshot, node),
+            owner: self.owner,
+            count,
+        };
         let Some(pooled) = pool.try_take(&take) else { return false };
         let now = take.now;
         self.bind(&snapshot, (node, reason), pooled, now);
         true
+    }
+
+    /// The defaults of roles and databases that a new connection to the node would have.
+    fn defaults_on(&self, snapshot: &Snapshot, node: NodeId) -> Option<WantedDefaults> {
+        let Defaults { number, first, since } = self.defaults?;
+        let applied = snapshot.primary == Some(node)
+            || snapshot.node(node).applied_at.is_some_and(|applied| applied > since);
+        Some(WantedDefaults { number, first, applied })
     }
 
     fn choose(&self, need: &Need, may_wait: bool) -> Choice {
@@ -157,9 +174,11 @@ impl Conversation {
         let stats = self.worker.stats();
         let cluster = self.cluster.handle.index;
         let pool = pool.clone();
+        let (defaults, owner) = (self.defaults_on(&topology.load(), node), self.owner);
         let taking = async {
             let count = Count { stats: &stats, cluster };
-            let take = Take { secret: &identity.secret, epoch, now: Instant::now(), count };
+            let (secret, now) = (&identity.secret, Instant::now());
+            let take = Take { secret, epoch, now, defaults, owner, count };
             let asked = pool.take(&take);
             // A request that waits for a primary goes where the primary goes.
             tokio::select! {

@@ -12,8 +12,9 @@
 //! [`super::send`] (with [`super::encode`]), [`super::serve`].
 
 use super::active::Active;
+use super::extent::{Extent, extent};
 use super::fault::{Fault, Refused};
-use super::plan::{Batch, Extent, Planner, What, extent};
+use super::plan::{Batch, Planner, What};
 use super::scratch::Scratch;
 use super::send::leaves_open;
 use super::serve::Served;
@@ -31,6 +32,7 @@ use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::frame::FrameError;
 use crate::protocol::postgres::reply::{Status, put_ready};
 use crate::session::{Class, Need, Session, Transaction};
+use crate::sql::Defaults;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -85,6 +87,11 @@ pub struct Conversation {
     /// The parameters that the client knows, and those that it was told first.
     pub(super) known: Arc<Reported>,
     pub(super) welcome: Arc<Reported>,
+    /// The defaults of roles and databases, as last known.
+    pub(super) defaults: Option<Defaults>,
+    /// The session's process id if its request asks for the state of sequences: that is on the
+    /// connection that it had before.
+    pub(super) owner: Option<i32>,
     pub(super) pools: Vec<Option<Rc<LocalPool>>>,
     pub(super) active: Option<Box<Active>>,
     /// A refused batch of the extended protocol: everything up to its Sync is ignored.
@@ -287,6 +294,10 @@ impl Conversation {
     pub(super) fn plan(&mut self, bytes: usize, batch: &mut Batch) {
         let limits = self.worker.limits();
         let catalog = self.catalog.load();
+        let number = |defaults: Option<Defaults>| defaults.map(|defaults| defaults.number);
+        if catalog.defaults.is_some() && number(catalog.defaults) != number(self.defaults) {
+            self.defaults = catalog.defaults;
+        }
         let mut planner = Planner {
             worker: &self.worker,
             registry: &self.scratch.registry,
@@ -301,6 +312,7 @@ impl Conversation {
             portals_max: limits.client_portals_max,
         };
         planner.plan(&self.inbox.filled()[self.taken..self.taken + bytes], batch);
+        self.owner = batch.sequences.then_some(self.entry.process_id);
     }
 
     /// The rest of a refused batch; its Sync is answered.

@@ -4,7 +4,7 @@
 //! was not started with that, so the server goes back to its own values: the client is told the
 //! right ones in their place, and they are set again before anything else runs.
 
-use super::active::Observer;
+use super::observer::Observer;
 use crate::backend::postgres::connection::Reported;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::reply::put_parameter_status;

@@ -1,10 +1,12 @@
 //! The relay between a client and the server connection that it holds: both directions at once,
 //! each with one buffer, so that neither side can block the other.
 
-use super::active::{Active, Observer, Server};
+use super::active::{Active, Server};
 use super::conversation::{Conversation, poll_flush, poll_read_into, poll_write_from};
+use super::extent::complete;
 use super::fault::Fault;
-use super::plan::{Batch, What, complete};
+use super::observer::Observer;
+use super::plan::{Batch, What};
 use super::send::{leaves_open, mark, reads, writes};
 use crate::backend::postgres::replies::Way;
 use crate::config::PoolMode;

@@ -77,6 +77,8 @@ impl Conversation {
             statements: Statements::default(),
             known: Arc::default(),
             welcome: Arc::default(),
+            defaults: None,
+            owner: None,
             pools: Vec::new(),
             active: None,
             skipping: false,
@@ -108,7 +110,9 @@ impl Conversation {
     }
 
     async fn welcome(&mut self) -> Result<(), Fault> {
+        self.defaults = self.catalog.load().defaults;
         let key = WelcomeKey {
+            defaults: self.defaults.map(|defaults| defaults.number),
             user: self.identity.user.clone(),
             database: self.identity.database.clone(),
             settings: self.session.startup.clone(),

@@ -113,6 +113,7 @@ pub(super) fn rows() -> CatalogRows {
                 checks: checks.iter().map(|check| (*check).to_owned()).collect(),
             })
             .collect(),
+        ..CatalogRows::default()
     }
 }
 
