@@ -325,11 +325,15 @@ impl Observer<'_> {
                 self.connection.prepared.clear();
                 self.session.apply(effect);
             }
-            SessionEffect::Reset(_)
-            | SessionEffect::ResetAll
-            | SessionEffect::Set { value: None, local: false, .. } => {
-                // The server went back to its own start-up values, not to the client's.
+            // The server went back to its own start-up values, not to the client's.
+            SessionEffect::ResetAll => {
                 self.connection.settings = None;
+                self.session.apply(effect);
+            }
+            SessionEffect::Reset(name) | SessionEffect::Set { name, value: None, local: false } => {
+                if self.session.startup.get(name).is_some() {
+                    self.connection.settings = None;
+                }
                 self.session.apply(effect);
             }
             SessionEffect::Set { name, value: Some(_), local: false } if &**name == "datestyle" => {
