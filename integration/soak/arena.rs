@@ -169,6 +169,12 @@ impl World {
                 );
             }
         }
+        // Made while the search path was another one.
+        let strays = "SELECT relname FROM pg_class WHERE relkind = 'r' \
+             AND relnamespace = 'other'::regnamespace AND relname <> 'fixed'";
+        for row in admin.query(strays).unwrap() {
+            sql += &format!("DROP TABLE other.{} CASCADE;", row[0].as_deref().unwrap());
+        }
         for client in 0..CLIENTS_MAX {
             let columns = format!(
                 "SELECT count(*) FROM pg_attribute WHERE attnum > 0 \
