@@ -121,6 +121,10 @@ impl Loader for PostgresLoader {
         Catalog::empty_with(self.rules.clone())
     }
 
+    fn in_doubt(&self, before: &Catalog) -> Catalog {
+        before.in_doubt()
+    }
+
     async fn load(&self, database: Arc<str>, link: &mut Link) -> Result<Catalog, String> {
         let rows = bounded(LOAD_TIMEOUT, self.rows(&database, link)).await;
         if rows.is_err() {

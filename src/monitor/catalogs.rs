@@ -47,6 +47,9 @@ pub trait Loader: Send + Sync + 'static {
     /// The catalog of a database of which nothing is known.
     fn unknown(&self) -> Self::Catalog;
 
+    /// What is left of a catalog after a change until it is loaded again.
+    fn in_doubt(&self, before: &Self::Catalog) -> Self::Catalog;
+
     /// The error is a sentence for people. Bounded in time.
     fn load(
         &self,
@@ -147,7 +150,7 @@ impl<L: Loader> Cache<L> {
     pub fn ddl_ran(&self, database: &str) {
         let slot = self.shared.lock().get(database).cloned();
         if let Some(slot) = slot {
-            slot.invalidate(self.shared.loader.unknown());
+            slot.invalidate(|before| self.shared.loader.in_doubt(before));
         }
     }
 
@@ -155,7 +158,7 @@ impl<L: Loader> Cache<L> {
     pub fn all_changed(&self) {
         let slots: Vec<_> = self.shared.lock().values().cloned().collect();
         for slot in slots {
-            slot.invalidate(self.shared.loader.unknown());
+            slot.invalidate(|before| self.shared.loader.in_doubt(before));
         }
     }
 
@@ -230,10 +233,11 @@ impl<C> Slot<C> {
         self.plans.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn invalidate(&self, unknown: C) {
+    fn invalidate(&self, doubt: impl FnOnce(&C) -> C) {
         self.plans_changed();
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.current.store(Arc::new(unknown));
+        let doubted = doubt(&self.current.load());
+        self.current.store(Arc::new(doubted));
         self.wanted.notify_one();
     }
 
@@ -390,6 +394,10 @@ mod tests {
         type Link = ();
 
         fn unknown(&self) -> u64 {
+            0
+        }
+
+        fn in_doubt(&self, _before: &u64) -> u64 {
             0
         }
 

@@ -197,9 +197,9 @@ pub struct Catalog {
     pub(super) operators: HashMap<String, bool>,
     pub(super) types: HashMap<Arc<str>, Verdict>,
     /// What calls of routines of this name may leave behind in the session.
-    pub(super) traces: HashMap<Arc<str>, Vec<SessionEffect>>,
+    pub(super) traces: Arc<HashMap<Arc<str>, Vec<SessionEffect>>>,
     /// What triggers may leave behind when a relation of this name is changed.
-    pub(super) fired: HashMap<Arc<str>, Vec<SessionEffect>>,
+    pub(super) fired: Arc<HashMap<Arc<str>, Vec<SessionEffect>>>,
     pub(super) procedures: HashSet<Arc<str>>,
     pub defaults: Option<Defaults>,
     /// A volatile cast that is applied unseen exists: no read of the database is certain.
@@ -225,12 +225,22 @@ impl Catalog {
             relations: HashMap::new(),
             operators: HashMap::new(),
             types: HashMap::new(),
-            traces: HashMap::new(),
-            fired: HashMap::new(),
+            traces: Arc::default(),
+            fired: Arc::default(),
             procedures: HashSet::new(),
             defaults: None,
             implicit_cast: false,
             rules,
+        }
+    }
+
+    /// The catalog between a change and the next load: nothing is known to be safe, but what
+    /// routines and triggers leave behind is still likely.
+    pub fn in_doubt(&self) -> Catalog {
+        Catalog {
+            traces: self.traces.clone(),
+            fired: self.fired.clone(),
+            ..Catalog::empty_with(self.rules.clone())
         }
     }
 

@@ -46,14 +46,16 @@ pub(super) fn build(mut catalog: Catalog, rows: CatalogRows) -> Catalog {
     }
     catalog.defaults = rows.defaults;
     catalog.procedures = rows.procedures.iter().map(|name| Arc::from(name.as_str())).collect();
-    catalog.traces = traces(&rows.routines);
+    let traces = traces(&rows.routines);
+    let mut all_fired: HashMap<Arc<str>, Vec<SessionEffect>> = HashMap::new();
     for (table, routine) in &rows.triggers {
-        let effects = catalog.traces.get(routine.as_str()).cloned().unwrap_or_default();
+        let effects = traces.get(routine.as_str()).cloned().unwrap_or_default();
         if !effects.is_empty() {
-            let fired = catalog.fired.entry(Arc::from(table.as_str())).or_default();
+            let fired = all_fired.entry(Arc::from(table.as_str())).or_default();
             add_new(fired, &effects);
         }
     }
+    (catalog.traces, catalog.fired) = (Arc::new(traces), Arc::new(all_fired));
     judge_types(&mut catalog, &rows.types);
     for cast in rows.casts {
         let reason = format!("a cast to {} is volatile", cast.target);
