@@ -206,10 +206,11 @@ fn a_dead_idle_connection_is_replaced_unseen() {
 #[test]
 fn a_full_pool_makes_wait_and_then_says_which_it_was() {
     let mut fixture = narrow().key("pool.wait_timeout", "700ms").key("pool.waiting_max", 2).start();
+    // Everybody has logged in before the only connection is taken: a login may need it too.
     let holder = fixture.session();
+    let waiting: Vec<Session> = (0..3).map(|_| fixture.session()).collect();
     holder.query("BEGIN").unwrap();
     holder.query("SELECT 1").unwrap();
-    let waiting: Vec<Session> = (0..3).map(|_| fixture.session()).collect();
     let started = Instant::now();
     let errors: Vec<String> = std::thread::scope(|scope| {
         let tasks: Vec<_> =
@@ -234,9 +235,9 @@ fn a_full_pool_makes_wait_and_then_says_which_it_was() {
     fixture.config["clusters"]["main"]["pool"]["wait_timeout"] = "1min".into();
     fixture.reload(&fixture.config);
     let holder = fixture.session();
+    let waiting = [fixture.session(), fixture.session()];
     holder.query("BEGIN").unwrap();
     holder.query("SELECT 1").unwrap();
-    let waiting = [fixture.session(), fixture.session()];
     let served: Vec<f64> = std::thread::scope(|scope| {
         let mut tasks = Vec::new();
         for (number, session) in waiting.iter().enumerate() {
