@@ -1,6 +1,6 @@
 //! How a conversation parts with its server connection.
 
-use super::active::Progress;
+use super::active::{Active, Progress, Server};
 use super::conversation::Conversation;
 use super::plan::Batch;
 use crate::metrics::{NodeIndex, ServerClosed};
@@ -11,14 +11,9 @@ use std::time::Instant;
 impl Conversation {
     /// Gives the connection back; gives the batch that was sent on it.
     pub(super) fn give_up_server(&mut self) -> Option<Box<Batch>> {
-        let mut active = self.active.take()?;
+        let (mut active, server) = self.part()?;
         let batch = active.batch.take();
-        self.entry.bind(None);
-        for commit in active.progress.commits.drain(..) {
-            self.cluster.commits.ended(commit.id);
-        }
-        if let Some(server) = active.server.take() {
-            self.cluster.count_busy(usize::from(server.node.0), false);
+        if let Some(server) = server {
             let now = active.progress.ended.unwrap_or_else(Instant::now);
             server.pool.give_back(server.pooled, now);
         }
@@ -28,14 +23,9 @@ impl Conversation {
 
     /// Closes the connection; gives the batch that was under way.
     pub(super) fn drop_server(&mut self, why: ServerClosed) -> Option<Box<Batch>> {
-        let mut active = self.active.take()?;
+        let (mut active, server) = self.part()?;
         let batch = active.batch.take();
-        self.entry.bind(None);
-        for commit in active.progress.commits.drain(..) {
-            self.cluster.commits.ended(commit.id);
-        }
-        if let Some(server) = active.server.take() {
-            self.cluster.count_busy(usize::from(server.node.0), false);
+        if let Some(server) = server {
             server.pool.stats.active_closed();
             let node = NodeIndex(server.node.0);
             self.worker.stats().server_closed(self.cluster.handle.index, node, why);
@@ -43,6 +33,20 @@ impl Conversation {
         active.progress = Progress::default();
         self.scratch.keep_active(active, &self.worker);
         batch
+    }
+
+    /// The connection is nobody's any more: it cannot be cancelled, and no commit is under way.
+    fn part(&mut self) -> Option<(Box<Active>, Option<Server>)> {
+        let mut active = self.active.take()?;
+        self.entry.bind(None);
+        for commit in active.progress.commits.drain(..) {
+            self.cluster.commits.ended(commit.id);
+        }
+        let server = active.server.take();
+        if let Some(server) = &server {
+            self.cluster.count_busy(usize::from(server.node.0), false);
+        }
+        Some((active, server))
     }
 
     /// A read-only transaction leaves its replica, to begin again on the primary; if it cannot,
