@@ -1,9 +1,7 @@
 //! One worker's side of a pool: its idle connections.
 
 use super::shared::{Lend, Place, PoolKey, Pooled, Pools, Shared, Slot, Turn};
-use crate::backend::postgres::auth::ServerSecret;
-use crate::backend::postgres::connect::{ConnectError, Fault};
-use crate::backend::postgres::connection::{Connection, Opening, WantedDefaults};
+use crate::backend::{Fault, Opening, ServerConnection};
 use crate::metrics::{NodeIndex, PoolLabels, PoolStats, ServerClosed, WorkerStats};
 use crate::topology::{Epoch, Evidence};
 use std::cell::RefCell;
@@ -20,7 +18,7 @@ use tokio::time::timeout;
 const LIFETIME_JITTER_PARTS: u32 = 10;
 
 #[derive(Debug, Error)]
-pub enum PoolError {
+pub enum PoolError<E> {
     /// 53300.
     #[error("no connection of pool {pool} was free within {waited:?} (pool.wait_timeout)")]
     TimedOut { pool: String, waited: Duration },
@@ -28,20 +26,20 @@ pub enum PoolError {
     #[error("{waiting} requests already wait for pool {pool} (pool.waiting_max)")]
     Full { pool: String, waiting: usize },
     #[error("cannot connect to {node}: {error}")]
-    Connect { node: Arc<str>, error: ConnectError },
+    Connect { node: Arc<str>, error: E },
 }
 
 /// What a request asks of a pool.
-#[derive(Debug, Clone, Copy)]
-pub struct Take<'a> {
-    pub secret: &'a ServerSecret,
+#[derive(Debug)]
+pub struct Take<'a, C: ServerConnection> {
+    pub secret: &'a C::Secret,
     /// Connections of older epochs are closed instead of used: for everything that may write.
     pub epoch: Option<Epoch>,
     pub now: Instant,
-    /// Connections with other defaults of roles and databases are closed instead of used.
-    pub defaults: Option<WantedDefaults>,
-    /// A session that asks for the state of sequences gets the connection that it had, if that is
-    /// idle.
+    /// Connections that have something else are closed instead of used.
+    pub wanted: Option<C::Wanted>,
+    /// A session that asks for what it has left on a connection gets the one that it had, if that
+    /// is idle.
     pub owner: Option<i32>,
     pub count: Count<'a>,
 }
@@ -56,31 +54,31 @@ pub struct Count<'a> {
 
 /// One worker's idle connections of one pool.
 #[derive(Debug)]
-pub struct LocalPool {
-    pub shared: Arc<Shared>,
-    pools: Arc<Pools>,
+pub struct LocalPool<C: ServerConnection> {
+    pub shared: Arc<Shared<C>>,
+    pools: Arc<Pools<C>>,
     worker: usize,
     /// The one used last is at the end and is taken first: the others may become idle for good.
-    idle: RefCell<Vec<Pooled>>,
+    idle: RefCell<Vec<Pooled<C>>>,
     /// What new connections log in with when no client asks (`idle_min`).
-    secret: RefCell<ServerSecret>,
+    secret: RefCell<C::Secret>,
     pub stats: Arc<PoolStats>,
 }
 
 /// The pools of one cluster as one worker sees them.
 #[derive(Debug)]
-pub struct LocalPools {
-    pub pools: Arc<Pools>,
+pub struct LocalPools<C: ServerConnection> {
+    pub pools: Arc<Pools<C>>,
     worker: usize,
-    local: RefCell<HashMap<PoolKey, Rc<LocalPool>>>,
+    local: RefCell<HashMap<PoolKey, Rc<LocalPool<C>>>>,
 }
 
-impl LocalPools {
-    pub fn new(pools: Arc<Pools>, worker: usize) -> LocalPools {
+impl<C: ServerConnection> LocalPools<C> {
+    pub fn new(pools: Arc<Pools<C>>, worker: usize) -> LocalPools<C> {
         LocalPools { pools, worker, local: RefCell::default() }
     }
 
-    pub fn get(&self, key: &PoolKey) -> Rc<LocalPool> {
+    pub fn get(&self, key: &PoolKey) -> Rc<LocalPool<C>> {
         if let Some(pool) = self.local.borrow().get(key) {
             return pool.clone();
         }
@@ -96,14 +94,14 @@ impl LocalPools {
             pools: self.pools.clone(),
             worker: self.worker,
             idle: RefCell::default(),
-            secret: RefCell::new(ServerSecret::None),
+            secret: RefCell::default(),
             stats,
         });
         self.local.borrow_mut().insert(key.clone(), pool.clone());
         pool
     }
 
-    pub fn each(&self) -> Vec<Rc<LocalPool>> {
+    pub fn each(&self) -> Vec<Rc<LocalPool<C>>> {
         self.local.borrow().values().cloned().collect()
     }
 
@@ -117,7 +115,7 @@ impl LocalPools {
     }
 
     /// Another worker is short: gives it what is idle here.
-    pub fn lend(&self, lend: &Lend) {
+    pub fn lend(&self, lend: &Lend<C>) {
         if let Some(pool) = self.local.borrow().get(&lend.key)
             && Arc::ptr_eq(&pool.shared, lend)
         {
@@ -126,16 +124,16 @@ impl LocalPools {
     }
 }
 
-impl LocalPool {
+impl<C: ServerConnection> LocalPool<C> {
     /// An idle connection, if one is here and nobody waits. No system call, no lock.
     #[inline]
-    pub fn try_take(&self, take: &Take<'_>) -> Option<Pooled> {
+    pub fn try_take(&self, take: &Take<'_, C>) -> Option<Pooled<C>> {
         if self.shared.waiting() > 0 {
             return None;
         }
         if let Some(owner) = take.owner {
             let mut idle = self.idle.borrow_mut();
-            let own = |pooled: &Pooled| pooled.connection.traces.owner == Some(owner);
+            let own = |pooled: &Pooled<C>| pooled.connection.owner() == Some(owner);
             if let (Some(at), Some(last)) = (idle.iter().rposition(own), idle.len().checked_sub(1))
             {
                 idle.swap(at, last);
@@ -143,18 +141,18 @@ impl LocalPool {
         }
         loop {
             let pooled = self.idle.borrow_mut().pop()?;
-            if usable(&pooled.connection, take) {
+            if usable(&*pooled.connection, take) {
                 self.stats.taken();
                 take.count.stats.server_reused(take.count.cluster, self.node());
                 return Some(pooled);
             }
             self.stats.idle_removed();
-            self.closed(&take.count, unusable_because(&pooled.connection, take));
+            self.closed(&take.count, unusable_because(&*pooled.connection, take));
         }
     }
 
     /// A connection: idle, opened, or handed over. Cancel safe: yes.
-    pub async fn take(&self, take: &Take<'_>) -> Result<Pooled, PoolError> {
+    pub async fn take(&self, take: &Take<'_, C>) -> Result<Pooled<C>, PoolError<C::Error>> {
         if let Some(pooled) = self.try_take(take) {
             return Ok(pooled);
         }
@@ -168,7 +166,7 @@ impl LocalPool {
             Place::Wait(turn) => turn,
         };
         self.ask_others();
-        let waiting = Waiting::new(self);
+        let waiting = Waiting::new(&self.stats);
         let waited = timeout(limits.wait_timeout, turn).await;
         let count = &take.count;
         count.stats.pool_wait(count.cluster, self.node(), waiting.since.elapsed());
@@ -176,7 +174,7 @@ impl LocalPool {
         match waited {
             Ok(Ok(Turn::MayOpen(slot))) => self.open(slot, take).await,
             Ok(Ok(Turn::Here(pooled))) => self.settle(pooled, take).await,
-            Ok(Ok(Turn::Connection(slot, detached))) => match detached.attach() {
+            Ok(Ok(Turn::Connection(slot, detached))) => match C::attach(detached) {
                 Ok(connection) => self.settle(Pooled { connection, slot }, take).await,
                 Err(_) => self.open(slot, take).await,
             },
@@ -188,12 +186,12 @@ impl LocalPool {
     }
 
     /// A clean connection comes back.
-    pub fn give_back(&self, mut pooled: Pooled, now: Instant) {
-        if now >= pooled.connection.expires_at {
+    pub fn give_back(&self, mut pooled: Pooled<C>, now: Instant) {
+        if now >= pooled.connection.life().expires_at {
             self.stats.active_closed();
             return;
         }
-        pooled.connection.idle_since = now;
+        pooled.connection.life_mut().idle_since = now;
         if self.shared.waiting() > 0 {
             if self.shared.beyond_limit() > 0 {
                 self.stats.active_closed();
@@ -211,8 +209,8 @@ impl LocalPool {
         let mut idle = self.idle.borrow_mut();
         // Where `lastval` is asked for, whoever has just written may ask next: the others take
         // what was used before.
-        let kept = self.shared.asks_sequences.load(Ordering::Relaxed)
-            && std::mem::take(&mut pooled.connection.traces.wrote);
+        let kept =
+            self.shared.asks_sequences.load(Ordering::Relaxed) && pooled.connection.take_wrote();
         let at = if kept { 0 } else { idle.len() };
         idle.insert(at, pooled);
     }
@@ -226,11 +224,11 @@ impl LocalPool {
         let mut closable = open.saturating_sub(limits.idle_min);
         self.idle.borrow_mut().retain(|pooled| {
             let connection = &pooled.connection;
-            let unused = now.duration_since(connection.idle_since) > limits.idle_timeout;
+            let unused = now.duration_since(connection.life().idle_since) > limits.idle_timeout;
             let why = match () {
                 () if !keep => Some(ServerClosed::Shutdown),
                 () if !connection.is_untouched() => Some(ServerClosed::Broken),
-                () if now >= connection.expires_at => Some(ServerClosed::Lifetime),
+                () if now >= connection.life().expires_at => Some(ServerClosed::Lifetime),
                 () if (unused && closable > 0) || beyond > 0 => Some(ServerClosed::Idle),
                 () => None,
             };
@@ -251,7 +249,7 @@ impl LocalPool {
             let Some(slot) = self.shared.reserve() else { return };
             let now = Instant::now();
             let epoch = Some(epoch);
-            let take = Take { secret: &secret, epoch, now, defaults: None, owner: None, count };
+            let take = Take { secret: &secret, epoch, now, wanted: None, owner: None, count };
             match self.open(slot, &take).await {
                 Ok(pooled) => self.give_back(pooled, Instant::now()),
                 Err(_) => return,
@@ -302,8 +300,12 @@ impl LocalPool {
 
     /// A connection that was handed over, if it is fit for this request; else a new one in its
     /// place.
-    async fn settle(&self, pooled: Pooled, take: &Take<'_>) -> Result<Pooled, PoolError> {
-        if usable(&pooled.connection, take) {
+    async fn settle(
+        &self,
+        pooled: Pooled<C>,
+        take: &Take<'_, C>,
+    ) -> Result<Pooled<C>, PoolError<C::Error>> {
+        if usable(&*pooled.connection, take) {
             self.stats.idle_added();
             self.stats.taken();
             return Ok(pooled);
@@ -313,12 +315,16 @@ impl LocalPool {
         self.open(slot, take).await
     }
 
-    async fn open(&self, slot: Slot, take: &Take<'_>) -> Result<Pooled, PoolError> {
+    async fn open(
+        &self,
+        slot: Slot<C>,
+        take: &Take<'_, C>,
+    ) -> Result<Pooled<C>, PoolError<C::Error>> {
         let pools = &self.pools;
         let limits = pools.limits();
         let PoolKey { node, user, database } = &self.shared.key;
         let epoch = pools.topology.load().epoch;
-        let opened = Connection::open(Opening {
+        let opened = C::open(Opening {
             node: *node,
             epoch,
             address: pools.address(*node),
@@ -328,7 +334,7 @@ impl LocalPool {
             secret: take.secret,
             timeout: limits.connect_timeout,
             lifetime: jittered(limits.lifetime_max),
-            defaults: WantedDefaults::opened(take.defaults),
+            wanted: take.wanted,
         })
         .await;
         match opened {
@@ -340,7 +346,7 @@ impl LocalPool {
             }
             Err(error) => {
                 take.count.stats.server_connect_failed(take.count.cluster, self.node());
-                if error.fault() == Fault::Node {
+                if C::fault(&error) == Fault::Node {
                     let sentence = error.to_string().into();
                     pools.topology.report(Evidence::Failed { node: *node, error: sentence });
                 }
@@ -362,20 +368,20 @@ impl LocalPool {
 
 /// Whether an idle connection can serve a request.
 #[inline]
-fn usable(connection: &Connection, take: &Take<'_>) -> bool {
-    take.epoch.is_none_or(|epoch| connection.epoch == epoch)
-        && take.now < connection.expires_at
-        && take.defaults.is_none_or(|wanted| wanted.has(connection.defaults))
+fn usable<C: ServerConnection>(connection: &C, take: &Take<'_, C>) -> bool {
+    let life = connection.life();
+    take.epoch.is_none_or(|epoch| life.epoch == epoch)
+        && take.now < life.expires_at
+        && take.wanted.is_none_or(|wanted| connection.has(wanted))
         && connection.is_untouched()
 }
 
-fn unusable_because(connection: &Connection, take: &Take<'_>) -> ServerClosed {
+fn unusable_because<C: ServerConnection>(connection: &C, take: &Take<'_, C>) -> ServerClosed {
+    let life = connection.life();
     match () {
-        () if take.epoch.is_some_and(|epoch| connection.epoch != epoch) => ServerClosed::Epoch,
-        () if take.now >= connection.expires_at => ServerClosed::Lifetime,
-        () if take.defaults.is_some_and(|wanted| !wanted.has(connection.defaults)) => {
-            ServerClosed::Defaults
-        }
+        () if take.epoch.is_some_and(|epoch| life.epoch != epoch) => ServerClosed::Epoch,
+        () if take.now >= life.expires_at => ServerClosed::Lifetime,
+        () if take.wanted.is_some_and(|wanted| !connection.has(wanted)) => ServerClosed::Defaults,
         () => ServerClosed::Broken,
     }
 }
@@ -389,19 +395,19 @@ fn jittered(lifetime: Duration) -> Duration {
 
 /// Counts a wait, also one that is given up.
 struct Waiting<'a> {
-    pool: &'a LocalPool,
+    stats: &'a PoolStats,
     since: Instant,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(pool: &'a LocalPool) -> Waiting<'a> {
-        pool.stats.wait_started();
-        Waiting { pool, since: Instant::now() }
+    fn new(stats: &'a PoolStats) -> Waiting<'a> {
+        stats.wait_started();
+        Waiting { stats, since: Instant::now() }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.pool.stats.wait_ended(self.since.elapsed());
+        self.stats.wait_ended(self.since.elapsed());
     }
 }

@@ -1,6 +1,6 @@
 //! What the workers share of a pool: the count against the limit, and the queue.
 
-use crate::backend::postgres::connection::{Connection, DetachedConnection};
+use crate::backend::ServerConnection;
 use crate::config::tls::ServerTlsConnector;
 use crate::config::{self, Address};
 use crate::metrics::PoolRegistry;
@@ -20,29 +20,29 @@ pub struct PoolKey {
 }
 
 /// Asks a worker for an idle connection of a pool.
-pub type Lend = Arc<Shared>;
+pub type Lend<C> = Arc<Shared<C>>;
 
 /// All pools of one cluster.
 #[derive(Debug)]
-pub struct Pools {
+pub struct Pools<C: ServerConnection> {
     pub cluster: Arc<config::Cluster>,
     pub topology: Arc<Topology>,
     pub tls: Arc<ServerTlsConnector>,
     pub registry: Arc<PoolRegistry>,
     /// Where each worker hears that another one is short, by the worker's number.
-    pub lenders: Vec<mpsc::Sender<Lend>>,
+    pub lenders: Vec<mpsc::Sender<Lend<C>>>,
     limits: ArcSwap<config::Pool>,
-    shared: Mutex<HashMap<PoolKey, Arc<Shared>>>,
+    shared: Mutex<HashMap<PoolKey, Arc<Shared<C>>>>,
 }
 
-impl Pools {
+impl<C: ServerConnection> Pools<C> {
     pub fn new(
         cluster: Arc<config::Cluster>,
         topology: Arc<Topology>,
         tls: Arc<ServerTlsConnector>,
         registry: Arc<PoolRegistry>,
-        lenders: Vec<mpsc::Sender<Lend>>,
-    ) -> Pools {
+        lenders: Vec<mpsc::Sender<Lend<C>>>,
+    ) -> Pools<C> {
         let limits = ArcSwap::from_pointee(cluster.pool.clone());
         Pools { cluster, topology, tls, registry, lenders, limits, shared: Mutex::default() }
     }
@@ -70,7 +70,7 @@ impl Pools {
         lock(&self.shared).retain(|_, pool| Arc::strong_count(pool) > 1);
     }
 
-    pub fn shared(&self, key: &PoolKey) -> Arc<Shared> {
+    pub fn shared(&self, key: &PoolKey) -> Arc<Shared<C>> {
         let mut shared = lock(&self.shared);
         let limit = self.limits.load().size_max;
         shared
@@ -82,69 +82,69 @@ impl Pools {
 
 /// What a waiter gets.
 #[derive(Debug)]
-pub enum Turn {
-    Connection(Slot, DetachedConnection),
+pub enum Turn<C: ServerConnection> {
+    Connection(Slot<C>, C::Detached),
     /// From the waiter's own worker: nothing to register anew.
-    Here(Pooled),
-    MayOpen(Slot),
+    Here(Pooled<C>),
+    MayOpen(Slot<C>),
 }
 
 /// A connection together with its place under the limit.
 #[derive(Debug)]
-pub struct Pooled {
-    pub connection: Box<Connection>,
-    pub slot: Slot,
+pub struct Pooled<C: ServerConnection> {
+    pub connection: Box<C>,
+    pub slot: Slot<C>,
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct Waiter<C: ServerConnection> {
     worker: usize,
-    turn: oneshot::Sender<Turn>,
+    turn: oneshot::Sender<Turn<C>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug)]
+struct State<C: ServerConnection> {
     open: usize,
-    queue: VecDeque<Waiter>,
+    queue: VecDeque<Waiter<C>>,
 }
 
 /// One pool over all workers.
 #[derive(Debug)]
-pub struct Shared {
+pub struct Shared<C: ServerConnection> {
     pub key: PoolKey,
     limit: AtomicUsize,
     /// Length of the queue, to be read without the lock.
     waiting: AtomicUsize,
     /// A session has asked for `lastval` or `currval`: connections that change hands forget them.
     pub asks_sequences: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<State<C>>,
 }
 
 /// A place under the limit. When it is dropped, the longest waiter gets it.
 #[derive(Debug)]
-pub struct Slot {
-    shared: Arc<Shared>,
+pub struct Slot<C: ServerConnection> {
+    shared: Arc<Shared<C>>,
     /// False for one that was passed on and came back: its place lives on in another slot.
     armed: bool,
 }
 
 /// The answer to a request for a connection that is not idle here.
 #[derive(Debug)]
-pub enum Place {
-    Open(Slot),
-    Wait(oneshot::Receiver<Turn>),
+pub enum Place<C: ServerConnection> {
+    Open(Slot<C>),
+    Wait(oneshot::Receiver<Turn<C>>),
     /// As many wait as may.
     Full,
 }
 
-impl Shared {
-    fn new(key: PoolKey, limit: usize) -> Shared {
+impl<C: ServerConnection> Shared<C> {
+    fn new(key: PoolKey, limit: usize) -> Shared<C> {
         Shared {
             key,
             limit: AtomicUsize::new(limit),
             waiting: AtomicUsize::new(0),
             asks_sequences: AtomicBool::new(false),
-            state: Mutex::default(),
+            state: Mutex::new(State { open: 0, queue: VecDeque::new() }),
         }
     }
 
@@ -177,7 +177,7 @@ impl Shared {
     }
 
     /// Gives a place to the longest waiter; false if nobody waits.
-    fn pass_on(self: &Arc<Self>, state: &mut State) -> bool {
+    fn pass_on(self: &Arc<Self>, state: &mut State<C>) -> bool {
         while let Some(waiter) = state.queue.pop_front() {
             self.count(state);
             match waiter.turn.send(Turn::MayOpen(self.slot())) {
@@ -190,7 +190,7 @@ impl Shared {
     }
 
     /// A place under the limit, if one is free.
-    pub fn reserve(self: &Arc<Self>) -> Option<Slot> {
+    pub fn reserve(self: &Arc<Self>) -> Option<Slot<C>> {
         let mut state = lock(&self.state);
         (state.open < self.limit()).then(|| {
             state.open += 1;
@@ -199,7 +199,7 @@ impl Shared {
     }
 
     /// A place under the limit, or one in the queue.
-    pub fn place(self: &Arc<Self>, worker: usize, waiting_max: usize) -> Place {
+    pub fn place(self: &Arc<Self>, worker: usize, waiting_max: usize) -> Place<C> {
         let mut state = lock(&self.state);
         // Those who have left are forgotten first, so that they take no room.
         if state.queue.len() >= waiting_max {
@@ -219,7 +219,7 @@ impl Shared {
     }
 
     /// Hands a connection to the longest waiter; gives it back when nobody waits.
-    pub fn hand_over(&self, worker: usize, mut pooled: Pooled) -> Option<Pooled> {
+    pub fn hand_over(&self, worker: usize, mut pooled: Pooled<C>) -> Option<Pooled<C>> {
         loop {
             let waiter = {
                 let mut state = lock(&self.state);
@@ -250,16 +250,16 @@ impl Shared {
         }
     }
 
-    fn slot(self: &Arc<Self>) -> Slot {
+    fn slot(self: &Arc<Self>) -> Slot<C> {
         Slot { shared: self.clone(), armed: true }
     }
 
-    fn count(&self, state: &State) {
+    fn count(&self, state: &State<C>) {
         self.waiting.store(state.queue.len(), Ordering::Relaxed);
     }
 }
 
-impl Drop for Slot {
+impl<C: ServerConnection> Drop for Slot<C> {
     fn drop(&mut self) {
         if !self.armed {
             return;
@@ -279,21 +279,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::postgres::connection::Connection;
     use tokio::sync::oneshot::error::TryRecvError;
 
-    fn pool(limit: usize) -> Arc<Shared> {
+    fn pool(limit: usize) -> Arc<Shared<Connection>> {
         let key = PoolKey { node: NodeId(0), user: "u".into(), database: "d".into() };
         Arc::new(Shared::new(key, limit))
     }
 
-    fn wait(pool: &Arc<Shared>) -> oneshot::Receiver<Turn> {
+    fn wait(pool: &Arc<Shared<Connection>>) -> oneshot::Receiver<Turn<Connection>> {
         match pool.place(0, 10) {
             Place::Wait(turn) => turn,
             other => panic!("{other:?}"),
         }
     }
 
-    fn may_open(turn: &mut oneshot::Receiver<Turn>) -> Option<Slot> {
+    fn may_open(turn: &mut oneshot::Receiver<Turn<Connection>>) -> Option<Slot<Connection>> {
         match turn.try_recv() {
             Ok(Turn::MayOpen(slot)) => Some(slot),
             Ok(other) => panic!("{other:?}"),
@@ -331,7 +332,7 @@ mod tests {
     #[test]
     fn a_smaller_limit_is_reached_as_connections_come_free() {
         let pool = pool(3);
-        let mut slots: Vec<Slot> = (0..3).filter_map(|_| pool.reserve()).collect();
+        let mut slots: Vec<Slot<Connection>> = (0..3).filter_map(|_| pool.reserve()).collect();
         pool.set_limit(1);
         let mut waits = wait(&pool);
         assert_eq!(pool.beyond_limit(), 2);

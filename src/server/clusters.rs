@@ -1,6 +1,7 @@
 //! The parts of each cluster (monitor, gate, catalogs, pools), and how they follow a reload.
 
 use crate::admin::{ClusterView, sources};
+use crate::backend::postgres::connection::Connection;
 use crate::config::tls::{ServerTlsConnector, TlsError};
 use crate::config::{self, Config};
 use crate::failover::Gate;
@@ -33,7 +34,7 @@ struct Watched {
 
 /// All clusters.
 pub struct ClusterSet {
-    lenders: Vec<mpsc::Sender<Lend>>,
+    lenders: Vec<mpsc::Sender<Lend<Connection>>>,
     pools: Arc<PoolRegistry>,
     control: Arc<ControlMetrics>,
     watched: Vec<Watched>,
@@ -48,7 +49,7 @@ type Failed = (Arc<str>, TlsError);
 
 impl ClusterSet {
     pub fn new(
-        lenders: Vec<mpsc::Sender<Lend>>,
+        lenders: Vec<mpsc::Sender<Lend<Connection>>>,
         pools: Arc<PoolRegistry>,
         control: Arc<ControlMetrics>,
     ) -> ClusterSet {
@@ -213,7 +214,7 @@ impl ClusterSet {
         cluster: &Arc<config::Cluster>,
         topology: &Arc<Topology>,
         tls: &Arc<ServerTlsConnector>,
-    ) -> Arc<Pools> {
+    ) -> Arc<Pools<Connection>> {
         let (registry, lenders) = (self.pools.clone(), self.lenders.clone());
         let pools = Pools::new(cluster.clone(), topology.clone(), tls.clone(), registry, lenders);
         Arc::new(pools)

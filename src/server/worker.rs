@@ -2,6 +2,7 @@
 
 use super::FAREWELL;
 use super::listen::Socket;
+use crate::backend::postgres::connection::Connection;
 use crate::backend::stream::Plain;
 use crate::config::{Config, Limits};
 use crate::frontend::cluster::{ClusterHandle, LocalCluster};
@@ -66,11 +67,11 @@ pub struct Seat {
     index: usize,
     messages: mpsc::Sender<Message>,
     inbox: mpsc::Receiver<Message>,
-    lends: mpsc::Receiver<Lend>,
+    lends: mpsc::Receiver<Lend<Connection>>,
 }
 
 /// The ends of all workers' channels.
-pub fn seats(workers: usize) -> (Vec<Seat>, Vec<mpsc::Sender<Lend>>) {
+pub fn seats(workers: usize) -> (Vec<Seat>, Vec<mpsc::Sender<Lend<Connection>>>) {
     let (mut seats, mut lenders) = (Vec::new(), Vec::new());
     for index in 0..workers {
         let (messages, inbox) = mpsc::channel(MESSAGES_MAX);
@@ -326,7 +327,7 @@ impl Thread {
         self.worker.stats().auth_failed(why);
     }
 
-    fn lend(&self, lend: &Lend) {
+    fn lend(&self, lend: &Lend<Connection>) {
         for cluster in self.worker.clusters.borrow().iter() {
             cluster.pools.lend(lend);
         }

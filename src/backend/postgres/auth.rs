@@ -29,7 +29,7 @@ const NOTICES_MAX: usize = 16;
 const SALTINGS_MAX: usize = 4;
 
 /// What the proxy can log in to a server with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub enum ServerSecret {
     Password(Arc<ServerPassword>),
     /// Learned from a client's SCRAM login: good for servers that have the same verifier.
@@ -37,6 +37,7 @@ pub enum ServerSecret {
     /// `md5` and 32 hex digits: good for servers that ask for md5.
     Md5Hash(Arc<str>),
     /// Only servers that trust us, or our certificate.
+    #[default]
     None,
 }
 

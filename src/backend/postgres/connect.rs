@@ -9,6 +9,7 @@
 
 use super::auth::{self, Identity, MESSAGE_BYTES_MAX, ServerSecret};
 use super::auth_wire::{Wire, WireError};
+pub use crate::backend::Fault;
 use crate::backend::stream::{Plain, Stream};
 use crate::config::tls::{self, Connecting, ServerTlsConnector};
 use crate::config::{Address, ServerTlsMode};
@@ -73,17 +74,6 @@ impl fmt::Debug for Established {
             .field("minor", minor)
             .finish_non_exhaustive()
     }
-}
-
-/// Whose fault a failed connection is: what the caller does about it depends on that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// Down, overloaded, starting, or not what it should be: another node may do, or waiting.
-    Node,
-    /// The configuration and the server do not fit together: an operator is needed.
-    Config,
-    /// What the client asked for is not there or not allowed: no node will do.
-    Client,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -3,16 +3,17 @@
 use super::auth::ServerSecret;
 use super::connect::{self, ConnectError, Target};
 use crate::backend::stream::{Detached, Stream};
+use crate::backend::{Fault, Life, Opening, ServerConnection};
 use crate::config::Address;
 use crate::config::tls::ServerTlsConnector;
 use crate::session::Settings;
 use crate::sql::is_readable_encoding;
-use crate::topology::{Epoch, NodeId};
+use crate::topology::NodeId;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A parameter that tells where a connection happens to be, not what the session is. A client of
 /// the proxy has no such place.
@@ -190,8 +191,7 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct State {
     pub node: NodeId,
-    /// The epoch under which it was opened: under a later one it never writes.
-    pub epoch: Epoch,
+    pub life: Life,
     pub cancel: Arc<CancelKey>,
     /// What has been SET on it; `None`: not known, to be set from scratch.
     pub settings: Option<Arc<Settings>>,
@@ -203,9 +203,6 @@ pub struct State {
     pub traces: Traces,
     /// The defaults of roles and databases with which it was opened.
     pub defaults: OpenedWith,
-    /// Closed at its first idle moment after this.
-    pub expires_at: Instant,
-    pub idle_since: Instant,
 }
 
 impl Deref for Connection {
@@ -231,24 +228,13 @@ pub struct DetachedConnection {
     state: State,
 }
 
-/// What a new connection needs to know.
-#[derive(Debug)]
-pub struct Opening<'a> {
-    pub node: NodeId,
-    pub epoch: Epoch,
-    pub address: &'a Address,
-    pub tls: &'a Arc<ServerTlsConnector>,
-    pub user: &'a str,
-    pub database: &'a str,
-    pub secret: &'a ServerSecret,
-    pub timeout: Duration,
-    pub lifetime: Duration,
-    pub defaults: OpenedWith,
-}
+impl ServerConnection for Connection {
+    type Secret = ServerSecret;
+    type Wanted = WantedDefaults;
+    type Detached = DetachedConnection;
+    type Error = ConnectError;
 
-impl Connection {
-    /// Connects and logs in. Cancel safe: yes.
-    pub async fn open(opening: Opening<'_>) -> Result<Box<Connection>, ConnectError> {
+    async fn open(opening: Opening<'_, Connection>) -> Result<Box<Connection>, ConnectError> {
         let established = connect::connect(&Target {
             address: opening.address,
             tls: opening.tls,
@@ -263,10 +249,9 @@ impl Connection {
         for (name, value) in &established.parameters {
             Reported::set(&mut reported, name, value);
         }
-        let now = Instant::now();
         let state = State {
             node: opening.node,
-            epoch: opening.epoch,
+            life: Life::begin(opening.epoch, opening.lifetime),
             cancel: Arc::new(CancelKey {
                 address: opening.address.clone(),
                 tls: opening.tls.clone(),
@@ -278,30 +263,51 @@ impl Connection {
             prepared: PreparedOnServer::default(),
             unnamed: None,
             traces: Traces::default(),
-            defaults: opening.defaults,
-            expires_at: now + opening.lifetime,
-            idle_since: now,
+            defaults: WantedDefaults::opened(opening.wanted),
         };
         Ok(Box::new(Connection { stream: established.stream, state }))
     }
 
-    /// Whether an idle connection is as it was left: nothing has arrived, not even its end. Costs
-    /// no system call.
-    pub fn is_untouched(&self) -> bool {
+    fn fault(error: &ConnectError) -> Fault {
+        error.fault()
+    }
+
+    #[inline]
+    fn life(&self) -> &Life {
+        &self.state.life
+    }
+
+    #[inline]
+    fn life_mut(&mut self) -> &mut Life {
+        &mut self.state.life
+    }
+
+    #[inline]
+    fn has(&self, wanted: WantedDefaults) -> bool {
+        wanted.has(self.state.defaults)
+    }
+
+    #[inline]
+    fn owner(&self) -> Option<i32> {
+        self.state.traces.owner
+    }
+
+    #[inline]
+    fn take_wrote(&mut self) -> bool {
+        std::mem::take(&mut self.state.traces.wrote)
+    }
+
+    fn is_untouched(&self) -> bool {
         !self.stream.looks_readable()
     }
 
-    /// Takes the socket out of this thread's runtime.
-    pub fn detach(self) -> io::Result<DetachedConnection> {
+    fn detach(self) -> io::Result<DetachedConnection> {
         let Connection { stream, state } = self;
         Ok(DetachedConnection { stream: stream.detach()?, state })
     }
-}
 
-impl DetachedConnection {
-    /// Registers the socket with this thread's runtime.
-    pub fn attach(self) -> io::Result<Box<Connection>> {
-        let DetachedConnection { stream, state } = self;
+    fn attach(detached: DetachedConnection) -> io::Result<Box<Connection>> {
+        let DetachedConnection { stream, state } = detached;
         Ok(Box::new(Connection { stream: Stream::attach(stream)?, state }))
     }
 }

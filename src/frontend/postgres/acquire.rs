@@ -4,13 +4,14 @@
 use super::active::{Active, Server};
 use super::conversation::Conversation;
 use super::fault::{Fault, Refused};
+use super::{LocalPool, Pooled};
 use crate::backend::postgres::connect::{ConnectError, Fault as Whose};
 use crate::backend::postgres::connection::WantedDefaults;
 use crate::config::OnLag;
 use crate::failover::GateError;
 use crate::metrics::{GateOutcome, NodeIndex, RouteReason};
-use crate::pool::local::{Count, LocalPool, PoolError, Take};
-use crate::pool::shared::{PoolKey, Pooled};
+use crate::pool::PoolKey;
+use crate::pool::local::{Count, PoolError, Take};
 use crate::route::{Choice, Policy, choose};
 use crate::session::{Class, Need, Wish};
 use crate::sql::Defaults;
@@ -109,7 +110,7 @@ impl Conversation {
             secret: &self.identity.secret,
             epoch,
             now: Instant::now(),
-            defaults: self.defaults_on(&snapshot, node),
+            wanted: self.defaults_on(&snapshot, node),
             owner: self.owner,
             count,
         };
@@ -174,11 +175,11 @@ impl Conversation {
         let stats = self.worker.stats();
         let cluster = self.cluster.handle.index;
         let pool = pool.clone();
-        let (defaults, owner) = (self.defaults_on(&topology.load(), node), self.owner);
+        let (wanted, owner) = (self.defaults_on(&topology.load(), node), self.owner);
         let taking = async {
             let count = Count { stats: &stats, cluster };
             let (secret, now) = (&identity.secret, Instant::now());
-            let take = Take { secret, epoch, now, defaults, owner, count };
+            let take = Take { secret, epoch, now, wanted, owner, count };
             let asked = pool.take(&take);
             // A request that waits for a primary goes where the primary goes.
             tokio::select! {
@@ -200,7 +201,7 @@ impl Conversation {
     fn is_still_right(&self, need: &Need, node: NodeId, pooled: &Pooled) -> bool {
         let snapshot = self.cluster.handle.topology.load();
         match (need, snapshot.primary == Some(node)) {
-            (_, true) => pooled.connection.epoch == snapshot.epoch,
+            (_, true) => pooled.connection.life.epoch == snapshot.epoch,
             (Need::Primary(_), false) => false,
             (Need::Any | Need::Replica(_), false) => true,
         }
@@ -390,7 +391,7 @@ enum Trouble {
 }
 
 /// `on_primary`: whether the primary was asked.
-fn trouble(error: &PoolError, on_primary: bool) -> Trouble {
+fn trouble(error: &PoolError<ConnectError>, on_primary: bool) -> Trouble {
     let refused = |sqlstate: &str| Trouble::Refused(Refused::new(sqlstate, error.to_string()));
     match error {
         PoolError::TimedOut { .. } | PoolError::Full { .. } => refused("53300"),

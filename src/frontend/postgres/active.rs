@@ -4,10 +4,9 @@
 use super::parameters::Dropped;
 use super::plan::Batch;
 use super::send::Commit;
+use super::{LocalPool, Pooled};
 use crate::backend::postgres::connection::{Connection, Traces};
 use crate::backend::postgres::replies::Replies;
-use crate::pool::LocalPool;
-use crate::pool::shared::Pooled;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::reply::Status;
 use crate::sql::Statement;

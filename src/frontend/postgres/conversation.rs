@@ -11,6 +11,7 @@
 //! Each stage is a file of this folder: [`super::plan`], [`super::local`], [`super::acquire`],
 //! [`super::send`] (with [`super::encode`]), [`super::serve`].
 
+use super::LocalPool;
 use super::active::Active;
 use super::extent::{Extent, extent};
 use super::fault::{Fault, Refused};
@@ -27,7 +28,6 @@ use crate::frontend::cluster::LocalCluster;
 use crate::frontend::worker::{Entry, Worker};
 use crate::metrics::{NodeIndex, PinGuard, RouteReason, ServerClosed};
 use crate::monitor::catalog::CatalogSlot;
-use crate::pool::LocalPool;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::frame::FrameError;
 use crate::protocol::postgres::reply::{Status, put_ready};

@@ -33,3 +33,6 @@ pub mod welcome;
 
 #[cfg(test)]
 mod startup_tests;
+
+type LocalPool = crate::pool::LocalPool<crate::backend::postgres::connection::Connection>;
+type Pooled = crate::pool::shared::Pooled<crate::backend::postgres::connection::Connection>;

@@ -391,7 +391,7 @@ impl Conversation {
             return Ok(());
         };
         let snapshot = self.cluster.handle.topology.load();
-        if server.is_primary && snapshot.epoch != server.pooled.connection.epoch {
+        if server.is_primary && snapshot.epoch != server.pooled.connection.life.epoch {
             self.worker.stats().fenced_write_avoided(self.cluster.handle.index);
             let node = snapshot.node(server.node).name.to_string();
             return Err(Fault::PrimaryChanged { node });
