@@ -51,6 +51,8 @@ pub struct Opening<'a, C: ServerConnection> {
     pub tls: &'a Arc<ServerTlsConnector>,
     pub user: &'a str,
     pub database: &'a str,
+    /// As in the pool's key.
+    pub flags: u32,
     pub secret: &'a C::Secret,
     pub timeout: Duration,
     pub lifetime: Duration,

@@ -8,12 +8,13 @@ use super::problem::{PROBLEMS_MAX, Problem, Problems};
 use super::section::{Noted, Section, Walk};
 use super::tls::{self, TlsError};
 use super::{
-    Auth, AuthMethod, ClientTls, ClientTlsMode, Config, Limits, Listen, ListenAddress, Log,
-    Shutdown, cluster, units, users,
+    Auth, AuthMethod, ClientTls, ClientTlsMode, Cluster, Config, Limits, Listen, ListenAddress,
+    Log, Shutdown, cluster, units, users,
 };
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Twenty thousand users with their verifiers fit twice over.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -22,6 +23,9 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const LOOK_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Told however large the file is.
 const PROBLEMS_MIN: usize = 10;
+/// Where clients connect if the file does not say.
+const POSTGRES_PORT: u16 = 6432;
+const MYSQL_PORT: u16 = 6306;
 
 /// A valid configuration and what should nevertheless be told.
 #[derive(Debug, Clone)]
@@ -102,14 +106,15 @@ pub(super) fn config(root: &Section<'_>) -> Config {
     let auth = auth(&root.section("auth"));
     let client_tls = client_tls(&root.section("tls"));
     let users = users::users(root, &auth, &client_tls);
+    let clusters = cluster::clusters(root);
     Config {
-        listen: listen(&root.section("listen")),
+        listen: listen(&root.section("listen"), &clusters),
         workers: workers(root),
         limits: limits(&root.section("limits")),
         client_tls,
         auth,
         users,
-        clusters: cluster::clusters(root),
+        clusters,
         log: log(&root.section("log")),
         shutdown: Shutdown { drain_timeout: root.section("shutdown").duration("drain_timeout") },
     }
@@ -123,31 +128,60 @@ fn workers(root: &Section<'_>) -> usize {
     root.count("workers").and_then(|count| usize::try_from(count).ok()).unwrap_or_else(auto)
 }
 
-fn listen(section: &Section<'_>) -> Listen {
-    let mut postgres: Vec<ListenAddress> = Vec::new();
-    for (place, path, address) in section.parsed_list("postgres", units::listen_address) {
-        match collision(&postgres, &address) {
-            Some(message) => section.walk.note(place, path, message),
-            None => postgres.push(address),
-        }
-    }
-    if section.has("postgres") {
-        if section
-            .value("postgres")
-            .is_some_and(|node| matches!(&node.value, file::Value::List(items) if items.is_empty()))
-        {
-            section.note("postgres", "must name at least one address".to_owned());
-        }
-    } else {
-        postgres.push(ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 6432))));
+fn listen(section: &Section<'_>, clusters: &[Arc<Cluster>]) -> Listen {
+    let mut taken = Vec::new();
+    let is_mysql = |cluster: &Arc<Cluster>| cluster.engine.speaks_mysql();
+    // A file whose clusters are wrong is checked as if they were PostgreSQL's.
+    let has_mysql = clusters.iter().any(is_mysql);
+    let has_postgres = !has_mysql || clusters.iter().any(|cluster| !is_mysql(cluster));
+    let postgres = addresses(section, ("postgres", POSTGRES_PORT), has_postgres, &mut taken);
+    let mysql = addresses(section, ("mysql", MYSQL_PORT), has_mysql, &mut taken);
+    if mysql.iter().any(|address| matches!(address, ListenAddress::Unix { .. })) {
+        section.contradiction(
+            "mysql",
+            "has a Unix socket; must be IP addresses and ports as `127.0.0.1:6306`".to_owned(),
+        );
     }
     let http = http(section);
     if let Some(http) = http
-        && let Some(message) = collision(&postgres, &ListenAddress::Tcp(http))
+        && let Some(message) = collision(&taken, &ListenAddress::Tcp(http))
     {
         section.contradiction("http", message);
     }
-    Listen { postgres, http }
+    Listen { postgres, mysql, http }
+}
+
+/// The addresses of one protocol's listeners; none if they are not to be opened.
+fn addresses(
+    section: &Section<'_>,
+    (name, default_port): (&str, u16),
+    opened: bool,
+    taken: &mut Vec<ListenAddress>,
+) -> Vec<ListenAddress> {
+    let mut listed = section.parsed_list(name, units::listen_address);
+    if !opened {
+        return Vec::new();
+    }
+    if !section.has(name) {
+        let address = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], default_port)));
+        listed.push((section.place, section.path_of(name), address));
+    } else if section
+        .value(name)
+        .is_some_and(|node| matches!(&node.value, file::Value::List(items) if items.is_empty()))
+    {
+        section.note(name, "must name at least one address".to_owned());
+    }
+    let mut addresses = Vec::new();
+    for (place, path, address) in listed {
+        match collision(taken, &address) {
+            Some(message) => section.walk.note(place, path, message),
+            None => {
+                taken.push(address.clone());
+                addresses.push(address);
+            }
+        }
+    }
+    addresses
 }
 
 fn http(section: &Section<'_>) -> Option<SocketAddr> {

@@ -6,8 +6,8 @@ use super::secret::secret;
 use super::section::Section;
 use super::tls::ServerTlsConnector;
 use super::{
-    Address, Balance, Cluster, Gate, Monitor, NodeConfig, Pool, Routing, ServerTls, ServerTlsMode,
-    Service, Word, units,
+    Address, Balance, Cluster, Engine, Gate, Monitor, NodeConfig, Pool, Routing, ServerTls,
+    ServerTlsMode, Service, Word, units,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -47,6 +47,9 @@ fn bad_name(name: &str) -> Option<String> {
 }
 
 fn shared_databases(section: &Section<'_>, new: &Cluster, other: &Cluster) {
+    if new.engine.speaks_mysql() != other.engine.speaks_mysql() {
+        return;
+    }
     if new.databases.is_empty() && other.databases.is_empty() {
         section.contradiction("databases", format!("takes any database, and so does cluster `{}`; must be named in all clusters but one", other.name));
     }
@@ -62,25 +65,54 @@ fn shared_databases(section: &Section<'_>, new: &Cluster, other: &Cluster) {
 }
 
 fn cluster(name: &str, section: &Section<'_>) -> Cluster {
-    let nodes = nodes(section);
+    let engine = section.chosen("engine");
+    let nodes = nodes(section, engine);
+    let [of_service, of_tls, of_pool, of_routing] =
+        ["service", "tls", "pool", "routing"].map(|name| section.section(name));
     let cluster = Cluster {
         name: name.into(),
-        engine: section.chosen("engine"),
+        engine,
         databases: databases(section),
-        service: service(&section.section("service")),
-        server_tls: server_tls(&section.section("tls"), &nodes),
-        pool: pool(&section.section("pool")),
+        service: service(&of_service, engine),
+        server_tls: server_tls(&of_tls, &nodes),
+        pool: pool(&of_pool),
         monitor: monitor(&section.section("monitor")),
-        routing: routing(&section.section("routing")),
+        routing: routing(&of_routing),
         gate: gate(&section.section("gate")),
         nodes,
     };
     weights(section, &cluster);
+    if engine.speaks_mysql() {
+        let foreign = [
+            (&of_service, "database"),
+            (&of_tls, "direct"),
+            (&of_pool, "application_name_add_host"),
+            (&of_routing, "max_lag_bytes"),
+        ];
+        only_postgres(section, &cluster, &foreign);
+    }
     let lag_max = cluster.routing.lag_max;
     if lag_max < cluster.monitor.interval * 2 {
-        section.section("routing").warn("max_lag", "is less than two of `monitor.interval`; replicas will leave the read set although they follow closely".to_owned());
+        of_routing.warn("max_lag", "is less than two of `monitor.interval`; replicas will leave the read set although they follow closely".to_owned());
     }
     cluster
+}
+
+/// What has no meaning for MySQL and MariaDB is not passed over in silence.
+fn only_postgres(section: &Section<'_>, cluster: &Cluster, keys: &[(&Section<'_>, &str)]) {
+    let word = cluster.engine.word();
+    for (part, key) in keys {
+        if part.has(key) {
+            part.contradiction(key, format!("is for PostgreSQL only, and `engine` is `{word}`"));
+        }
+    }
+    if cluster.databases.iter().any(|(name, on_server)| name != on_server) {
+        section.contradiction("databases", format!("give other names, which is for PostgreSQL only, and `engine` is `{word}`; must be a list of schemas"));
+    }
+    let unix = cluster.nodes.iter().find(|node| matches!(node.address, Address::Unix { .. }));
+    if let Some(node) = unix {
+        section.contradiction("nodes", format!("have a Unix socket in `{}`, which is for PostgreSQL only, and `engine` is `{word}`; must be hosts and ports", node.name));
+    }
 }
 
 fn weights(section: &Section<'_>, cluster: &Cluster) {
@@ -136,7 +168,7 @@ fn databases(section: &Section<'_>) -> BTreeMap<String, String> {
 }
 
 /// Nodes are written as a mapping or a list; both lead here.
-fn nodes<'w>(section: &Section<'w>) -> Vec<NodeConfig> {
+fn nodes<'w>(section: &Section<'w>, engine: Engine) -> Vec<NodeConfig> {
     let items: Vec<(Option<String>, Place, &'w Node, String)> = match section.value("nodes") {
         None => return Vec::new(),
         Some(node) => {
@@ -170,7 +202,7 @@ fn nodes<'w>(section: &Section<'w>) -> Vec<NodeConfig> {
     }
     let mut seen = Seen::default();
     let checked = |(name, place, item, path): (Option<String>, Place, &'w Node, String)| {
-        let node = node(section, name, place, item, &path)?;
+        let node = node((section, engine), name, place, item, &path)?;
         seen.repeated(&node)
             .into_iter()
             .for_each(|message| section.walk.note(place, path.clone(), message));
@@ -206,15 +238,16 @@ impl Seen {
 }
 
 fn node<'w>(
-    cluster: &Section<'w>,
+    (cluster, engine): (&Section<'w>, Engine),
     name: Option<String>,
     place: Place,
     item: &'w Node,
     path: &str,
 ) -> Option<NodeConfig> {
     const WEIGHT: u32 = 100;
+    let server_address = |text: &str| units::server_address(text, engine.server_port());
     if let Value::Text(text) = &item.value {
-        let address = units::server_address(text)
+        let address = server_address(text)
             .map_err(|message| cluster.walk.note(item.place, path.to_owned(), message))
             .ok()?;
         let name = name.unwrap_or_else(|| text.clone());
@@ -243,7 +276,7 @@ fn node<'w>(
     let zone = section.text("zone").map(Arc::from);
     let tags = section.texts("tags");
     let weight = u32::try_from(section.number("weight")).unwrap_or(WEIGHT);
-    let address = section.parsed("address", units::server_address)?;
+    let address = section.parsed("address", server_address)?;
     let name = name.or(written).unwrap_or_else(|| address.to_string());
     named(cluster, place, path, &name);
     Some(NodeConfig { name: name.into(), address, zone, tags, weight })
@@ -255,11 +288,11 @@ fn named(cluster: &Section<'_>, place: Place, path: &str, name: &str) {
     }
 }
 
-fn service(section: &Section<'_>) -> Service {
+fn service(section: &Section<'_>, engine: Engine) -> Service {
     Service {
         user: section.required("user"),
         password: secret(section, "password"),
-        database: section.required("database"),
+        database: if engine.speaks_mysql() { String::new() } else { section.required("database") },
     }
 }
 

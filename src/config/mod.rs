@@ -57,7 +57,10 @@ pub struct Config {
 
 #[derive(Debug, Clone)]
 pub struct Listen {
+    /// Empty where no cluster has the engine; so below.
     pub postgres: Vec<ListenAddress>,
+    /// For MySQL and MariaDB; TCP only.
+    pub mysql: Vec<ListenAddress>,
     /// Health, metrics and the API.
     pub http: Option<SocketAddr>,
 }
@@ -161,6 +164,20 @@ pub enum Secret {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Postgres,
+    Mysql,
+    Mariadb,
+}
+
+impl Engine {
+    /// Whether clients and servers speak MySQL's protocol.
+    pub fn speaks_mysql(self) -> bool {
+        matches!(self, Engine::Mysql | Engine::Mariadb)
+    }
+
+    /// The port of a node whose address names none.
+    fn server_port(self) -> u16 {
+        if self.speaks_mysql() { 3306 } else { 5432 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,6 +224,7 @@ pub enum Address {
 pub struct Service {
     pub user: String,
     pub password: Option<SecretString>,
+    /// Empty for MySQL and MariaDB, where a session needs none.
     pub database: String,
 }
 

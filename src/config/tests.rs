@@ -50,6 +50,34 @@ fn told(text: &str) -> Vec<String> {
     }
 }
 
+/// Clusters of both protocols in one file: each has its listeners, and they share no names.
+#[test]
+fn clusters_of_both_protocols_stand_side_by_side() {
+    let text = MINIMAL.to_owned()
+        + "  shop:
+    engine: mysql
+    nodes: [db1, \"db2:3307\"]
+    service: {user: tiffin, password_env: SERVICE}
+";
+    let Loaded { config, .. } = parse(&text).expect("valid");
+    let shop = &config.clusters[1];
+    let addresses: Vec<String> = shop.nodes.iter().map(|node| node.address.to_string()).collect();
+    assert_eq!(addresses, ["db1:3306", "db2:3307"]);
+    assert_eq!(shop.service.database, "");
+    let tcp = |text: &str| vec![ListenAddress::Tcp(text.parse().expect("an address"))];
+    assert_eq!(config.listen.postgres, tcp("0.0.0.0:6432"));
+    assert_eq!(config.listen.mysql, tcp("127.0.0.1:6306"));
+    let only_mysql = MINIMAL.replace("    nodes:\n", "    engine: mariadb\n    nodes:\n");
+    let listen = parse(&only_mysql).expect("valid").config.listen;
+    assert_eq!((listen.postgres, listen.mysql), (vec![], tcp("127.0.0.1:6306")));
+    assert_eq!(parse(MINIMAL).expect("valid").config.listen.mysql, []);
+    let same =
+        text.replace("listen:\n", "listen:\n  mysql: [\"127.0.0.1:6432\", \"unix:/run/x\"]\n");
+    let told = told(&same).join("\n");
+    assert!(told.contains("2:11: listen.mysql[0]: is already listened on"), "{told}");
+    assert!(told.contains("2:3: listen.mysql: has a Unix socket"), "{told}");
+}
+
 #[test]
 fn the_minimal_file_has_all_defaults() {
     let Loaded { config, warnings } = parse(MINIMAL).expect("valid");
@@ -366,8 +394,24 @@ fn each_mistake_in_users_and_clusters_is_told() {
         ),
         (
             service,
-            "    service: {user: tiffin}\n    engine: mysql\n",
-            &["12:5: clusters.main.engine: must be `postgres`, not `mysql`"],
+            "    service: {user: tiffin}\n    engine: oracle\n",
+            &["12:5: clusters.main.engine: must be `postgres`, `mysql` or `mariadb`, not `oracle`"],
+        ),
+        (
+            service,
+            "    service: {user: tiffin, database: x}\n    engine: mariadb\n    databases: {a: b}\n    tls: {mode: require, direct: true}\n    pool: {application_name_add_host: true}\n    routing: {max_lag_bytes: 1MiB}\n",
+            &[
+                "11:29: clusters.main.service.database: is for PostgreSQL only, and `engine` is `mariadb`",
+                "13:5: clusters.main.databases: give other names, which is for PostgreSQL only",
+                "14:26: clusters.main.tls.direct: is for PostgreSQL only",
+                "15:12: clusters.main.pool.application_name_add_host: is for PostgreSQL only",
+                "16:15: clusters.main.routing.max_lag_bytes: is for PostgreSQL only",
+            ],
+        ),
+        (
+            "      b: 10.0.0.2\n",
+            "      b: unix:/run/db\n    engine: mysql\n",
+            &["8:5: clusters.main.nodes: have a Unix socket in `b`"],
         ),
         (
             service,

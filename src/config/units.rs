@@ -7,8 +7,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// PostgreSQL's port, for nodes that name none.
-const SERVER_PORT: u16 = 5432;
 /// Port in the name of a Unix socket to listen on, where none is given.
 const LISTEN_PORT: u16 = 6432;
 
@@ -113,10 +111,11 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// `db1.example.org:5432`, `10.0.0.1`, `[::1]:5432`, `unix:/run/postgresql`, `/run/postgresql`.
-pub(super) fn server_address(text: &str) -> Result<Address, String> {
+/// `db1.example.org:5432`, `10.0.0.1`, `[::1]:5432`, `unix:/run/postgresql`, `/run/postgresql`;
+/// where none is given, the port is `default_port`.
+pub(super) fn server_address(text: &str, default_port: u16) -> Result<Address, String> {
     if text.starts_with('/') || text.starts_with("unix:") {
-        let (folder, port) = unix(text.strip_prefix("unix:").unwrap_or(text), SERVER_PORT)?;
+        let (folder, port) = unix(text.strip_prefix("unix:").unwrap_or(text), default_port)?;
         return Ok(Address::Unix { folder, port });
     }
     let wrong = || {
@@ -142,7 +141,7 @@ pub(super) fn server_address(text: &str) -> Result<Address, String> {
     };
     let port = match port.strip_prefix(':') {
         Some(digits) => parse_port(digits).ok_or_else(wrong)?,
-        None if port.is_empty() => SERVER_PORT,
+        None if port.is_empty() => default_port,
         None => return Err(wrong()),
     };
     Ok(Address::Tcp { host: host.to_owned(), port })
@@ -263,7 +262,11 @@ mod tests {
             ("unix:/run/pg", "/run/pg/.s.PGSQL.5432"),
             ("/run/pg:5433", "/run/pg/.s.PGSQL.5433"),
         ] {
-            assert_eq!(server_address(text).map(|a| a.to_string()), Ok(shown.to_owned()), "{text}");
+            assert_eq!(
+                server_address(text, 5432).map(|a| a.to_string()),
+                Ok(shown.to_owned()),
+                "{text}"
+            );
         }
         for text in [
             "",
@@ -280,7 +283,7 @@ mod tests {
             "unix:run",
             "http://x",
         ] {
-            assert!(server_address(text).is_err(), "{text}");
+            assert!(server_address(text, 5432).is_err(), "{text}");
         }
     }
 

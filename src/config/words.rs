@@ -55,7 +55,8 @@ impl Word for AuthMethod {
 }
 
 impl Word for Engine {
-    const WORDS: &'static [(&'static str, Self)] = &[("postgres", Engine::Postgres)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("postgres", Engine::Postgres), ("mysql", Engine::Mysql), ("mariadb", Engine::Mariadb)];
 }
 
 impl Word for PoolMode {

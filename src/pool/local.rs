@@ -322,7 +322,7 @@ impl<C: ServerConnection> LocalPool<C> {
     ) -> Result<Pooled<C>, PoolError<C::Error>> {
         let pools = &self.pools;
         let limits = pools.limits();
-        let PoolKey { node, user, database } = &self.shared.key;
+        let PoolKey { node, user, database, flags } = &self.shared.key;
         let epoch = pools.topology.load().epoch;
         let opened = C::open(Opening {
             node: *node,
@@ -331,6 +331,7 @@ impl<C: ServerConnection> LocalPool<C> {
             tls: &pools.tls,
             user,
             database,
+            flags: *flags,
             secret: take.secret,
             timeout: limits.connect_timeout,
             lifetime: jittered(limits.lifetime_max),

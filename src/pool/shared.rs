@@ -17,6 +17,8 @@ pub struct PoolKey {
     pub node: NodeId,
     pub user: Arc<str>,
     pub database: Arc<str>,
+    /// What else of a login tells connections apart, as the engine numbers it; 0 if nothing does.
+    pub flags: u32,
 }
 
 /// Asks a worker for an idle connection of a pool.
@@ -283,7 +285,7 @@ mod tests {
     use tokio::sync::oneshot::error::TryRecvError;
 
     fn pool(limit: usize) -> Arc<Shared<Connection>> {
-        let key = PoolKey { node: NodeId(0), user: "u".into(), database: "d".into() };
+        let key = PoolKey { node: NodeId(0), user: "u".into(), database: "d".into(), flags: 0 };
         Arc::new(Shared::new(key, limit))
     }
 

@@ -16,7 +16,7 @@ pub mod worker;
 
 use crate::admin::{AdminState, http};
 use crate::config::tls::TlsError;
-use crate::config::{Config, Problems};
+use crate::config::{Cluster, Config, Problems};
 use crate::frontend::postgres::auth_context::{AuthContext, ContextError};
 use crate::metrics::{ControlMetrics, Layout, PoolRegistry, Process, StatsRegistry};
 use arc_swap::ArcSwap;
@@ -46,6 +46,8 @@ pub enum StartError {
     Auth(#[from] ContextError),
     #[error("cluster {cluster}: {error}")]
     ServerTls { cluster: Arc<str>, error: TlsError },
+    #[error("cluster {0}: its engine cannot be served yet, only checked")]
+    Engine(Arc<str>),
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
@@ -55,6 +57,8 @@ pub enum StartError {
 pub enum ReloadError {
     #[error("the file has mistakes:\n{0}")]
     Problems(#[from] Problems),
+    #[error("cluster {0}: its engine cannot be served yet, only checked")]
+    Engine(Arc<str>),
     #[error("{0} cannot change while the proxy runs; restart it")]
     NeedsRestart(&'static str),
     #[error(transparent)]
@@ -84,6 +88,9 @@ struct Server {
 
 impl Server {
     async fn start(path: &Path, config: Config) -> Result<Server, StartError> {
+        if let Some(name) = unserved(&config) {
+            return Err(StartError::Engine(name));
+        }
         // First what may fail for reasons outside.
         let listeners = listen::Listeners::bind(&config.listen.postgres).await?;
         let http = match config.listen.http {
@@ -173,6 +180,9 @@ impl Server {
 
     async fn try_reload(&mut self) -> Result<(), ReloadError> {
         let next = Config::load(&self.path)?;
+        if let Some(name) = unserved(&next) {
+            return Err(ReloadError::Engine(name));
+        }
         if next.listen.postgres != self.config.listen.postgres {
             return Err(ReloadError::NeedsRestart("listen.postgres"));
         }
@@ -269,6 +279,12 @@ async fn serve_http(
     if let Err(error) = http::serve(listener, state, until).await {
         tracing::error!(%error, "the HTTP pages have ended");
     }
+}
+
+/// A cluster whose clients nobody could talk to.
+fn unserved(config: &Config) -> Option<Arc<str>> {
+    let is_unserved = |cluster: &&Arc<Cluster>| cluster.engine.speaks_mysql();
+    config.clusters.iter().find(is_unserved).map(|cluster| cluster.name.clone())
 }
 
 fn layout(config: &Config) -> Arc<Layout> {

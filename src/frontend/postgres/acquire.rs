@@ -157,7 +157,7 @@ impl Conversation {
         let identity = &self.identity;
         let pool = self.pools[index].get_or_insert_with(|| {
             let (user, database) = (identity.user.clone(), identity.database.clone());
-            self.cluster.pools.get(&PoolKey { node, user, database })
+            self.cluster.pools.get(&PoolKey { node, user, database, flags: 0 })
         });
         pool.clone()
     }
