@@ -21,6 +21,8 @@ fn every_command_has_its_help() {
         &["check", "--help"],
         &["explain", "--help"],
         &["sandbox", "--help"],
+        &["drain", "--help"],
+        &["pause", "--help"],
     ] {
         let output = tiffin(command);
         assert!(output.status.success(), "{command:?}");

@@ -13,6 +13,7 @@ mod differential;
 mod drivers;
 mod failover;
 mod lag;
+mod maintenance;
 mod messages;
 mod operations;
 mod pins;

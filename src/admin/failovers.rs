@@ -61,7 +61,7 @@ impl Watch {
 mod tests {
     use super::*;
     use crate::metrics::ControlMetrics;
-    use crate::topology::NodeId;
+    use crate::topology::{Hold, NodeId};
     use tokio::time::timeout;
 
     fn snapshot(epoch: u64, primary: Option<u16>) -> Snapshot {
@@ -70,6 +70,7 @@ mod tests {
             epoch: Epoch(epoch),
             primary: primary.map(NodeId),
             no_primary_because: "".into(),
+            hold: Hold::Nothing,
             nodes: Vec::new(),
             last_change: None,
         }

@@ -1,5 +1,6 @@
 //! The HTTP server: the list of pages and what each answers. `docs/http.md` describes them.
 
+use super::changes;
 use super::connection::BoundedListener;
 use super::view::{self, ClusterTopology};
 use super::{AdminState, ClusterView, JsonSource, page};
@@ -9,9 +10,9 @@ use crate::metrics::text::CONTENT_TYPE;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE as CONTENT_TYPE_HEADER};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -37,6 +38,9 @@ const PATHS: [&str; 7] = [
     "/api/v1/lag",
     "/api/v1/pools",
 ];
+
+/// What can be asked for with POST and the token.
+const CHANGES: [&str; 4] = ["/api/v1/drain", "/api/v1/undrain", "/api/v1/pause", "/api/v1/resume"];
 
 type Shared = State<Arc<AdminState>>;
 
@@ -99,6 +103,10 @@ fn router(state: Arc<AdminState>) -> Router {
         .route("/api/v1/failovers", get(failovers))
         .route("/api/v1/lag", get(lag))
         .route("/api/v1/pools", get(pools))
+        .route("/api/v1/drain", post(drain))
+        .route("/api/v1/undrain", post(undrain))
+        .route("/api/v1/pause", post(pause))
+        .route("/api/v1/resume", post(resume))
         .fallback(no_such_page)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::map_response(never_cached))
@@ -112,7 +120,8 @@ async fn never_cached(mut response: Response) -> Response {
 }
 
 async fn index() -> Json<Value> {
-    Json(json!({ "name": "tiffin", "version": env!("CARGO_PKG_VERSION"), "pages": PATHS }))
+    let version = env!("CARGO_PKG_VERSION");
+    Json(json!({ "name": "tiffin", "version": version, "pages": PATHS, "changes": CHANGES }))
 }
 
 /// Alive: the control plane's runtime got to this line.
@@ -149,9 +158,9 @@ type Filtered = Result<Query<Filter>, QueryRejection>;
 
 /// What went wrong with a request, as the client sees it.
 #[derive(Debug)]
-struct Refusal {
-    status: StatusCode,
-    error: String,
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) error: String,
 }
 
 impl IntoResponse for Refusal {
@@ -221,11 +230,61 @@ async fn pools(State(state): Shared, filter: Filtered) -> Result<Json<Value>, Re
     Ok(Json(json!({ "pools": pools })))
 }
 
+/// What may follow the `?` of a change.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    cluster: String,
+    node: Option<String>,
+}
+
+type Change = Result<Query<Asked>, QueryRejection>;
+
+/// The cluster and the rest of the request, if whoever asks knows the token.
+fn asked(
+    state: &AdminState,
+    headers: &HeaderMap,
+    change: Change,
+) -> Result<(ClusterView, Asked), Refusal> {
+    changes::authorise(&state.token, headers)?;
+    let Query(asked) = change.map_err(|rejection| Refusal {
+        status: StatusCode::BAD_REQUEST,
+        error: rejection.body_text(),
+    })?;
+    let filter = Filter { cluster: Some(asked.cluster.clone()) };
+    let mut clusters = chosen(state, &filter)?;
+    // Exactly one was chosen.
+    Ok((clusters.remove(0), asked))
+}
+
+async fn drain(State(state): Shared, headers: HeaderMap, change: Change) -> Answer {
+    let (cluster, asked) = asked(&state, &headers, change)?;
+    changes::drain(&cluster, asked.node.as_deref(), true).map(Json)
+}
+
+async fn undrain(State(state): Shared, headers: HeaderMap, change: Change) -> Answer {
+    let (cluster, asked) = asked(&state, &headers, change)?;
+    changes::drain(&cluster, asked.node.as_deref(), false).map(Json)
+}
+
+async fn pause(State(state): Shared, headers: HeaderMap, change: Change) -> Answer {
+    let (cluster, asked) = asked(&state, &headers, change)?;
+    changes::pause(&cluster, asked.node.as_deref(), true).map(Json)
+}
+
+async fn resume(State(state): Shared, headers: HeaderMap, change: Change) -> Answer {
+    let (cluster, asked) = asked(&state, &headers, change)?;
+    changes::pause(&cluster, asked.node.as_deref(), false).map(Json)
+}
+
+type Answer = Result<Json<Value>, Refusal>;
+
 async fn no_such_page() -> Refusal {
     Refusal { status: StatusCode::NOT_FOUND, error: "there is no such page".to_owned() }
 }
 
-async fn method_not_allowed() -> Refusal {
-    let error = "this page only answers GET and HEAD".to_owned();
+async fn method_not_allowed(uri: Uri) -> Refusal {
+    let methods = if CHANGES.contains(&uri.path()) { "POST" } else { "GET and HEAD" };
+    let error = format!("this page only answers {methods}");
     Refusal { status: StatusCode::METHOD_NOT_ALLOWED, error }
 }

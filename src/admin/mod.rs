@@ -1,11 +1,13 @@
 //! What people and their tools see of a running proxy: health, readiness, metrics and the API,
-//! over HTTP. Nothing here changes anything, and nothing here is on the way of a query.
+//! over HTTP, and the changes that operators ask for ([`changes`]). Nothing here is on the way of a
+//! query.
 //!
 //! Open [`http`] first: the list of pages. [`view`] turns values into JSON, [`page`] into the
 //! metrics page; both are pure. [`sources`] turns what
 //! the monitor keeps into JSON, [`failovers`] counts changes of the primary. [`connection`] bounds what an HTTP client can cost. Everything
 //! that the pages show comes in by [`AdminState`]; there is no global.
 
+pub mod changes;
 pub mod connection;
 pub mod failovers;
 pub mod http;
@@ -18,7 +20,8 @@ mod tests;
 
 use crate::metrics::{ControlMetrics, PoolRegistry, Process, StatsRegistry};
 use crate::topology::Topology;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use secrecy::SecretString;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -50,6 +53,8 @@ pub struct AdminState {
     pub process: Process,
     /// Set once the program was told to end.
     pub draining: Arc<AtomicBool>,
+    /// What changes must be asked with; `None`: nobody may.
+    pub token: ArcSwapOption<SecretString>,
 }
 
 impl std::fmt::Debug for ClusterView {

@@ -52,6 +52,10 @@ fn change_words(change: Change) -> (&'static str, Option<NodeId>) {
         Change::Unhealthy { node } => ("unhealthy", Some(node)),
         Change::JoinedReads { node } => ("joined_reads", Some(node)),
         Change::LeftReads { node } => ("left_reads", Some(node)),
+        Change::Drained { node } => ("drained", Some(node)),
+        Change::Undrained { node } => ("undrained", Some(node)),
+        Change::Held => ("held", None),
+        Change::Released => ("released", None),
     }
 }
 
@@ -151,6 +155,10 @@ mod tests {
             Change::Unhealthy { node },
             Change::JoinedReads { node },
             Change::LeftReads { node },
+            Change::Drained { node },
+            Change::Undrained { node },
+            Change::Held,
+            Change::Released,
         ];
         for change in changes {
             let word = format!("`{}`", change_words(change).0);

@@ -4,7 +4,7 @@
 //! (`X/Y`), and what is not known is `null`.
 
 use crate::metrics::pools::{PoolLabels, PoolNumbers};
-use crate::topology::{Health, Lag, Node, Position, Role, Snapshot};
+use crate::topology::{Health, Hold, Lag, Node, Position, Role, Snapshot};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ pub struct ClusterTopology<'a> {
     /// The primary's name.
     primary: Option<&'a str>,
     no_primary_because: Option<&'a str>,
+    /// What waits at the gate although there is a primary.
+    held: Option<&'static str>,
     last_change: Option<Change<'a>>,
     nodes: Vec<NodeTopology<'a>>,
 }
@@ -47,6 +49,7 @@ struct NodeTopology<'a> {
     applied_age_ms: Option<f64>,
     round_trip_ms: f64,
     incarnation: u64,
+    drained: bool,
 }
 
 /// A snapshot as `/api/v1/topology` shows it.
@@ -58,6 +61,11 @@ pub fn cluster<'a>(name: &'a str, snapshot: &'a Snapshot, now: Instant) -> Clust
         snapshot_version: snapshot.version,
         primary: primary.map(|node| &*node.name),
         no_primary_because: not_empty(&snapshot.no_primary_because),
+        held: match snapshot.hold {
+            Hold::Nothing => None,
+            Hold::Writes => Some("writes"),
+            Hold::Everything => Some("everything"),
+        },
         last_change: snapshot.last_change.as_ref().map(|(at, what)| Change {
             age_ms: milliseconds(now.saturating_duration_since(*at)),
             what,
@@ -97,6 +105,7 @@ fn node(node: &Node, now: Instant) -> NodeTopology<'_> {
         applied_age_ms: node.applied_at.map(|at| milliseconds(now.saturating_duration_since(at))),
         round_trip_ms: milliseconds(node.round_trip),
         incarnation: node.incarnation,
+        drained: node.drained,
     }
 }
 

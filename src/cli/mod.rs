@@ -7,6 +7,8 @@ mod check;
 mod explain;
 mod facts;
 mod findings;
+mod maintain;
+mod remote;
 mod run;
 pub mod sandbox;
 mod watch;
@@ -65,6 +67,18 @@ enum Command {
     /// Explain what statements are and where they go
     #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
     Explain(explain::ExplainArgs),
+    /// Take a node out of service: nothing new goes there
+    #[command(long_about = maintain::DRAIN, after_help = maintain::EXAMPLES)]
+    Drain(maintain::NodeArgs),
+    /// Put a drained node back into service
+    #[command(after_help = maintain::EXAMPLES)]
+    Undrain(maintain::NodeArgs),
+    /// Hold all requests of a cluster
+    #[command(long_about = maintain::PAUSE, after_help = maintain::EXAMPLES)]
+    Pause(maintain::ClusterArgs),
+    /// Let the requests of a paused cluster go on
+    #[command(after_help = maintain::EXAMPLES)]
+    Resume(maintain::ClusterArgs),
     /// Run the proxy
     #[command(long_about = run::ABOUT, after_help = run::EXAMPLES)]
     Run(run::RunArgs),
@@ -120,6 +134,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let exit = match arguments.command {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Drain(args) => maintain::drain(&args),
+        Command::Undrain(args) => maintain::undrain(&args),
+        Command::Pause(args) => maintain::pause(&args),
+        Command::Resume(args) => maintain::resume(&args),
         Command::Run(args) => run::run(&args),
         Command::Sandbox(args) => sandbox::run(&args),
     };

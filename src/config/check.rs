@@ -5,6 +5,7 @@
 
 use super::file;
 use super::problem::{PROBLEMS_MAX, Problem, Problems};
+use super::secret::secret;
 use super::section::{Noted, Section, Walk};
 use super::tls::{self, TlsError};
 use super::{
@@ -109,6 +110,7 @@ pub(super) fn config(root: &Section<'_>) -> Config {
     let clusters = cluster::clusters(root);
     Config {
         listen: listen(&root.section("listen"), &clusters),
+        api_token: secret(&root.section("api"), "token"),
         workers: workers(root),
         limits: limits(&root.section("limits")),
         client_tls,

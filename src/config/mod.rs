@@ -44,6 +44,8 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: Listen,
+    /// What changes by HTTP must be asked with; `None`: nobody may.
+    pub api_token: Option<SecretString>,
     /// Worker threads, each with a runtime of its own.
     pub workers: usize,
     pub limits: Limits,

@@ -150,7 +150,7 @@ fn every_key_is_read() {
 fn each_mistake_is_told_with_its_line() {
     let cases: &[(&str, &[&str])] = &[
         ("listne: {}\n", &["12:1: listne: is not a key; did you mean `listen`?"]),
-        ("colour: red\n", &["12:1: colour: is not a key; known here: `listen`, `workers`"]),
+        ("colour: red\n", &["12:1: colour: is not a key; known here: `listen`, `api`, `workers`"]),
         (
             "workers: 0\n",
             &["12:1: workers: must be a whole number from 1 to 128, or `auto`, not 0"],

@@ -54,7 +54,8 @@ impl Gate {
         Instant::now() + self.hold
     }
 
-    /// Returns once the current snapshot has a primary; at once if it has one now.
+    /// Returns once requests may go to the current snapshot's primary; at once if they may now.
+    /// Also when less or more is held than before: the request may not need the primary.
     ///
     /// Cancel safe: a request that goes away leaves no trace. May be called from any runtime.
     ///
@@ -65,17 +66,25 @@ impl Gate {
         topology: &Topology,
         deadline: Instant,
     ) -> Result<(), GateError> {
-        if topology.load().primary.is_some() {
-            return Ok(());
-        }
+        let hold = {
+            let snapshot = topology.load();
+            if snapshot.open_primary().is_some() {
+                return Ok(());
+            }
+            snapshot.hold
+        };
         // Before the next look, so that no publication is missed.
         let mut changed = topology.subscribe();
-        let because = || topology.load().no_primary_because.to_string();
+        let because = || topology.load().closed_because().to_owned();
         let Some(_place) = Place::take(self) else {
             return Err(GateError::Full { waiting: self.waiting(), because: because() });
         };
         let found = async {
-            while topology.load().primary.is_none() {
+            let closed = || {
+                let snapshot = topology.load();
+                snapshot.open_primary().is_none() && snapshot.hold == hold
+            };
+            while closed() {
                 if changed.changed().await.is_err() {
                     // Nobody publishes any more; the deadline ends it.
                     std::future::pending::<()>().await;
@@ -108,7 +117,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{Epoch, NodeId, Snapshot};
+    use crate::topology::{Epoch, Hold, NodeId, Snapshot};
     use std::sync::Arc;
 
     const HOLD: Duration = Duration::from_secs(10);
@@ -119,6 +128,7 @@ mod tests {
             epoch: Epoch(1),
             primary: primary.map(NodeId),
             no_primary_because: Arc::from("pg-a does not answer"),
+            hold: Hold::Nothing,
             nodes: Vec::new(),
             last_change: None,
         }

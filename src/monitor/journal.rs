@@ -1,6 +1,6 @@
 //! What changed from one snapshot to the next: told once to the log, and kept for the admin pages.
 
-use crate::topology::{Health, Node, NodeId, Role, Snapshot};
+use crate::topology::{Health, Hold, Node, NodeId, Role, Snapshot};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -46,6 +46,17 @@ pub enum Change {
     LeftReads {
         node: NodeId,
     },
+    /// An operator has taken it out of service.
+    Drained {
+        node: NodeId,
+    },
+    Undrained {
+        node: NodeId,
+    },
+    /// Requests wait at the gate although there is a primary.
+    Held,
+    /// They no longer do.
+    Released,
 }
 
 /// The last changes of one cluster; shared by the monitor, which writes, and the admin pages.
@@ -80,6 +91,13 @@ pub fn changes(before: &Snapshot, after: &Snapshot) -> Vec<(Change, String)> {
     for (old, new) in before.nodes.iter().zip(&after.nodes) {
         node_changes(old, new, &mut found);
     }
+    if before.hold != after.hold {
+        found.push(match after.hold {
+            Hold::Nothing => (Change::Released, "requests go on".to_owned()),
+            Hold::Writes => (Change::Held, "writes are held: the primary changes".to_owned()),
+            Hold::Everything => (Change::Held, "paused by an operator".to_owned()),
+        });
+    }
     match (before.primary, after.primary) {
         (Some(node), None) => {
             let text = format!("no primary: {}", after.no_primary_because);
@@ -113,6 +131,15 @@ fn node_changes(old: &Node, new: &Node, found: &mut Vec<(Change, String)>) {
         }
         Health::Unhealthy { reason } if !matches!(old.health, Health::Unhealthy { .. }) => {
             found.push((Change::Unhealthy { node }, format!("{name} is unhealthy: {reason}")));
+        }
+        _ => {}
+    }
+    match (old.drained, new.drained) {
+        (false, true) => {
+            found.push((Change::Drained { node }, format!("{name} is drained by an operator")));
+        }
+        (true, false) => {
+            found.push((Change::Undrained { node }, format!("{name} is in service again")));
         }
         _ => {}
     }

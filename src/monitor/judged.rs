@@ -165,6 +165,7 @@ impl Judged {
             applied_at,
             incarnation: self.incarnation,
             round_trip: self.round_trip,
+            drained: false,
         }
     }
 }

@@ -31,7 +31,7 @@ pub use verdict::Memory;
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
 use crate::metrics::control::NodeEvents;
-use crate::topology::{Epoch, Evidence, Health, Lag, Node, NodeId, Role, Snapshot, Topology};
+use crate::topology::{Epoch, Evidence, Health, Hold, Lag, Node, NodeId, Role, Snapshot, Topology};
 use probe::{Outcome, Prober};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -66,12 +66,14 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         applied_at: None,
         incarnation: 0,
         round_trip: Duration::ZERO,
+        drained: false,
     });
     Snapshot {
         version: 0,
         epoch: Epoch::default(),
         primary: None,
         no_primary_because: Arc::from("no node has answered yet"),
+        hold: Hold::Nothing,
         nodes: nodes.collect(),
         last_change: None,
     }
@@ -241,6 +243,7 @@ impl Monitor {
                 self.ask(*node);
             }
             Evidence::NotPrimary { node } => self.ask(*node),
+            Evidence::Ordered => self.publish(),
             // The replicas follow as soon as the primary has answered.
             Evidence::ProbeNow => match self.judge.primary() {
                 Some(primary) => self.ask(primary),
@@ -274,7 +277,10 @@ impl Monitor {
             return;
         }
         let now = Instant::now();
-        let next = self.judge.snapshot(now);
+        let orders = self.topology.orders();
+        self.judge.fence(orders.fenced.as_ref());
+        let mut next = self.judge.snapshot(now);
+        orders.mark(&mut next);
         for (change, text) in journal::changes(&before, &next) {
             // Nothing is wrong before all nodes had their chance.
             if change == journal::Change::StillNoPrimary && !self.judge.is_settled() {

@@ -18,7 +18,7 @@ use super::judged::{Answered, Judged, Picture};
 use super::probe::{Outcome, Reach, State};
 use super::readset::Bounds;
 use crate::config::Cluster;
-use crate::topology::{Epoch, Health, Lag, Node, NodeId, Role, Snapshot, Timeline};
+use crate::topology::{Epoch, Health, Hold, Lag, Node, NodeId, Role, Snapshot, Timeline};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ pub struct Judge {
     /// Why no system identifier could be settled on.
     unsettled: String,
     election: Election,
+    /// Its claim is not heard.
+    fenced: Option<Arc<str>>,
     history: Option<History>,
     epoch: Epoch,
     version: u64,
@@ -71,6 +73,7 @@ impl Judge {
             known: Known { system: memory.system, timeline: memory.timeline, primary },
             unsettled: String::new(),
             election: Election::default(),
+            fenced: None,
             history: None,
             epoch: memory.epoch,
             version: memory.version,
@@ -103,6 +106,20 @@ impl Judge {
         if let Some(judged) = self.nodes.get_mut(usize::from(node.0)) {
             judged.accused = true;
         }
+    }
+
+    /// From now on this node's claim to be the primary is not heard, or every claim again. What
+    /// was opened to the primary before is of an older epoch at once: it must neither get nor
+    /// answer anything while another node is promoted.
+    pub fn fence(&mut self, node: Option<&Arc<str>>) {
+        if self.fenced.as_ref() == node {
+            return;
+        }
+        self.fenced = node.cloned();
+        if node.is_some() {
+            self.epoch = Epoch(self.epoch.0 + 1);
+        }
+        self.election = self.elect();
     }
 
     /// Takes in a probe. Probes of one node must come in their order.
@@ -141,6 +158,7 @@ impl Judge {
             epoch: self.epoch,
             primary,
             no_primary_because,
+            hold: Hold::Nothing,
             nodes,
             last_change: self.last_change.clone(),
         }
@@ -175,7 +193,8 @@ impl Judge {
             return Election::default();
         }
         let claims = self.nodes.iter().filter(|node| node.failures < self.failures_max);
-        let claims: Vec<Claim> = claims.filter_map(Judged::claim).collect();
+        let heard = claims.filter(|node| self.fenced.as_ref() != Some(&node.name));
+        let claims: Vec<Claim> = heard.filter_map(Judged::claim).collect();
         election::elect(&claims, &self.known)
     }
 
@@ -275,6 +294,9 @@ impl Judge {
             return self.unsettled.clone();
         }
         let last = self.known.primary.map(|last| &self.nodes[usize::from(last.node.0)]);
+        if let Some(fenced) = &self.fenced {
+            return format!("another node is promoted in the place of {fenced}");
+        }
         let mut reason = match last {
             None => "no node answers as a primary".to_string(),
             Some(node) => match &node.error {

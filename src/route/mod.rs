@@ -5,7 +5,7 @@ use crate::metrics::RouteReason;
 use crate::session::positions::Behind;
 use crate::session::{Need, ReplicaNeed, Wish};
 use crate::sql::Consistency;
-use crate::topology::{Health, Lag, Node, NodeId, Role, Snapshot};
+use crate::topology::{Health, Hold, Lag, Node, NodeId, Role, Snapshot};
 use std::time::Duration;
 
 /// What the choice goes by besides the snapshot.
@@ -45,20 +45,27 @@ pub fn choose(need: &Need, snapshot: &Snapshot, policy: &Policy<'_>, may_wait: b
 }
 
 fn primary(snapshot: &Snapshot, reason: RouteReason) -> Choice {
-    match snapshot.primary {
+    match snapshot.open_primary() {
         Some(node) => Choice::Node(node, reason),
         None => Choice::NoPrimary,
     }
 }
 
 fn any(snapshot: &Snapshot) -> Option<NodeId> {
-    snapshot.primary.or_else(|| snapshot.healthy_replicas().next().map(|node| node.id))
+    let replica = || snapshot.healthy_replicas().next().map(|node| node.id);
+    match snapshot.hold {
+        Hold::Everything => None,
+        Hold::Nothing | Hold::Writes => snapshot.open_primary().or_else(replica),
+    }
 }
 
 fn read(need: &ReplicaNeed, snapshot: &Snapshot, policy: &Policy<'_>, may_wait: bool) -> Choice {
+    if snapshot.hold == Hold::Everything {
+        return Choice::NoPrimary;
+    }
     if let Wish::Node(name) = &need.wish
         && let Some(node) = snapshot.node_by_name(name)
-        && (snapshot.primary == Some(node.id) || qualifies(need, node, policy).is_ok())
+        && (snapshot.open_primary() == Some(node.id) || qualifies(need, node, policy).is_ok())
     {
         return Choice::Node(node.id, RouteReason::HintNode);
     }
@@ -111,7 +118,7 @@ fn is_only_behind(reason: RouteReason) -> bool {
 
 /// Whether a replica may serve the read.
 fn qualifies(need: &ReplicaNeed, node: &Node, policy: &Policy<'_>) -> Result<(), RouteReason> {
-    if node.role != Role::Replica || node.health != Health::Healthy {
+    if node.role != Role::Replica || node.health != Health::Healthy || node.drained {
         return Err(RouteReason::NoReplica);
     }
     if policy.routing.balance == Balance::Weighted && node.weight == 0 && need.wish == Wish::None {

@@ -23,6 +23,7 @@ fn node(id: u16, role: Role, lag_ms: u64, applied_at: Instant) -> Node {
         applied_at: Some(applied_at),
         incarnation: 1,
         round_trip: Duration::from_millis(1),
+        drained: false,
     }
 }
 
@@ -33,6 +34,7 @@ fn snapshot(nodes: Vec<Node>) -> Snapshot {
         epoch: Epoch(1),
         primary,
         no_primary_because: "".into(),
+        hold: Hold::Nothing,
         nodes,
         last_change: None,
     }

@@ -11,7 +11,7 @@ use crate::metrics::{ControlMetrics, PoolRegistry};
 use crate::monitor::catalog::{PostgresCatalogs, PostgresLoader};
 use crate::monitor::{Memory, Monitor, MonitorHandle, Past, Stopped, first_snapshot};
 use crate::pool::{Lend, Pools};
-use crate::topology::{Evidence, Topology};
+use crate::topology::{Evidence, Orders, Topology};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -132,8 +132,11 @@ impl ClusterSet {
         let (handle, changed) = (&known.handle, Changed::between(&known.handle.config, &cluster));
         if changed.nodes {
             // The memory is all that holds for other nodes.
+            let orders = handle.topology.orders();
             let memory = before.stop().await.map(|stopped| stopped.past.memory);
-            return self.start(index, cluster, tls, memory.unwrap_or_default());
+            let watched = self.start(index, cluster, tls, memory.unwrap_or_default());
+            watched.running.handle.topology.order(|now| *now = Orders::clone(&orders));
+            return watched;
         }
         if !changed.login {
             // Files of the same names may hold other certificates by now.

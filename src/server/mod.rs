@@ -19,7 +19,7 @@ use crate::config::tls::TlsError;
 use crate::config::{Cluster, Config, Problems};
 use crate::frontend::postgres::auth_context::{AuthContext, ContextError};
 use crate::metrics::{ControlMetrics, Layout, PoolRegistry, Process, StatsRegistry};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use clusters::ClusterSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -128,6 +128,7 @@ impl Server {
             control,
             process: Process::this(),
             draining: Arc::new(AtomicBool::new(false)),
+            token: ArcSwapOption::from_pointee(config.api_token.clone()),
         });
         let (stop_http, stopped) = watch::channel(false);
         if let Some(listener) = http {
@@ -204,6 +205,7 @@ impl Server {
         let lookup = lookup::secrets(&next, &self.clusters.running());
         self.auth.reload(&next, lookup)?;
         self.admin.clusters.store(Arc::new(self.clusters.views()));
+        self.admin.token.store(next.api_token.clone().map(Arc::new));
         let layout = Some(layout(&next)).filter(|next| *next != layout(&self.config));
         for worker in &self.workers {
             let pen = layout.as_ref().map(|layout| self.admin.stats.worker(layout));

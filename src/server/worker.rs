@@ -16,6 +16,7 @@ use crate::metrics::{AuthFailure, WorkerStats};
 use crate::pool::Lend;
 use crate::pool::local::Count;
 use crate::sql::{Classifier, ClassifierLimits};
+use crate::topology::NodeId;
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
@@ -246,7 +247,10 @@ impl Thread {
             match old.iter().find(same_pools) {
                 Some(known) if Arc::ptr_eq(&known.handle, &handle) => known.clone(),
                 Some(known) => Rc::new(known.successor(handle)),
-                None => Rc::new(LocalCluster::new(handle, index)),
+                None => {
+                    self.wake_at_each_epoch(&handle);
+                    Rc::new(LocalCluster::new(handle, index))
+                }
             }
         });
         let fresh: Vec<_> = fresh.collect();
@@ -255,6 +259,16 @@ impl Thread {
             cluster.retired.set(!stays);
         }
         self.worker.clusters.replace(fresh);
+    }
+
+    /// Sessions that wait for an answer of a primary that is none any more look up.
+    fn wake_at_each_epoch(&self, cluster: &ClusterHandle) {
+        let (worker, mut moved) = (self.worker.clone(), cluster.topology.subscribe_to_epochs());
+        tokio::task::spawn_local(async move {
+            while moved.changed().await.is_ok() {
+                worker.wake_all();
+            }
+        });
     }
 
     /// A client from its first byte to its session.
@@ -337,14 +351,24 @@ impl Thread {
         let now = Instant::now();
         for cluster in self.worker.clusters.borrow().iter() {
             cluster.pools.forget_unused();
-            let epoch = cluster.handle.topology.load().epoch;
+            let snapshot = cluster.handle.topology.load_full();
             for (number, pool) in cluster.pools.each().into_iter().enumerate() {
                 let stats = self.worker.stats();
                 let cluster = cluster.handle.index;
-                pool.tidy(now, true, &Count { stats: &stats, cluster });
+                let in_use = |node: NodeId| {
+                    snapshot
+                        .nodes
+                        .get(usize::from(node.0))
+                        .is_none_or(|node| !node.drained || snapshot.primary == Some(node.id))
+                };
+                pool.tidy(now, in_use(pool.shared.key.node), &Count { stats: &stats, cluster });
                 // Each pool is filled by one worker.
                 let workers = self.peers.borrow().len().max(1);
-                if number % workers == self.worker.index && pool.is_short() {
+                if number % workers == self.worker.index
+                    && pool.is_short()
+                    && in_use(pool.shared.key.node)
+                {
+                    let epoch = snapshot.epoch;
                     tokio::task::spawn_local(async move {
                         pool.fill(epoch, Count { stats: &stats, cluster }).await;
                     });

@@ -7,7 +7,9 @@
 //! Open [`snapshot`] first, then [`handle`].
 
 mod handle;
+mod orders;
 mod snapshot;
 
 pub use handle::{Evidence, Topology};
-pub use snapshot::{Epoch, Health, Lag, Node, NodeId, Position, Role, Snapshot, Timeline};
+pub use orders::Orders;
+pub use snapshot::{Epoch, Health, Hold, Lag, Node, NodeId, Position, Role, Snapshot, Timeline};

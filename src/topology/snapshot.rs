@@ -57,6 +57,17 @@ pub enum Lag {
     },
 }
 
+/// What waits at the gate although there is a primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hold {
+    #[default]
+    Nothing,
+    /// Whatever needs the primary: it is being changed.
+    Writes,
+    /// Every request that no server connection is held for: an operator has paused the cluster.
+    Everything,
+}
+
 /// One server of a cluster at one moment.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -82,6 +93,8 @@ pub struct Node {
     pub incarnation: u64,
     /// Smoothed time of a probe's round trip.
     pub round_trip: Duration,
+    /// An operator has taken it out of service: as a replica it gets nothing new.
+    pub drained: bool,
 }
 
 /// Immutable picture of a cluster.
@@ -93,6 +106,7 @@ pub struct Snapshot {
     pub primary: Option<NodeId>,
     /// Why there is no primary (none found, split brain in words); empty when there is one.
     pub no_primary_because: Arc<str>,
+    pub hold: Hold,
     /// In the order of the configuration: `nodes[id.0]` has that id.
     pub nodes: Vec<Node>,
     /// When the last primary change was seen, and a sentence that tells it.
@@ -108,11 +122,26 @@ impl Snapshot {
         self.nodes.iter().find(|node| &*node.name == name)
     }
 
-    /// Replicas that answer, whatever their lag.
+    /// The primary, if requests may go to it now.
+    pub fn open_primary(&self) -> Option<NodeId> {
+        self.primary.filter(|_| self.hold == Hold::Nothing)
+    }
+
+    /// Why requests that need the primary wait.
+    pub fn closed_because(&self) -> &str {
+        match (self.primary, self.hold) {
+            (None, _) => &self.no_primary_because,
+            (_, Hold::Nothing) => "",
+            (_, Hold::Writes) => "the primary is being changed",
+            (_, Hold::Everything) => "an operator has paused the cluster",
+        }
+    }
+
+    /// Replicas that answer and are in service, whatever their lag.
     pub fn healthy_replicas(&self) -> impl Iterator<Item = &Node> {
-        self.nodes
-            .iter()
-            .filter(|node| node.role == Role::Replica && node.health == Health::Healthy)
+        self.nodes.iter().filter(|node| {
+            node.role == Role::Replica && node.health == Health::Healthy && !node.drained
+        })
     }
 }
 

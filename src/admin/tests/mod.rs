@@ -12,14 +12,18 @@ use crate::metrics::{
     PoolRegistry, PoolStats, RouteReason, StatsRegistry, UnsafeReason, WorkerStats, labels,
 };
 use crate::topology::{
-    Epoch, Evidence, Health, Lag, Node, NodeId, Position, Role, Snapshot, Timeline, Topology,
+    Epoch, Evidence, Health, Hold, Lag, Node, NodeId, Position, Role, Snapshot, Timeline, Topology,
 };
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use secrecy::SecretString;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
+
+/// What changes must be asked with.
+const TOKEN: &str = "open sesame";
 
 /// A state with one cluster of a primary, a replica that is behind and a node that is down.
 struct Fixture {
@@ -52,6 +56,7 @@ fn fixture() -> Fixture {
         pools,
         control: Arc::new(ControlMetrics::new(SystemTime::UNIX_EPOCH)),
         draining: Arc::new(AtomicBool::new(false)),
+        token: ArcSwapOption::from_pointee(Some(SecretString::from(TOKEN))),
     };
     let stats = registry.worker(&layout);
     Fixture { state: Arc::new(state), topology, stats, pool, now, _evidence: evidence }
@@ -78,6 +83,7 @@ pub(super) fn snapshot(now: Instant) -> Snapshot {
         epoch: Epoch(3),
         primary: Some(NodeId(0)),
         no_primary_because: "".into(),
+        hold: Hold::Nothing,
         nodes: vec![
             Node { position: log(2, 0x1_0300_0060), applied_at: Some(now), ..primary },
             Node {
@@ -115,6 +121,7 @@ fn node(id: u16, name: &str, role: Role) -> Node {
         applied_at: None,
         incarnation: 1,
         round_trip: Duration::from_micros(250),
+        drained: false,
     }
 }
 

@@ -6,7 +6,7 @@ use super::servers::{Cluster, wait_until};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -17,13 +17,8 @@ use std::time::Duration;
 
 /// The first probes and the catalog take a few intervals; a loaded machine needs more.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// The control thread answers in a millisecond; what takes longer is the machine.
-const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// A proxy that is asked to end without a drain is gone well within this.
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
-/// An answer of the HTTP interface; metrics of a small cluster are far below.
-const HTTP_BYTES_MAX: u64 = 16 << 20;
-
 /// A configuration for the cluster's servers with free ports, to be changed before
 /// [`Proxy::start`]: the superuser and the user `app`, everything else as by default.
 pub fn config(cluster: &Cluster, port: u16) -> Result<Value> {
@@ -112,15 +107,14 @@ impl Proxy {
     /// Status and body of a page of the HTTP interface.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         let address = self.http.context("the proxy has no HTTP interface")?;
-        let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT)?;
-        stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: tiffin\r\nConnection: close\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.take(HTTP_BYTES_MAX).read_to_end(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer);
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
-        Ok((status.context("no HTTP status")?, body.to_string()))
+        crate::cli::remote::exchange(address, "GET", path, "")
+    }
+
+    /// Asks for a change with this token.
+    pub fn post(&self, path: &str, token: &str) -> Result<(u16, String)> {
+        let address = self.http.context("the proxy has no HTTP interface")?;
+        let header = format!("Authorization: Bearer {token}\r\n");
+        crate::cli::remote::exchange(address, "POST", path, &header)
     }
 
     /// Everything that the proxy has logged.

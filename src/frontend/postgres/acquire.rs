@@ -201,7 +201,9 @@ impl Conversation {
     fn is_still_right(&self, need: &Need, node: NodeId, pooled: &Pooled) -> bool {
         let snapshot = self.cluster.handle.topology.load();
         match (need, snapshot.primary == Some(node)) {
-            (_, true) => pooled.connection.life.epoch == snapshot.epoch,
+            (_, true) => {
+                pooled.connection.life.epoch == snapshot.epoch && snapshot.open_primary().is_some()
+            }
             (Need::Primary(_), false) => false,
             (Need::Any | Need::Replica(_), false) => true,
         }
@@ -414,7 +416,7 @@ async fn primary_moves(topology: &Topology, epoch: Option<Epoch>) {
     loop {
         let moved = epoch.is_some_and(|epoch| {
             let now = topology.load();
-            now.epoch != epoch || now.primary.is_none()
+            now.epoch != epoch || now.open_primary().is_none()
         });
         if moved {
             return;

@@ -14,7 +14,7 @@ use crate::metrics::NodeIndex;
 use crate::protocol::postgres::frame::HEAD_BYTES;
 use crate::protocol::postgres::reply::Status;
 use crate::session::Transaction;
-use crate::topology::Evidence;
+use crate::topology::{Evidence, Hold};
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -59,6 +59,9 @@ impl Conversation {
     pub(super) fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Result<Served, Fault>> {
         if self.worker.cutting.get() {
             return Poll::Ready(Err(Fault::ShuttingDown));
+        }
+        if let Some(fault) = self.outdated() {
+            return Poll::Ready(Err(fault));
         }
         let mut drained = Drained::default();
         loop {
@@ -364,7 +367,7 @@ impl Conversation {
         // A free session on the primary goes on there while replies are due; after that it is
         // routed anew.
         if server.is_primary && !active.is_quiet() {
-            return true;
+            return self.cluster.handle.topology.load().hold == Hold::Nothing;
         }
         self.cluster.handle.config.pool.mode == PoolMode::Session
     }
@@ -383,6 +386,26 @@ impl Conversation {
             && active.progress.status != Status::Failed
             && !active.progress.segment_open
             && (may_move || batch.locks)
+    }
+
+    /// An answer of a primary that is one no more is worth nothing: what it has committed since may
+    /// be lost. A frozen one may come to life at any moment and answer.
+    #[inline]
+    fn outdated(&mut self) -> Option<Fault> {
+        let server = self.active.as_ref()?.server.as_ref()?;
+        if !server.is_primary
+            || server.pooled.connection.life.epoch == self.cluster.handle.topology.epoch()
+        {
+            return None;
+        }
+        let active = self.active.as_deref()?;
+        let node = self.cluster.handle.topology.load().node(server.node).name.to_string();
+        if active.is_quiet() {
+            return Some(Fault::PrimaryChanged { node });
+        }
+        let writing = active.progress.writing;
+        let error = "it is the primary no more".to_owned();
+        Some(Fault::ServerLost { node, error, writing, told: active.progress.fatal_told })
     }
 
     /// A primary that is one no more gets nothing, whatever is open on it.

@@ -22,6 +22,7 @@ use tokio::process::Command;
 pub(super) fn config(method: AuthMethod, client_tls: ClientTls, users: Vec<User>) -> Config {
     Config {
         listen: Listen { postgres: Vec::new(), mysql: Vec::new(), http: None },
+        api_token: None,
         workers: 1,
         limits: Limits {
             clients_max: 10,

@@ -1,0 +1,156 @@
+//! Operators take nodes out of service and pause clusters; what runs may end, and no client sees
+//! an error.
+
+use crate::support::{Fixture, PATIENCE, Server, binary, wait_until};
+use serde_json::Value;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+pub const TOKEN: &str = "the token of this test";
+
+/// Runs a command of the program against the fixture's proxy.
+pub fn tiffin(fixture: &Fixture, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.args(arguments).arg("--config").arg(&fixture.proxy.config_path);
+    command.output().expect("run tiffin")
+}
+
+pub fn said(output: &Output) -> String {
+    let Output { stdout, stderr, .. } = output;
+    format!("{}{}", String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr))
+}
+
+fn with_token() -> Fixture {
+    Fixture::build().config(|config| config["api"]["token"] = TOKEN.into()).start()
+}
+
+fn topology(fixture: &Fixture) -> Value {
+    let (status, body) = fixture.proxy.get("/api/v1/topology").unwrap();
+    assert_eq!(status, 200);
+    let mut body: Value = serde_json::from_str(&body).unwrap();
+    body["clusters"][0].take()
+}
+
+#[test]
+fn a_drained_replica_gets_nothing_until_it_is_back() {
+    let fixture = with_token();
+    fixture.create_table("t", "n int");
+    let (one, two) = (fixture.cluster.replica(0), fixture.cluster.replica(1));
+    let node = |server: &'_ Server| server.name.clone();
+
+    // A transaction that runs there may end; until then the node is not idle.
+    let reader = fixture.session();
+    let on = wait_for_reader(&fixture, &reader, one);
+    assert_eq!(on, one.name);
+    let drain = ["drain", "--node", &node(one), "--timeout", "0.3"];
+    let waited = tiffin(&fixture, &drain);
+    assert_eq!(waited.status.code(), Some(1), "{}", said(&waited));
+    assert!(said(&waited).contains("1 of its connections"), "{}", said(&waited));
+    assert_eq!(fixture.ran_on(&reader, "SELECT inet_server_port()"), one.name);
+    reader.query("COMMIT").unwrap();
+    let drained = tiffin(&fixture, &["drain", "--node", &node(one)]);
+    assert_eq!(drained.status.code(), Some(0), "{}", said(&drained));
+    fixture.wait_in_read_set([two]);
+    assert!(fixture.share(20).keys().all(|name| *name == two.name));
+    // Also reads to which any replica is good enough, and those that name it.
+    let session = fixture.session();
+    session.query("SET tiffin.consistency = 'eventual'").unwrap();
+    assert_eq!(fixture.ran_on(&session, "SELECT inet_server_port()"), two.name);
+    session.query(&format!("SET tiffin.target = '{}'", one.name)).unwrap();
+    assert_ne!(fixture.ran_on(&session, "SELECT inet_server_port()"), one.name);
+    // Its idle connections are closed.
+    let open = "SELECT 1 FROM pg_stat_activity WHERE usename = 'app'";
+    wait_until(PATIENCE, || one.query(open).is_ok_and(|rows| rows.is_empty()))
+        .expect("connections are closed");
+
+    // A reload forgets nothing.
+    fixture.reload(&fixture.config);
+    assert!(topology(&fixture)["nodes"][1]["drained"].as_bool().unwrap());
+    let back = tiffin(&fixture, &["undrain", "--node", &node(one)]);
+    assert_eq!(back.status.code(), Some(0), "{}", said(&back));
+    fixture.wait_in_read_set([one, two]);
+    let (_, told) = fixture.proxy.get("/api/v1/failovers").unwrap();
+    assert!(told.contains("is drained by an operator") && told.contains("is in service again"));
+}
+
+/// Begins a read-only transaction on this replica.
+fn wait_for_reader(
+    fixture: &Fixture,
+    session: &crate::support::Session,
+    server: &Server,
+) -> String {
+    session.query(&format!("SET tiffin.target = '{}'", server.name)).unwrap();
+    session.query("BEGIN READ ONLY").unwrap();
+    fixture.ran_on(session, "SELECT inet_server_port()")
+}
+
+#[test]
+fn a_paused_cluster_holds_everything_and_loses_nothing() {
+    let fixture = with_token();
+    fixture.create_table("t", "n int");
+    let writer = fixture.session();
+    writer.query("BEGIN").unwrap();
+    writer.query("INSERT INTO t VALUES (1)").unwrap();
+    let paused = tiffin(&fixture, &["pause", "--timeout", "0.3"]);
+    assert_eq!(paused.status.code(), Some(1), "{}", said(&paused));
+    assert_eq!(topology(&fixture)["held"], "everything");
+
+    let (reader, other) = (fixture.session(), fixture.session());
+    std::thread::scope(|scope| {
+        let held = [
+            scope.spawn(|| reader.value("SELECT count(*) FROM t")),
+            scope.spawn(|| other.value("INSERT INTO t VALUES (2) RETURNING n")),
+        ];
+        wait_until(PATIENCE, || fixture.metrics().sum("tiffin_gate_waiting", &[]) == 2.0)
+            .expect("both wait at the gate");
+        // The open transaction goes on to its end.
+        writer.query("INSERT INTO t VALUES (3)").unwrap();
+        writer.query("COMMIT").unwrap();
+        let paused = tiffin(&fixture, &["pause"]);
+        assert_eq!(paused.status.code(), Some(0), "{}", said(&paused));
+        assert!(held.iter().all(|task| !task.is_finished()));
+        let resumed = tiffin(&fixture, &["resume"]);
+        assert_eq!(resumed.status.code(), Some(0), "{}", said(&resumed));
+        let [read, wrote] = held.map(|task| task.join().unwrap().unwrap());
+        // The read may have gone on before or after the write.
+        assert!(["2", "3"].contains(&read.as_str()), "{read}");
+        assert_eq!(wrote, "2");
+    });
+
+    // A pause that nobody ends: requests wait as long as the gate holds them, and are told why.
+    let mut config = fixture.config.clone();
+    config["clusters"]["main"]["gate"]["hold"] = "300ms".into();
+    fixture.reload(&config);
+    assert_eq!(tiffin(&fixture, &["pause"]).status.code(), Some(0));
+    let started = Instant::now();
+    let error = format!("{:#}", reader.query("SELECT 1 FROM t").unwrap_err());
+    assert!(error.contains("an operator has paused the cluster"), "{error}");
+    assert!(started.elapsed() >= Duration::from_millis(300));
+    assert_eq!(tiffin(&fixture, &["resume"]).status.code(), Some(0));
+    reader.query("SELECT 1 FROM t").unwrap();
+}
+
+#[test]
+fn changes_need_the_token_and_a_node_that_can_be_spared() {
+    let fixture = with_token();
+    let primary = fixture.cluster.primary().name.as_str();
+    let node = |change: &str, node: &str| format!("/api/v1/{change}?cluster=main&node={node}");
+    let cases = [
+        (node("drain", "pg1"), "wrong", 401, "not the token"),
+        (node("drain", primary), TOKEN, 409, "is the primary"),
+        (node("drain", "pg9"), TOKEN, 404, "there is no node pg9"),
+        (node("pause", "pg1"), TOKEN, 400, "as a whole"),
+        ("/api/v1/drain?cluster=main".to_owned(), TOKEN, 400, "needs `node`"),
+        ("/api/v1/pause?cluster=x".to_owned(), TOKEN, 404, "there is no cluster x"),
+        ("/api/v1/resume?cluster=main".to_owned(), TOKEN, 200, "paused"),
+    ];
+    for (page, token, status, text) in &cases {
+        let (found, body) = fixture.proxy.post(page, token).unwrap();
+        assert_eq!((found, body.contains(text)), (*status, true), "{page}: {body}");
+    }
+    let mut config = fixture.config.clone();
+    config.as_object_mut().unwrap().remove("api");
+    fixture.reload(&config);
+    let (status, body) = fixture.proxy.post("/api/v1/pause?cluster=main", TOKEN).unwrap();
+    assert_eq!((status, body.contains("api.token")), (403, true), "{body}");
+}
