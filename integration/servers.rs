@@ -97,7 +97,7 @@ fn nothing_stays_when_the_holder_is_killed() {
 }
 
 /// Processes that live in the folder.
-fn residents(folder: &Path) -> Vec<PathBuf> {
+pub fn residents(folder: &Path) -> Vec<PathBuf> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     all.map(|entry| entry.path())
         .filter(|path| {

@@ -288,7 +288,7 @@ fn maintenance_programs_work() {
 }
 
 fn free_port() -> u16 {
-    tiffin::cli::sandbox::servers::server::free_port().unwrap()
+    tiffin::cli::sandbox::servers::process::free_port().unwrap()
 }
 
 /// Ends with the test.

@@ -2,8 +2,9 @@
 # Installs what this machine lacks, with apt-get, as root or by sudo. Does nothing, and asks the
 # network nothing, when all is there.
 #
-#   scripts/install-deps.sh test            PostgreSQL's server programs, a C compiler, and
-#                                           PostgreSQL 18 beside them (scripts/postgresql-18.sh)
+#   scripts/install-deps.sh test            PostgreSQL's and MariaDB's server programs, a C
+#                                           compiler, and beside them PostgreSQL 18 and MySQL 9
+#                                           (scripts/postgresql-18.sh, scripts/mysql-9.sh)
 #   scripts/install-deps.sh test drivers    also the languages of the drivers' programs, and
 #                                           pgjdbc; scripts/install-drivers.sh does the others
 #   scripts/install-deps.sh test bench      also HAProxy, PgBouncer, pgbench and python3
@@ -11,6 +12,8 @@
 set -eu
 
 here=$(dirname "$0")
+# Where servers are, which is not in everybody's.
+PATH=$PATH:/usr/sbin
 
 missing=""
 need() { # need PACKAGE COMMAND...: the package, if one of the commands cannot be found
@@ -52,6 +55,9 @@ for group in "${@:-test}"; do
         [ -f /usr/share/keyrings/debian-archive-keyring.gpg ] ||
             missing="$missing debian-archive-keyring"
         has_postgres || missing="$missing postgresql"
+        # Not mariadb-server, which would start a service. Debian's packages of MySQL exclude it.
+        need mariadb-server-core mariadbd mariadb-install-db
+        need mariadb-client mariadb mariadb-dump
         ;;
     drivers)
         need postgresql-contrib pgbench
@@ -124,13 +130,16 @@ install_missing() {
         ;;
     esac
     # shellcheck disable=SC2086 # a list of packages
-    apt install -y --no-install-recommends $missing
+    apt install -y --no-install-recommends --no-remove $missing
 }
 
 install_missing
 for group in "${@:-test}"; do
     case $group in
-    test) "$here/postgresql-18.sh" server ;;
+    test)
+        "$here/postgresql-18.sh" server
+        "$here/mysql-9.sh" server
+        ;;
     regress) "$here/postgresql-18.sh" regress ;;
     esac
 done

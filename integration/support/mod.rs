@@ -1,10 +1,11 @@
 //! What every test stands on: [`Fixture`], a cluster of real servers with the built proxy in
 //! front. [`relay`] is a cable that can be cut, [`wire`] speaks raw bytes, [`psql`] is libpq,
-//! [`versions`] is the second server version.
+//! [`versions`] is the second server version, [`mysql`] has clusters of MySQL and MariaDB.
 
 #![allow(dead_code, unused_imports, reason = "each test uses its part")]
 
 pub mod certificates;
+pub mod mysql;
 pub mod psql;
 pub mod relay;
 pub mod versions;

@@ -30,11 +30,16 @@ pub fn binaries() -> Option<PathBuf> {
 
 /// The folder of PostgreSQL 18's programs.
 pub fn postgres_18() -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgresql-18.sh");
-    let output = Command::new(&script).arg("path").output().expect("run scripts/postgresql-18.sh");
+    unpacked("postgresql-18.sh").join("usr/lib/postgresql/18/bin")
+}
+
+/// Where this script has put a server.
+pub fn unpacked(script: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
+    let output = Command::new(&script).arg("path").output().expect("run the script");
     let root = PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim());
-    assert!(root.join("complete").is_file(), "PostgreSQL 18 is missing: run {}", script.display());
-    root.join("usr/lib/postgresql/18/bin")
+    assert!(root.join("complete").is_file(), "a server is missing: run {}", script.display());
+    root
 }
 
 /// Names tests of this file that are to run on PostgreSQL 18 as well.

@@ -1,7 +1,8 @@
 //! The proxy as a child process: the same binary with `run --config FILE`, in the folder of the
 //! cluster that it serves, so that the cluster's watchdog ends it too.
 
-use super::servers::server::{free_port, reserve};
+use super::servers::group::{Group, Member};
+use super::servers::process::{free_port, reserve};
 use super::servers::{Cluster, wait_until};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -68,14 +69,14 @@ impl Proxy {
     ///
     /// # Errors
     /// Quotes the proxy's log if it ends or does not become ready.
-    pub fn start(binary: &Path, cluster: &Cluster, config: &Value) -> Result<Proxy> {
+    pub fn start<S: Member>(binary: &Path, cluster: &Group<S>, config: &Value) -> Result<Proxy> {
         let proxy = Proxy::spawn(binary, cluster, config)?;
         proxy.wait_ready()?;
         Ok(proxy)
     }
 
     /// As [`Proxy::start`], without waiting: for a cluster that is not there or not healthy.
-    pub fn spawn(binary: &Path, cluster: &Cluster, config: &Value) -> Result<Proxy> {
+    pub fn spawn<S: Member>(binary: &Path, cluster: &Group<S>, config: &Value) -> Result<Proxy> {
         let port = listening_port(config).context("listen.postgres has no TCP address")?;
         let http = config["listen"]["http"].as_str().and_then(|text| text.parse().ok());
         let config_path = cluster.folder().join(format!("tiffin-{port}.yaml"));
@@ -134,7 +135,7 @@ impl Proxy {
     /// Sends a signal by name (`HUP`, `TERM`).
     pub fn signal(&self, name: &str) -> Result<()> {
         let pid = self.pid().context("the proxy is not running")?;
-        super::servers::server::send(name, &[pid])
+        super::servers::process::send(name, &[pid])
     }
 
     /// Waits until the process ends by itself.

@@ -1,4 +1,4 @@
-//! Where PostgreSQL's programs are, and as which user they run.
+//! Where the servers' programs are, and as which user they run.
 
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -9,12 +9,15 @@ use std::process::Command;
 /// Debian and Ubuntu keep the programs of each major version apart.
 const DEBIAN_ROOT: &str = "/usr/lib/postgresql";
 
-/// PostgreSQL refuses to run as root; the first of these users that exists runs it then.
-const UNPRIVILEGED: &[&str] = &["postgres", "nobody"];
+/// The servers refuse to run as root; the first of these users that exists runs them then.
+const UNPRIVILEGED: &[&str] = &["postgres", "mysql", "nobody"];
 
 #[derive(Debug)]
 pub struct Binaries {
-    folder: PathBuf,
+    /// Each program is in one of them, the server itself in the first.
+    folders: Vec<PathBuf>,
+    /// The server's program: `postgres`, `mysqld`, `mariadbd`.
+    server: &'static str,
     /// User and group to run as, if this process is root.
     pub run_as: Option<(u32, u32)>,
 }
@@ -53,12 +56,19 @@ impl Binaries {
                  TIFFIN_PG_BIN to the folder that has postgres, initdb and pg_basebackup"
             );
         };
-        Ok(Binaries { folder, run_as: unprivileged_user()? })
+        Binaries::of("postgres", vec![folder])
+    }
+
+    /// These folders, whose first has the server's program.
+    pub(super) fn of(server: &'static str, folders: Vec<PathBuf>) -> Result<Binaries> {
+        Ok(Binaries { folders, server, run_as: unprivileged_user()? })
     }
 
     /// A command of this name that runs as the servers' user.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.folder.join(name));
+        let mut paths = self.folders.iter().map(|folder| folder.join(name));
+        let path = paths.find(|path| path.is_file()).unwrap_or_else(|| self.folder().join(name));
+        let mut command = Command::new(path);
         // What the caller has set for its own psql must not reach the servers.
         for (key, _) in std::env::vars_os().filter(|(key, _)| is_libpq_variable(key)) {
             command.env_remove(key);
@@ -70,17 +80,28 @@ impl Binaries {
         command
     }
 
-    /// `15.18` of `postgres (PostgreSQL) 15.18 (Debian …)`.
+    /// `postgres-15.18`: what a data directory that it made is called.
+    pub(super) fn title(&self) -> Result<String> {
+        Ok(format!("{}-{}", self.server, self.version()?))
+    }
+
+    /// `15.18` of `postgres (PostgreSQL) 15.18 (Debian …)`, `9.7.4-2` of
+    /// `…/mysqld  Ver 9.7.4-2 for Linux …`.
     pub fn version(&self) -> Result<String> {
-        let output = self.command("postgres").arg("--version").output()?;
+        let output = self.server().arg("--version").output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = text.split_whitespace().nth(2).context("postgres --version")?;
+        let version = text.split_whitespace().nth(2).context("the server's --version")?;
         Ok(version.to_string())
     }
 
-    /// The folder of the programs.
+    /// A command that runs the server itself.
+    pub(super) fn server(&self) -> Command {
+        self.command(self.server)
+    }
+
+    /// The folder of the server's program.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.folders[0]
     }
 }
 
@@ -97,7 +118,7 @@ fn debian_folders() -> Vec<PathBuf> {
     versions.iter().map(|version| Path::new(DEBIAN_ROOT).join(format!("{version}/bin"))).collect()
 }
 
-fn path_folders() -> Vec<PathBuf> {
+pub(super) fn path_folders() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }
 
@@ -122,5 +143,5 @@ fn unprivileged_user() -> Result<Option<(u32, u32)>> {
             }
         }
     }
-    bail!("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`")
+    bail!("the servers do not run as root, and there is none of the users {UNPRIVILEGED:?}")
 }

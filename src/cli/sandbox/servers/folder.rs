@@ -17,6 +17,7 @@ use std::sync::Mutex;
 
 /// `$1` is the folder, `$2` is `delete` or `keep`. First politely: frozen processes go on and
 /// the servers end at once, taking their shared memory with them; after five seconds by force.
+/// MySQL keeps nothing outside its folder, and takes seconds to end by itself.
 const WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 cd /
@@ -24,7 +25,12 @@ cat >/dev/null
 residents() {
     find /proc -maxdepth 2 -name cwd -lname "$1*" 2>/dev/null | cut -d/ -f3
 }
-for pid in $(residents "$1"); do kill -CONT "$pid" 2>/dev/null; done
+for pid in $(residents "$1"); do
+    case $(cat "/proc/$pid/comm") in
+    mysqld | mariadbd) [ "$2" = delete ] && kill -KILL "$pid" 2>/dev/null ;;
+    esac
+    kill -CONT "$pid" 2>/dev/null
+done
 for file in "$1"/*/data/postmaster.pid; do
     [ -f "$file" ] && kill -QUIT "$(head -n 1 "$file")" 2>/dev/null
 done
@@ -98,14 +104,14 @@ impl Folder {
         }
     }
 
-    /// PostgreSQL's own words for a folder above that is closed to its user are hard to read.
+    /// The servers' own words for a folder above that is closed to their user are hard to read.
     fn check_reachable(&self, binaries: &Binaries) -> Result<()> {
         let Some((uid, gid)) = binaries.run_as else { return Ok(()) };
         let mut test = Command::new("test");
         let status = test.arg("-w").arg(&self.path).uid(uid).gid(gid).current_dir("/").status()?;
         if !status.success() {
             bail!(
-                "the user that runs PostgreSQL (id {uid}) cannot enter {}: choose a folder whose \
+                "the user that runs the servers (id {uid}) cannot enter {}: choose a folder whose \
                  parents are open to it",
                 self.path.display()
             );

@@ -1,28 +1,35 @@
-//! Real PostgreSQL servers: one primary and its streaming replicas in a folder that vanishes.
+//! Real servers: one primary and its replicas in a folder that vanishes. Here PostgreSQL's, in
+//! [`mysql`] those of MySQL and MariaDB.
 //!
 //! `tiffin sandbox` shows the proxy with them, the integration tests break them on purpose.
 //! Everything here blocks and works inside and outside of an async runtime. Nothing here knows
 //! the proxy.
 //!
-//! - [`Cluster`], in this file: start all, who is primary, what they have replayed.
-//! - [`server`]: one server — start, stop, freeze, kill, promote, lag, SQL.
+//! - [`Cluster`], in this file: start all, what they have replayed; [`group`]: who they are.
+//! - [`server`]: one server — start, stop, promote, lag, SQL.
+//! - [`process`]: what any server has — freeze, kill, log, a port.
 //! - [`folder`]: the folder and the watchdog that ends everything, also after `kill -9`.
 //! - [`binaries`]: where PostgreSQL is installed and which user may run it.
 //! - [`query`]: SQL over the server's Unix socket.
 
 pub mod binaries;
 pub mod folder;
+pub mod group;
+pub mod mysql;
+pub mod process;
 pub mod query;
 pub mod server;
 
+pub use group::{Group, Login};
 pub use query::Session;
 pub use server::{Mode, Server};
 
 use anyhow::{Context, Result, bail};
 use binaries::Binaries;
-use folder::{Folder, random_hex};
+use folder::Folder;
+use group::Logins;
+use process::Place;
 use query::quote;
-use server::Place;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -112,27 +119,8 @@ pub struct Tls {
     pub client_ca: Option<String>,
 }
 
-/// A login of the new servers, all with random passwords.
-#[derive(Debug, Clone)]
-pub struct Login {
-    pub user: String,
-    pub password: String,
-}
-
-/// One primary and its replicas. Dropping it ends the servers and deletes the folder.
-pub struct Cluster {
-    /// The servers, first the one that was the primary at the start.
-    servers: Vec<Server>,
-    /// Superuser `postgres`.
-    pub superuser: Login,
-    /// `tiffin`: member of `pg_monitor`, allowed to read `pg_authid` as `auth_query` must.
-    pub service: Login,
-    /// `app`: owner of the database `app`, where applications play.
-    pub app: Login,
-    replicator: Login,
-    /// Last, since the servers must be dropped first.
-    folder: Arc<Folder>,
-}
+/// One primary and its streaming replicas.
+pub type Cluster = Group<Server>;
 
 impl Cluster {
     /// Starts the primary, copies it to the replicas with `pg_basebackup`, starts them and waits
@@ -148,17 +136,14 @@ impl Cluster {
         };
         let binaries = Arc::new(binaries?);
         let folder = Arc::new(Folder::create(&binaries, options.keep.as_deref())?);
-        let logins = ["postgres", "tiffin", "app", "replicator"]
-            .map(|user| random_hex(16).map(|password| Login { user: user.into(), password }));
-        let [superuser, service, app, replicator] = logins;
-        let (superuser, service, app, replicator) = (superuser?, service?, app?, replicator?);
+        let logins = Logins::random("postgres")?;
 
-        let place = |number| Place::new(binaries.clone(), folder.clone(), number);
+        let place = |number| Place::new(binaries.clone(), folder.clone(), format!("pg{number}"));
         let primary = place(0)?;
         make_data_directory(&primary, options.template_cache.as_deref())?;
         configure(&primary, &options)?;
         let primary = Server::start_new(primary)?;
-        for login in [&superuser, &service, &app, &replicator] {
+        for login in logins.all() {
             primary.execute(&role_sql(login))?;
         }
         primary.execute("CREATE DATABASE app OWNER app")?;
@@ -169,7 +154,7 @@ impl Cluster {
 
         let replicas = std::thread::scope(|scope| {
             let tasks: Vec<_> = (1..=options.replicas)
-                .map(|number| (place(number), &primary, &replicator))
+                .map(|number| (place(number), &primary, &logins.replicator))
                 .map(|(place, primary, replicator)| {
                     scope.spawn(move || make_replica(place?, primary, replicator))
                 })
@@ -178,36 +163,7 @@ impl Cluster {
         })?;
         let mut servers = vec![primary];
         servers.extend(replicas);
-        Ok(Cluster { servers, superuser, service, app, replicator, folder })
-    }
-
-    /// The server that was the primary at the start, whatever it is now.
-    pub fn primary(&self) -> &Server {
-        &self.servers[0]
-    }
-
-    /// The replica with this number, from 0.
-    pub fn replica(&self, number: usize) -> &Server {
-        &self.servers[number + 1]
-    }
-
-    pub fn replicas(&self) -> &[Server] {
-        &self.servers[1..]
-    }
-
-    pub fn servers(&self) -> &[Server] {
-        &self.servers
-    }
-
-    /// The server that listens on this port, as `inet_server_port()` tells it.
-    pub fn by_port(&self, port: u16) -> Option<&Server> {
-        self.servers.iter().find(|server| server.port == port)
-    }
-
-    /// The folder of everything. What else runs with its working directory in it is ended with
-    /// the servers: start the proxy there.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+        Ok(Group::new(servers, logins, folder))
     }
 
     /// Waits until every running replica has applied what `from` has written until now.
@@ -216,7 +172,7 @@ impl Cluster {
         // applies while nothing more is written. What was committed is flushed.
         let target = from.value("SELECT pg_current_wal_flush_lsn()")?;
         let sql = format!("SELECT pg_last_wal_replay_lsn() >= {}", quote(&target));
-        for replica in self.servers.iter().filter(|server| server.port != from.port) {
+        for replica in self.servers().iter().filter(|server| server.port != from.port) {
             if replica.is_running() && replica.value("SELECT pg_is_in_recovery()")? == "t" {
                 wait_until(CATCH_UP_TIMEOUT, || replica.value(&sql).is_ok_and(|word| word == "t"))
                     .with_context(|| format!("{} does not catch up to {target}", replica.name))?;
@@ -239,7 +195,7 @@ impl Cluster {
     }
 
     fn conninfo(&self, upstream: &Server) -> String {
-        let Login { user, password } = &self.replicator;
+        let Login { user, password } = &self.logins.replicator;
         let port = upstream.port;
         format!("host=127.0.0.1 port={port} user={user} password={password}")
     }
@@ -247,26 +203,6 @@ impl Cluster {
     /// A connection to one server as this user, not through the proxy.
     pub fn config(&self, server: &Server, login: &Login) -> tokio_postgres::Config {
         client_config(server.port, login)
-    }
-
-    /// Ends everything that runs in the folder at once, as dropping does.
-    pub fn end(&self) {
-        self.folder.end();
-    }
-
-    /// Ends all servers in order with their data intact, for a folder that is kept.
-    pub fn stop(&self) -> Result<()> {
-        self.servers.iter().filter(|server| server.is_running()).try_for_each(|server| {
-            server.sigcont()?;
-            server.stop(Mode::Fast)
-        })
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.end();
-        self.servers.iter().for_each(Server::reap);
     }
 }
 
@@ -322,14 +258,22 @@ fn make_data_directory(place: &Place, cache: Option<&Path>) -> Result<()> {
         command.args(["--no-sync", "--no-instructions", "-D"]).arg(&place.data);
         folder::run(command.current_dir(place.folder.path()))
     };
-    let Some(cache) = cache else { return initdb() };
+    match cache {
+        None => initdb(),
+        Some(cache) => from_template(place, cache, initdb),
+    }
+}
+
+/// Copies a data directory out of this folder, after putting there what `make` makes, if it is
+/// not there yet.
+fn from_template(place: &Place, cache: &Path, make: impl Fn() -> Result<()>) -> Result<()> {
     fs::create_dir_all(cache).with_context(|| format!("{}", cache.display()))?;
-    let template = cache.join(format!("initdb-{}", place.binaries.version()?));
+    let template = cache.join(place.binaries.title()?);
     // Tests start at the same time in several processes: the first makes it, the others wait.
     let lock = fs::File::create(template.with_extension("lock"))?;
     lock.lock()?;
     if !template.exists() {
-        initdb()?;
+        make()?;
         let half = template.with_extension("half");
         if half.exists() {
             fs::remove_dir_all(&half)?;

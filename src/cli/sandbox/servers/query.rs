@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
 
 /// Nothing that is asked here takes longer unless a server hangs, also on a machine that builds
 /// something else at the same time.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Rows of text; `None` is NULL.
 pub type Rows = Vec<Vec<Option<String>>>;
