@@ -41,8 +41,6 @@ impl Capabilities {
     pub const ZSTD: Capabilities = Capabilities(1 << 26);
     /// `COM_STMT_BULK_EXECUTE`, MariaDB.
     pub const BULK: Capabilities = Capabilities(1 << 34);
-    /// Types beyond MySQL's in column definitions, MariaDB.
-    pub const EXTENDED_METADATA: Capabilities = Capabilities(1 << 35);
 
     /// What a client negotiates and no command changes on a connection: server connections differ
     /// by it.
@@ -50,8 +48,7 @@ impl Capabilities {
         Capabilities::FOUND_ROWS.0
             | Capabilities::LOCAL_FILES.0
             | Capabilities::MULTI_STATEMENTS.0
-            | Capabilities::IGNORE_SPACE.0
-            | Capabilities::EXTENDED_METADATA.0,
+            | Capabilities::IGNORE_SPACE.0,
     );
 
     /// Without these, replies cannot be followed.
@@ -76,8 +73,8 @@ impl Capabilities {
             | Capabilities::BULK.0,
     );
 
-    /// What clients are offered. Query attributes, optional metadata, metadata caching and
-    /// progress reports change the shape of packets and are offered to nobody.
+    /// What clients are offered by either engine. Query attributes, optional and extended metadata,
+    /// metadata caching and progress reports change the shape of packets and are offered to nobody.
     pub const OFFERED: Capabilities = Capabilities(
         Capabilities::LONG_PASSWORD.0
             | Capabilities::FOUND_ROWS.0

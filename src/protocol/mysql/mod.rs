@@ -5,11 +5,14 @@
 //! [`packet`] finds packets in a buffer, [`lenenc`] reads and writes their fields,
 //! [`capabilities`] names the flags. [`command`] is what clients send, [`reply`] the packets that
 //! answer it, [`replies`] follows one command's reply as it arrives, and [`translate`] shows it to
-//! a client that negotiated less than the proxy did. Decoding borrows and checks every bound;
-//! nothing panics on any input.
+//! a client that negotiated less than the proxy did. Of a connection's start: [`handshake`] the
+//! packets, [`auth`] the proofs. Decoding borrows and checks every bound; nothing panics on any
+//! input.
 
+pub mod auth;
 pub mod capabilities;
 pub mod command;
+pub mod handshake;
 pub mod lenenc;
 pub mod packet;
 pub mod replies;
@@ -17,6 +20,7 @@ mod replies_fuzz;
 pub mod reply;
 pub mod translate;
 
+pub use handshake::fuzz_handshake;
 pub use replies_fuzz::{fuzz_packets, fuzz_replies};
 
 use thiserror::Error;
