@@ -25,6 +25,7 @@ mod reads;
 mod routing;
 mod servers;
 mod settings;
+mod shapes;
 mod soak;
 mod support;
 mod tls;

@@ -65,6 +65,10 @@ pub trait Loader: Send + Sync + 'static {
     ) -> impl Future<Output = Result<i64, String>> + Send;
 }
 
+/// A replica that has not applied a change of the catalog after so long is out of the read set in
+/// any sensible configuration.
+const REPLICA_APPLIES_MS: u64 = 10_000;
+
 /// The catalogs of one cluster. Shared by all workers.
 pub struct Cache<L: Loader> {
     shared: Arc<Shared<L>>,
@@ -79,6 +83,9 @@ pub struct Slot<C> {
     generation: AtomicU64,
     /// Grows with each change that may make plans unusable, also one around the proxy.
     plans: AtomicU64,
+    since: Instant,
+    /// When `plans` grew last, in milliseconds after `since`.
+    plans_grew_ms: AtomicU64,
     wanted: Notify,
     /// Less urgent than `wanted`.
     asked: Notify,
@@ -201,7 +208,9 @@ impl<C> Slot<C> {
         Slot {
             current: ArcSwap::from_pointee(catalog),
             generation: AtomicU64::new(0),
-            plans: AtomicU64::new(0),
+            plans: AtomicU64::new(1),
+            since: Instant::now(),
+            plans_grew_ms: AtomicU64::new(0),
             wanted: Notify::new(),
             asked: Notify::new(),
         }
@@ -228,9 +237,21 @@ impl<C> Slot<C> {
         self.plans.load(Ordering::Relaxed)
     }
 
+    /// The number up to which what a replica says of a result holds: it may not have applied what
+    /// has changed just now.
+    pub fn plans_on_replica(&self) -> u64 {
+        let ago = self.age_ms().saturating_sub(self.plans_grew_ms.load(Ordering::Relaxed));
+        self.plans().saturating_sub(u64::from(ago < REPLICA_APPLIES_MS))
+    }
+
     /// A server refused a plan that it had made earlier.
     pub fn plans_changed(&self) {
+        self.plans_grew_ms.store(self.age_ms(), Ordering::Relaxed);
         self.plans.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn invalidate(&self, doubt: impl FnOnce(&C) -> C) {

@@ -87,10 +87,18 @@ impl CancelKey {
     }
 }
 
+/// A prepared statement of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Made {
+    used: u64,
+    /// The count of changes of plans when it was prepared.
+    plans: u64,
+}
+
 /// Prepared statements that a connection has, by id, bounded; the least recently used goes first.
 #[derive(Debug, Default)]
 pub struct PreparedOnServer {
-    used: HashMap<u64, u64, foldhash::fast::RandomState>,
+    by_id: HashMap<u64, Made, foldhash::fast::RandomState>,
     clock: u64,
 }
 
@@ -98,33 +106,38 @@ impl PreparedOnServer {
     /// Whether the statement is there; it counts as used.
     pub fn touch(&mut self, id: u64) -> bool {
         self.clock += 1;
-        match self.used.get_mut(&id) {
-            Some(used) => {
-                *used = self.clock;
+        match self.by_id.get_mut(&id) {
+            Some(made) => {
+                made.used = self.clock;
                 true
             }
             None => false,
         }
     }
 
+    /// The count of changes of plans when the statement was prepared, if it is there.
+    pub fn plans(&self, id: u64) -> Option<u64> {
+        self.by_id.get(&id).map(|made| made.plans)
+    }
+
     /// Adds a statement; gives the one that must be closed to stay within `limit`.
-    pub fn insert(&mut self, id: u64, limit: usize) -> Option<u64> {
+    pub fn insert(&mut self, id: u64, plans: u64, limit: usize) -> Option<u64> {
         self.clock += 1;
-        self.used.insert(id, self.clock);
-        if self.used.len() <= limit {
+        self.by_id.insert(id, Made { used: self.clock, plans });
+        if self.by_id.len() <= limit {
             return None;
         }
-        let oldest = self.used.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
-        self.used.remove(&oldest);
+        let oldest = self.by_id.iter().min_by_key(|(_, made)| made.used).map(|(id, _)| *id)?;
+        self.by_id.remove(&oldest);
         Some(oldest)
     }
 
     pub fn remove(&mut self, id: u64) {
-        self.used.remove(&id);
+        self.by_id.remove(&id);
     }
 
     pub fn clear(&mut self) {
-        self.used.clear();
+        self.by_id.clear();
     }
 }
 
@@ -320,10 +333,11 @@ mod tests {
     #[test]
     fn the_least_recently_used_statement_goes() {
         let mut prepared = PreparedOnServer::default();
-        assert_eq!(prepared.insert(1, 2), None);
-        assert_eq!(prepared.insert(2, 2), None);
+        assert_eq!(prepared.insert(1, 7, 2), None);
+        assert_eq!(prepared.insert(2, 7, 2), None);
         assert!(prepared.touch(1));
-        assert_eq!(prepared.insert(3, 2), Some(2));
+        assert_eq!(prepared.insert(3, 8, 2), Some(2));
+        assert_eq!([1, 2, 3].map(|id| prepared.plans(id)), [Some(7), None, Some(8)]);
         assert!(!prepared.touch(2) && prepared.touch(1));
     }
 

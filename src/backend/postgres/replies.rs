@@ -14,82 +14,17 @@
 //! The scan looks at frame heads in the read buffer and leaves rows alone: what is forwarded is
 //! written to the client from that same buffer. No socket and no clock in here.
 
+pub use super::expected::{Expected, Kind, Limit, ShapeOf, Way};
 pub use super::watch::{NotPrepared, OnError, Ready, Watch};
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::error::ErrorFields;
 use crate::protocol::postgres::frame::{self, FrameError, HEAD_BYTES};
 use crate::protocol::postgres::reply;
-use crate::sql::Statement;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// Messages that are looked into (errors, parameters, tags) are complete in the buffer up to this
 /// many bytes; the rest of a longer one is passed on unseen. An error's fields stand at its front.
 const INSPECT_BYTES_MAX: usize = 64 * 1024;
-
-/// What was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Simple query: everything up to ReadyForQuery.
-    Query,
-    Parse,
-    Bind,
-    Describe,
-    Execute,
-    Close,
-    Function,
-    Sync,
-    /// CopyDone or CopyFail: no reply of its own, a mark for the order of Syncs around it.
-    CopyEnd,
-}
-
-/// What becomes of a reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    Forward,
-    Swallow,
-    /// Swallowed; its rows are told to the watch.
-    Ask,
-    /// The client asked for more than a limit allows. Something that the server refuses was sent
-    /// instead, so that it ends the request as it ends any that fails; its error is replaced.
-    Refuse(Limit),
-    /// Nothing was sent; these bytes stand for the reply.
-    Simulate(&'static [u8]),
-}
-
-impl Way {
-    /// Whether the proxy itself asked.
-    fn is_own(self) -> bool {
-        matches!(self, Way::Swallow | Way::Ask)
-    }
-}
-
-/// What a client has too much of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    Statements,
-    Portals,
-}
-
-#[derive(Debug, Clone)]
-pub struct Expected {
-    pub kind: Kind,
-    pub way: Way,
-    /// The statement, where it does something to the session.
-    pub statement: Option<Arc<Statement>>,
-    /// The prepared statement that a Parse makes on the server.
-    pub prepared: Option<u64>,
-    /// The number of the change that it makes to the client's own statements; 0 for none.
-    pub change: u64,
-    /// Which of the client's statements it names, under another name; 0 for none.
-    pub named: u64,
-}
-
-impl Expected {
-    pub fn new(kind: Kind, way: Way) -> Expected {
-        Expected { kind, way, statement: None, prepared: None, change: 0, named: 0 }
-    }
-}
 
 /// What stopped a scan early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +75,13 @@ impl Replies {
         }
         self.asking |= expected.way == Way::Ask;
         self.queue.push_back(expected);
+    }
+
+    /// What was pushed last is a description whose columns are to be told.
+    pub fn tell_shape(&mut self, shape: Option<ShapeOf>) {
+        if let Some(last) = self.queue.back_mut() {
+            last.shape = shape;
+        }
     }
 
     /// Whether nothing is owed: every reply has been matched to its last byte.
@@ -208,7 +150,8 @@ impl Replies {
             }
             let unscanned = &read.filled()[self.forwardable..];
             let Some(head) = frame::head(unscanned)? else { break };
-            if unscanned.len() < bytes_needed(head, self.asking) {
+            let looks = self.asking || head.tag == b'T' && self.is_shape_wanted();
+            if unscanned.len() < bytes_needed(head, looks) {
                 break;
             }
             let message = &unscanned[..head.bytes.min(unscanned.len())];
@@ -316,6 +259,9 @@ impl Replies {
             | (b'T' | b'n', Some((Kind::Describe, _))) => {
                 if let Some(done) = self.queue.pop_front() {
                     watch.changed(done.change);
+                    if let Some(of) = done.shape {
+                        watch.described(of, reply::shape(message));
+                    }
                 }
             }
             (b'C' | b's' | b'I', Some((Kind::Execute, _))) => self.executed(watch),
@@ -428,6 +374,10 @@ impl Replies {
         undo(*changes.start(), *changes.end(), watch);
     }
 
+    fn is_shape_wanted(&self) -> bool {
+        self.queue.front().is_some_and(|expected| expected.shape.is_some())
+    }
+
     /// Whether the proxy's own comes next.
     fn is_own_next(&self) -> bool {
         self.queue.front().is_some_and(|expected| expected.way == Way::Swallow)
@@ -486,9 +436,9 @@ impl Fate {
 }
 
 /// How much of a message must be there before it can be matched.
-fn bytes_needed(head: frame::Head, asked: bool) -> usize {
+fn bytes_needed(head: frame::Head, looks: bool) -> usize {
     match head.tag {
-        b'D' if asked => head.bytes.min(INSPECT_BYTES_MAX),
+        b'D' | b'T' if looks => head.bytes.min(INSPECT_BYTES_MAX),
         b'S' | b'E' | b'Z' | b'A' => head.bytes.min(INSPECT_BYTES_MAX),
         _ => HEAD_BYTES,
     }

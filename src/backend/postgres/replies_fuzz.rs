@@ -1,6 +1,6 @@
 //! The matching of replies, fed with any bytes: for the fuzzer and its driver.
 
-use super::replies::{Expected, Kind, NotPrepared, OnError, Ready, Replies, Watch, Way};
+use super::replies::{Expected, Kind, NotPrepared, OnError, Ready, Replies, ShapeOf, Watch, Way};
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::error::{ErrorFields, with_other_name};
 use crate::protocol::postgres::reply::PARSE_COMPLETE;
@@ -29,7 +29,8 @@ fn run(requests: &[u8], said: &[u8], step: usize) -> Outcome {
     for (request, number) in requests.iter().zip(1..) {
         let of_statement = matches!(request & 15, 1 | 2 | 5);
         let change = if of_statement { number } else { 0 };
-        replies.push(Expected { change, named: change, ..expected(*request) });
+        let shape = Some(ShapeOf { named: change, plans: 0, compares: false });
+        replies.push(Expected { change, named: change, shape, ..expected(*request) });
     }
     let (mut read, mut local, mut client) = (Buffer::default(), Buffer::default(), Vec::new());
     for piece in said.chunks(step) {
@@ -135,6 +136,10 @@ impl Watch for Notes {
     fn notification(&mut self, sender: i32, _: Option<&Arc<Statement>>) -> Option<i32> {
         self.lines.push("notification".to_owned());
         (sender != 0).then_some(sender)
+    }
+
+    fn described(&mut self, of: ShapeOf, columns: u64) {
+        self.lines.push(format!("described {of:?} {columns}"));
     }
 
     fn row(&mut self, message: &[u8]) {

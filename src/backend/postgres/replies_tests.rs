@@ -1,5 +1,7 @@
 use super::*;
+use crate::sql::Statement;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// Writes down what it is told.
 #[derive(Default)]
@@ -53,6 +55,10 @@ impl Watch for Notes {
 
     fn not_prepared(&mut self, id: u64, why: NotPrepared) {
         self.lines.push(format!("not prepared {id}: {why:?}"));
+    }
+
+    fn described(&mut self, of: ShapeOf, _: u64) {
+        self.lines.push(format!("described {}", of.named));
     }
 
     fn notification(&mut self, sender: i32, _: Option<&Arc<Statement>>) -> Option<i32> {

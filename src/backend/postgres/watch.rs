@@ -1,6 +1,6 @@
 //! What the scan of replies tells, and whom: [`Watch`].
 
-use super::replies::{Kind, Way};
+use super::expected::{Kind, ShapeOf, Way};
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::error::ErrorFields;
 use crate::protocol::postgres::reply::Status;
@@ -65,6 +65,8 @@ pub trait Watch {
     /// A NotificationResponse, and the statement that is being answered. `None`: the session did
     /// not ask for it. Else the process id that the client is to see as the sender's.
     fn notification(&mut self, sender: i32, front: Option<&Arc<Statement>>) -> Option<i32>;
+    /// The shape of a result ([`crate::protocol::postgres::reply::shape`]).
+    fn described(&mut self, of: ShapeOf, shape: u64);
     /// A row of an answer to what the proxy asked.
     fn row(&mut self, message: &[u8]);
 }

@@ -105,6 +105,8 @@ pub struct Progress {
     pub commits: Vec<Commit>,
     /// Requests that were answered.
     pub readies: u64,
+    /// What the client was told of its results is compared with what they are.
+    pub comparing: bool,
     /// The transaction needs the primary from here on, and this is a replica.
     pub leaving: bool,
     /// The server has said that nothing of the transaction's snapshot is to be kept.
@@ -157,6 +159,7 @@ impl Default for Progress {
             dropped: Dropped::default(),
             commits: Vec::new(),
             readies: 0,
+            comparing: false,
             leaving: false,
             may_leave: false,
             syntax_error: false,

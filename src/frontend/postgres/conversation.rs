@@ -165,12 +165,15 @@ impl Conversation {
             }
             self.send(batch.take().unwrap_or_default(), open, repeats < REPEATS_MAX);
             let mut served = poll_fn(|cx| self.poll_serve(cx)).await;
-            if matches!(served, Ok(Served::RepeatHere)) {
-                self.send_again();
+            while let Ok(more @ (Served::RepeatHere | Served::Compared)) = served {
+                match more {
+                    Served::RepeatHere => self.send_again(),
+                    _ => self.send_compared(),
+                }
                 served = poll_fn(|cx| self.poll_serve(cx)).await;
             }
             match served {
-                Ok(Served::Done | Served::RepeatHere) => {
+                Ok(Served::Done | Served::RepeatHere | Served::Compared) => {
                     self.release().await;
                     return Ok(());
                 }

@@ -1,11 +1,12 @@
 //! From planned messages to what is sent to a server, and the replies expected for it.
 
 use super::plan::{Batch, Meant, Op, What, leaves_something};
+use super::send::describes;
 use super::statements::{
     NO_STATEMENT, Prepared, Statements, UNSEEN_STATEMENT, Unnamed, server_name,
 };
 use crate::backend::postgres::connection::Connection;
-use crate::backend::postgres::replies::{Expected, Kind, Replies, Way};
+use crate::backend::postgres::replies::{Expected, Kind, Limit, Replies, ShapeOf, Way};
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::reply::{CLOSE_COMPLETE, PARSE_COMPLETE};
 use crate::protocol::postgres::request::{self, Request};
@@ -28,6 +29,10 @@ pub struct Encoder<'a> {
     pub unnamed: &'a Unnamed,
     /// `pool.statements_max`.
     pub statements_max: usize,
+    /// The count of changes of plans ([`crate::monitor::catalogs::Slot::plans`]).
+    pub plans: u64,
+    /// The description of the portal that was bound last is to be told.
+    pub bound: Option<ShapeOf>,
     /// The transaction block is aborted, or may be by the time the server reads what is written.
     pub may_be_aborted: bool,
 }
@@ -36,7 +41,12 @@ impl Encoder<'_> {
     /// Writes a batch; `bytes` are the client's messages from the batch's start.
     pub fn batch(&mut self, batch: &Batch, bytes: &[u8]) {
         for Op { at, what, change } in &batch.ops {
-            self.message(what, &bytes[at.clone()], *change);
+            match what {
+                What::Bind(Meant::Named(prepared)) if prepared.is_stale() && !describes(batch) => {
+                    self.refuse(Limit::Shape);
+                }
+                _ => self.message(what, &bytes[at.clone()], *change),
+            }
             self.may_be_aborted |= matches!(what, What::Query(_) | What::Sync | What::Function);
         }
     }
@@ -90,6 +100,7 @@ impl Encoder<'_> {
                 self.ensure(meant);
                 self.bind(meant, message);
                 self.expect_of(Kind::Bind, meant);
+                self.bound = self.shape_wanted(meant);
             }
             What::DescribeStatement(meant) => {
                 self.ensure(meant);
@@ -99,9 +110,14 @@ impl Encoder<'_> {
                     }
                     _ => self.outbox.extend(message),
                 }
+                let shape = self.shape_wanted(meant);
                 self.expect_of(Kind::Describe, meant);
+                self.replies.tell_shape(shape);
             }
-            What::DescribePortal => self.forward(message, Kind::Describe, None),
+            What::DescribePortal => {
+                self.forward(message, Kind::Describe, None);
+                self.replies.tell_shape(self.bound);
+            }
             // The server keeps it: another client may want it, and its number is bounded.
             What::CloseStatement(Meant::Named(_)) => {
                 let expected = Expected::new(Kind::Close, Way::Simulate(CLOSE_COMPLETE));
@@ -118,10 +134,7 @@ impl Encoder<'_> {
             What::CopyEnd => self.forward(message, Kind::CopyEnd, None),
             What::Flush | What::CopyData => self.outbox.extend(message),
             What::Terminate => {}
-            What::Refuse(limit) => {
-                self.put(|out| request::put_parse(out, SPARE_NAME, REFUSED, &[0, 0]));
-                self.expect(Kind::Parse, Way::Refuse(*limit));
-            }
+            What::Refuse(limit) => self.refuse(*limit),
             What::Deallocate(statement) => self.deallocate(statement),
             What::ParseDeallocate(id) => {
                 self.spare();
@@ -130,6 +143,29 @@ impl Encoder<'_> {
                 let expected = Expected::new(Kind::Parse, Way::Forward);
                 self.replies.push(Expected { prepared: Some(*id), ..expected });
             }
+        }
+    }
+
+    fn refuse(&mut self, limit: Limit) {
+        self.put(|out| request::put_parse(out, SPARE_NAME, REFUSED, &[0, 0]));
+        self.expect(Kind::Parse, Way::Refuse(limit));
+    }
+
+    /// Prepares a statement, unless it is there, and asks for its columns.
+    pub fn describe_own(&mut self, prepared: &Prepared) {
+        if !self.connection.prepared.touch(prepared.id) {
+            self.send_parse(prepared, Way::Swallow, 0);
+        }
+        self.put(|out| request::put_statement(out, b'D', &prepared.server_name));
+        let shape = ShapeOf { named: prepared.serial, plans: self.plans, compares: true };
+        let expected = Expected::new(Kind::Describe, Way::Swallow);
+        self.replies.push(Expected { shape: Some(shape), ..expected });
+    }
+
+    fn shape_wanted(&self, meant: &Meant) -> Option<ShapeOf> {
+        match meant {
+            Meant::Named(prepared) => prepared.shape_wanted(self.plans),
+            Meant::Unnamed(_) | Meant::Foreign => None,
         }
     }
 
@@ -237,7 +273,8 @@ impl Encoder<'_> {
     }
 
     fn send_parse(&mut self, prepared: &Prepared, way: Way, change: u64) {
-        if let Some(evicted) = self.connection.prepared.insert(prepared.id, self.statements_max) {
+        let prepared_here = &mut self.connection.prepared;
+        if let Some(evicted) = prepared_here.insert(prepared.id, self.plans, self.statements_max) {
             self.put(|out| request::put_statement(out, b'C', &server_name(evicted)));
             self.expect(Kind::Close, Way::Swallow);
         }

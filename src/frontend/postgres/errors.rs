@@ -7,6 +7,9 @@ use crate::protocol::postgres::error::{ErrorFields, Report};
 pub const ABORTED: &str =
     "current transaction is aborted, commands ignored until end of transaction block";
 
+/// What the server says of a statement whose result has got other columns.
+pub const STALE_PLAN: &str = "cached plan must not change result type";
+
 /// Why a client that has too much of something gets no more: configuration_limit_exceeded.
 pub fn too_many(limit: Limit) -> &'static str {
     match limit {
@@ -14,6 +17,7 @@ pub fn too_many(limit: Limit) -> &'static str {
             "too many prepared statements for one client (limits.client_statements_max)"
         }
         Limit::Portals => "too many portals for one client (limits.client_portals_max)",
+        Limit::Shape => STALE_PLAN,
     }
 }
 
@@ -26,7 +30,7 @@ pub fn report(sqlstate: &str, message: &str) -> Box<[u8]> {
 
 /// `RevalidateCachedQuery` (`src/backend/utils/cache/plancache.c`) refuses before anything runs.
 pub fn is_stale_plan(fields: &ErrorFields<'_>) -> bool {
-    fields.sqlstate == b"0A000" && fields.message == b"cached plan must not change result type"
+    fields.sqlstate == b"0A000" && fields.message == STALE_PLAN.as_bytes()
 }
 
 /// Errors of a replica that say nothing of the statement: it would have run elsewhere.

@@ -22,6 +22,7 @@ pub mod replication;
 pub mod scratch;
 pub mod send;
 pub mod serve;
+pub mod shapes;
 pub mod stall;
 pub mod startup;
 #[cfg(test)]

@@ -2,14 +2,17 @@
 
 use super::active::Progress;
 use super::ask::answer;
-use super::errors::{ABORTED, is_no_answer, is_stale_plan, report, too_many};
+use super::errors::{ABORTED, STALE_PLAN, is_no_answer, is_stale_plan, report, too_many};
 use super::parameters::tell_parameters;
 use super::plan::{is_control, is_not_understood};
 use super::statements::Statements;
 use crate::backend::postgres::connection::{Connection, Reported};
-use crate::backend::postgres::replies::{Kind, NotPrepared, OnError, Ready, Watch, Way};
+use crate::backend::postgres::replies::{
+    Kind, Limit, NotPrepared, OnError, Ready, ShapeOf, Watch, Way,
+};
 use crate::frontend::commits::LocalCommits;
 use crate::metrics::{ErrorOrigin, NodeIndex, PinGuard, WorkerStats};
+use crate::monitor::catalog::CatalogSlot;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::error::{ErrorFields, with_other_name};
 use crate::protocol::postgres::reply::Status;
@@ -27,6 +30,7 @@ pub struct Observer<'a> {
     pub known: &'a mut Arc<Reported>,
     pub welcome: &'a Reported,
     pub connection: &'a mut Connection,
+    pub catalog: &'a CatalogSlot,
     pub progress: &'a mut Progress,
     pub stats: &'a WorkerStats,
     pub cluster: usize,
@@ -112,8 +116,10 @@ impl Watch for Observer<'_> {
                 return OnError::Intercept;
             }
             Some((_, Way::Refuse(limit))) if fields.sqlstate == b"42601" => {
-                return OnError::Instead(match self.progress.status {
-                    Status::Failed => report("25P02", ABORTED),
+                self.progress.stale_plan_told |= limit == Limit::Shape;
+                return OnError::Instead(match (self.progress.status, limit) {
+                    (Status::Failed, _) => report("25P02", ABORTED),
+                    (_, Limit::Shape) => report("0A000", STALE_PLAN),
                     _ => report("53400", too_many(limit)),
                 });
             }
@@ -202,6 +208,10 @@ impl Watch for Observer<'_> {
         // A session knows its own notifications by its process id.
         let own = sender == self.connection.cancel.process_id();
         asked.then_some(if own { self.process_id } else { sender })
+    }
+
+    fn described(&mut self, of: ShapeOf, columns: u64) {
+        self.shape_told(of, columns);
     }
 
     fn row(&mut self, message: &[u8]) {

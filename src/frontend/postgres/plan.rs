@@ -17,7 +17,7 @@ use crate::protocol::postgres::request::{self, Object, Request};
 use crate::session::transaction::is_naming;
 use crate::session::{Class, Settings};
 use crate::sql::{Catalog, Effect, Hint, Pin, SessionEffect, Statement};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -334,6 +334,7 @@ impl Planner<'_> {
             sql: sql.into(),
             types: types.into(),
             classified: RefCell::new(Classified { statement, catalog: self.catalog.version }),
+            shape: Cell::default(),
         });
         self.statements.change(name, Some(prepared.clone()));
         Ok(What::Parse(prepared))

@@ -34,6 +34,12 @@ impl Conversation {
             // Nothing is set first, after which they would be compared.
             tell_parameters(&mut self.known, &mut server.pooled.connection.reported, local);
         }
+        if self.compare(&mut active, &batch) {
+            active.progress.writing |= held;
+            active.batch = Some(batch);
+            self.active = Some(active);
+            return;
+        }
         let bytes = &self.inbox.filled()[..self.taken];
         if let Some((mut encoder, _)) = self.encoder(&mut active) {
             encoder.batch(&batch, bytes);
@@ -88,6 +94,14 @@ impl Conversation {
                 encoder.connection.settings = Some(Arc::default());
             }
         }
+    }
+
+    /// Sends the request whose results have been compared.
+    pub(super) fn send_compared(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        let batch = active.batch.take().unwrap_or_default();
+        let open = leaves_open(&batch);
+        self.send(batch, open, false);
     }
 
     /// Prepares the batch's statements again on the connection that refused their old plans, and
@@ -173,11 +187,12 @@ impl Conversation {
     }
 
     pub(super) fn encoder<'a>(&'a self, active: &'a mut Active) -> Option<(Encoder<'a>, bool)> {
-        encoder_for(active, &self.statements, self.statements_max())
+        encoder_for(active, &self.statements, self.encoding())
     }
 
-    pub(super) fn statements_max(&self) -> usize {
-        self.cluster.handle.config.pool.statements_max
+    /// `pool.statements_max`, and the count of changes of plans.
+    pub(super) fn encoding(&self) -> (usize, u64) {
+        (self.cluster.handle.config.pool.statements_max, self.catalog.plans())
     }
 }
 
@@ -194,14 +209,23 @@ pub(super) fn mark(active: &mut Active, batch: &Batch) {
 pub(super) fn encoder_for<'a>(
     active: &'a mut Active,
     statements: &'a Statements,
-    statements_max: usize,
+    (statements_max, plans): (usize, u64),
 ) -> Option<(Encoder<'a>, bool)> {
     let Active { server, replies, outbox, progress, .. } = active;
     let connection = &mut *server.as_mut()?.pooled.connection;
     let is_idle = progress.status == Status::Idle && replies.is_quiet() && outbox.is_empty();
     let unnamed = &statements.unnamed;
     let may_be_aborted = progress.status == Status::Failed || replies.is_client_due();
-    let encoder = Encoder { connection, replies, outbox, unnamed, statements_max, may_be_aborted };
+    let encoder = Encoder {
+        connection,
+        replies,
+        outbox,
+        unnamed,
+        statements_max,
+        plans,
+        bound: None,
+        may_be_aborted,
+    };
     Some((encoder, is_idle))
 }
 
@@ -223,7 +247,7 @@ pub(super) fn binds(batch: &Batch) -> bool {
 
 /// Whether a batch asks what each of its results looks like. A client that does not would read
 /// rows of another shape by the description that it had before.
-fn describes(batch: &Batch) -> bool {
+pub(super) fn describes(batch: &Batch) -> bool {
     let count = |is: fn(&What) -> bool| batch.ops.iter().filter(|op| is(&op.what)).count();
     count(|what| matches!(what, What::Bind(_)))
         <= count(|what| matches!(what, What::DescribePortal | What::DescribeStatement(_)))

@@ -31,6 +31,9 @@ pub enum Served {
     Repeat,
     /// The transaction is to go on with the request on the primary.
     Leave,
+    /// The columns of the request's results have been compared with what the client was told; it
+    /// is to be sent now.
+    Compared,
     /// The request is to be prepared again and sent once more on the same connection.
     RepeatHere,
 }
@@ -102,6 +105,9 @@ impl Conversation {
         if active.progress.leaving {
             return Ok(Some(Served::Leave));
         }
+        if active.progress.comparing {
+            return Ok(Some(Served::Compared));
+        }
         if active.progress.stale_plan {
             return Ok(Some(Served::RepeatHere));
         }
@@ -155,6 +161,7 @@ impl Conversation {
             known: &mut self.known,
             welcome: &self.welcome,
             connection: &mut server.pooled.connection,
+            catalog: &self.catalog,
             progress,
             stats: &stats,
             cluster: self.cluster.handle.index,
@@ -328,6 +335,12 @@ impl Conversation {
         } else if active.progress.status == Status::Open {
             self.restore(&mut active);
         }
+        if self.compare(&mut active, &batch) {
+            active.batch = Some(batch);
+            self.taken += bytes;
+            self.active = Some(active);
+            return Ok(true);
+        }
         let message = &self.inbox.filled()[self.taken..self.taken + bytes];
         if let Some((mut encoder, _)) = self.encoder(&mut active) {
             encoder.batch(&batch, message);
@@ -351,7 +364,7 @@ impl Conversation {
     fn may_send_more(&self) -> bool {
         let Some(active) = &self.active else { return false };
         let progress = &active.progress;
-        if progress.retained || progress.intercepted || progress.leaving {
+        if progress.retained || progress.intercepted || progress.leaving || progress.comparing {
             return false;
         }
         let Some(server) = &active.server else { return false };

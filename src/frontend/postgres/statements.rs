@@ -3,7 +3,7 @@
 
 use crate::session::Settings;
 use crate::sql::Statement;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -32,6 +32,18 @@ pub struct Prepared {
     /// Count and parameter type OIDs, as in Parse.
     pub types: Box<[u8]>,
     pub classified: RefCell<Classified>,
+    /// What its client was told of its result; `None`: nothing.
+    pub shape: Cell<Option<Shape>>,
+}
+
+/// The result of a statement as a client was told last.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub columns: u64,
+    /// Holds up to this change of plans.
+    pub plans: u64,
+    /// The result has other columns by now.
+    pub is_stale: bool,
 }
 
 /// The unnamed statement. Its memory is used again by the next one.
@@ -151,6 +163,12 @@ impl Statements {
         let mut all = self.named.iter().chain(replaced);
         let (name, prepared) = all.find(|(_, prepared)| prepared.serial == serial)?;
         Some((name, &prepared.server_name))
+    }
+
+    /// The statement with this [`Prepared::serial`].
+    pub fn by_serial(&self, serial: u64) -> Option<&Rc<Prepared>> {
+        let replaced = self.changes.iter().filter_map(|change| change.before.as_ref());
+        self.named.values().chain(replaced).find(|prepared| prepared.serial == serial)
     }
 
     /// The number of the newest change.
@@ -308,6 +326,7 @@ mod tests {
             sql: Box::default(),
             types: Box::default(),
             classified: RefCell::new(Classified { statement, catalog: 0 }),
+            shape: Cell::default(),
         }))
     }
 

@@ -1,7 +1,8 @@
 //! What a server sends after start-up, read; and the few replies that the proxy writes itself.
 //! Errors and notices are `error.rs`.
 
-use super::frame::{FrameError, body, c_string, put};
+use super::frame::{FrameError, HEAD_BYTES, body, c_string, put};
+use std::hash::{DefaultHasher, Hasher};
 
 /// Transaction status of a ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,23 @@ pub fn parameter_status(message: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
 /// The tag of a complete CommandComplete.
 pub fn command_tag(message: &[u8]) -> &[u8] {
     c_string(body(message)).map(|(tag, _)| tag).unwrap_or_default()
+}
+
+/// A number for what a RowDescription or NoData says of a result's columns: names and types, in
+/// order. Where they come from and their formats do not count (`equalTupleDescs`,
+/// `src/backend/access/common/tupdesc.c`). Of a part of a message, what that part says.
+pub fn shape(message: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(message.get(..HEAD_BYTES).unwrap_or_default());
+    let mut rest = body(message).get(2..).unwrap_or_default();
+    while let Ok((name, after)) = c_string(rest) {
+        hasher.write(name);
+        // Behind the table's OID and the column's number: type, its size, its modifier.
+        let Some((column, after)) = after.split_at_checked(18) else { break };
+        hasher.write(&column[6..16]);
+        rest = after;
+    }
+    hasher.finish()
 }
 
 pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
@@ -119,6 +137,27 @@ mod tests {
         assert_eq!(ready_status(b"Z\0\0\0\x05T"), Ok(Status::Open));
         assert_eq!(ready_status(b"Z\0\0\0\x05X"), Err(FrameError::Body));
         assert_eq!(ready_status(b"Z\0\0\0\x04"), Err(FrameError::Body));
+    }
+
+    #[test]
+    fn the_shape_of_a_result_is_its_names_and_types() {
+        let column = |name: &str, places: [u8; 6], kind: u8, format: u8| {
+            let mut out = Vec::new();
+            put(&mut out, b'T', |out| {
+                out.extend([0, 1]);
+                out.extend(name.as_bytes());
+                out.push(0);
+                out.extend(places);
+                out.extend([0, 0, 0, kind, 0, 4, 255, 255, 255, 255, 0, format]);
+            });
+            shape(&out)
+        };
+        let one = column("a", [1; 6], 23, 0);
+        assert_eq!(one, column("a", [2; 6], 23, 1));
+        assert_ne!(one, column("b", [1; 6], 23, 0));
+        assert_ne!(one, column("a", [1; 6], 25, 0));
+        assert_ne!(one, shape(NO_DATA));
+        assert_eq!(shape(b""), shape(b""));
     }
 
     #[test]

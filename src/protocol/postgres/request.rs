@@ -147,6 +147,7 @@ pub fn put_statement(out: &mut Vec<u8>, tag: u8, name: &[u8]) {
 }
 
 pub const SYNC: &[u8] = b"S\0\0\0\x04";
+pub const FLUSH: &[u8] = b"H\0\0\0\x04";
 pub const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 #[cfg(test)]
