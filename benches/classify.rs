@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use tiffin::sql::{Catalog, Classifier, ClassifierLimits, classify};
+use tiffin::sql::{Catalog, Classifier, ClassifierLimits, Dialect, classify};
 
 const LIMITS: ClassifierLimits = ClassifierLimits { cache_max: 4096, parse_bytes_max: 1 << 20 };
 
@@ -23,7 +23,9 @@ fn known(criterion: &mut Criterion) {
     for (name, text) in STATEMENTS {
         let mut classifier = Classifier::new(LIMITS);
         criterion.bench_function(&format!("known: {name}"), |bench| {
-            bench.iter(|| classifier.classify(black_box(text.as_bytes()), true, &catalog));
+            bench.iter(|| {
+                classifier.classify(black_box(text.as_bytes()), Dialect::STANDARD, &catalog)
+            });
         });
     }
 }
@@ -32,7 +34,9 @@ fn new(criterion: &mut Criterion) {
     let catalog = Catalog::empty();
     for (name, text) in STATEMENTS {
         criterion.bench_function(&format!("new: {name}"), |bench| {
-            bench.iter(|| classify(black_box(text.as_bytes()), true, &catalog, 1 << 20));
+            bench.iter(|| {
+                classify(black_box(text.as_bytes()), Dialect::STANDARD, &catalog, 1 << 20)
+            });
         });
     }
 }

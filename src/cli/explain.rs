@@ -12,7 +12,7 @@ use crate::monitor::catalogs::Loader;
 use crate::route::{Choice, Policy, choose};
 use crate::session::{Class, Need, Session, Wish};
 use crate::sql::{
-    Catalog, CatalogRows, Effect, FunctionRules, Persistence, RelationKind, RelationRow,
+    Catalog, CatalogRows, Dialect, Effect, FunctionRules, Persistence, RelationKind, RelationRow,
     SessionEffect, Statement, classify, split_statements,
 };
 use crate::topology::{Role, Snapshot};
@@ -137,7 +137,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
         println!("Note: {note}.\n");
     }
     let mut out = std::io::stdout().lock();
-    for statement in split_statements(&text, true) {
+    for statement in split_statements(&text, Dialect::STANDARD) {
         let told = asker.explain(statement, args.format)?;
         match out.write_all(told.as_bytes()) {
             Ok(()) => {}
@@ -237,7 +237,7 @@ impl Asker<'_> {
     }
 
     fn classify(&self, text: &str, catalog: &Catalog) -> Statement {
-        classify(text.as_bytes(), true, catalog, self.config.limits.parse_bytes_max)
+        classify(text.as_bytes(), Dialect::STANDARD, catalog, self.config.limits.parse_bytes_max)
     }
 
     /// Classifies with every relation of the statement taken for a plain table.

@@ -59,12 +59,12 @@ impl Drop for GateGuard {
 pub struct PinGuard {
     stats: Rc<WorkerStats>,
     /// A bit for each of [`PINS`].
-    held: u8,
+    held: u16,
     /// When each of them began; most sessions never have one.
     since: Option<Box<[Instant; PINS.len()]>>,
 }
 
-const _: () = assert!(PINS.len() <= u8::BITS as usize, "a pin has no bit");
+const _: () = assert!(PINS.len() <= u16::BITS as usize, "a pin has no bit");
 
 impl PinGuard {
     pub fn new(stats: &Rc<WorkerStats>) -> PinGuard {

@@ -112,7 +112,7 @@ label_values! {
 }
 
 /// The words of pins (`sql::Pin::as_str`); the last one takes what is not in the list.
-pub const PINS: [&str; 8] = [
+pub const PINS: [&str; 11] = [
     "temporary_table",
     "advisory_lock",
     "listen",
@@ -120,6 +120,9 @@ pub const PINS: [&str; 8] = [
     "sequence",
     "prepared_statement",
     "setting",
+    "variable",
+    "table_lock",
+    "distributed_transaction",
     "unknown",
 ];
 

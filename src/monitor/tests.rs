@@ -304,8 +304,9 @@ async fn catalogs_are_loaded(watched: &Watched, servers: &Servers) {
     let loader = PostgresLoader::new(cluster, watched.topology.clone(), tls);
     let runtime = tokio::runtime::Handle::current();
     let catalogs = PostgresCatalogs::new(loader, Duration::from_secs(60), runtime);
-    let effect =
-        |catalog: &Catalog, text: &str| classify(text.as_bytes(), true, catalog, 1 << 20).effect;
+    let effect = |catalog: &Catalog, text: &str| {
+        classify(text.as_bytes(), crate::sql::Dialect::STANDARD, catalog, 1 << 20).effect
+    };
     let slot = catalogs.get("postgres");
     assert_ne!(effect(&slot.load(), "SELECT * FROM t"), Effect::Read, "nothing is known yet");
     loaded(&slot).await;

@@ -2,7 +2,7 @@
 
 use crate::sql::Pin;
 
-const ALL: [Pin; 8] = [
+const ALL: [Pin; 11] = [
     Pin::TemporaryTable,
     Pin::AdvisoryLock,
     Pin::Listen,
@@ -10,6 +10,9 @@ const ALL: [Pin; 8] = [
     Pin::Sequence,
     Pin::PreparedStatement,
     Pin::Setting,
+    Pin::Variable,
+    Pin::TableLock,
+    Pin::DistributedTransaction,
     Pin::Unknown,
 ];
 

@@ -150,7 +150,11 @@ impl Session {
             | SessionEffect::Commit { .. }
             | SessionEffect::Rollback { .. }
             | SessionEffect::SetTransaction(_)
+            | SessionEffect::SetNext(_)
             | SessionEffect::PrepareTransaction
+            | SessionEffect::Use(_)
+            | SessionEffect::Recall(_)
+            | SessionEffect::Kill { .. }
             | SessionEffect::SetTiffin { .. }
             | SessionEffect::ShowTiffin { .. }
             | SessionEffect::Discard(Discard::Plans)

@@ -4,6 +4,7 @@
 //! *and* the same digest, byte by byte: clients choose their SQL, and a collision must not let
 //! a write pass for a read. The hash is seeded per cache. No allocation on a hit.
 
+use super::dialect::Dialect;
 use super::statement::Statement;
 use foldhash::quality::RandomState;
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ const DIGEST_BYTES_MEAN: usize = 1 << 10;
 pub struct Circumstances {
     /// [`super::Catalog::version`].
     pub catalog: u64,
-    pub standard_strings: bool,
+    pub dialect: Dialect,
 }
 
 struct Slot {
@@ -145,12 +146,13 @@ impl Cache {
 mod tests {
     use super::super::catalog::Catalog;
     use super::super::classify::classify;
+    use super::super::mysql::{Engine, Reading};
     use super::*;
 
-    const NOW: Circumstances = Circumstances { catalog: 1, standard_strings: true };
+    const NOW: Circumstances = Circumstances { catalog: 1, dialect: Dialect::STANDARD };
 
     fn statement(text: &str) -> Arc<Statement> {
-        Arc::new(classify(text.as_bytes(), true, &Catalog::empty(), 1 << 20))
+        Arc::new(classify(text.as_bytes(), Dialect::STANDARD, &Catalog::empty(), 1 << 20))
     }
 
     fn put(cache: &mut Cache, digest: &[u8], statement: &Arc<Statement>) {
@@ -171,7 +173,10 @@ mod tests {
         assert!(cache.get(7, b"a", NOW).is_some());
         assert!(cache.get(7, b"b", NOW).is_none(), "another text of the same hash");
         assert!(cache.get(7, b"a", Circumstances { catalog: 2, ..NOW }).is_none());
-        assert!(cache.get(7, b"a", Circumstances { standard_strings: false, ..NOW }).is_none());
+        let dialect = Dialect::Postgres { standard_strings: false };
+        assert!(cache.get(7, b"a", Circumstances { dialect, ..NOW }).is_none());
+        let dialect = Dialect::MySql(Reading::new(Engine::MySql));
+        assert!(cache.get(7, b"a", Circumstances { dialect, ..NOW }).is_none());
         cache.insert(7, b"b", NOW, read);
         assert!(cache.get(7, b"a", NOW).is_none(), "replaced");
         assert_eq!(cache.slots.len(), 1);

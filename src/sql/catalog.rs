@@ -7,6 +7,7 @@
 
 use super::catalog_build;
 use super::functions::{self, Builtin};
+use super::mysql;
 use super::statement::{Effect, Pin, SessionEffect};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -190,6 +191,8 @@ pub(super) struct Relation {
 pub struct Catalog {
     /// Differs between any two catalogs of the process: part of the cache's key.
     pub version: u64,
+    /// The server's kind if it is not PostgreSQL.
+    pub(super) engine: Option<mysql::Engine>,
     pub(super) loaded: bool,
     pub(super) functions: HashMap<Arc<str>, Vec<Function>>,
     pub(super) relations: HashMap<Arc<str>, Vec<Relation>>,
@@ -220,6 +223,7 @@ impl Catalog {
     pub fn empty_with(rules: FunctionRules) -> Catalog {
         Catalog {
             version: NEXT_VERSION.fetch_add(1, Ordering::Relaxed),
+            engine: None,
             loaded: false,
             functions: HashMap::new(),
             relations: HashMap::new(),
@@ -234,12 +238,18 @@ impl Catalog {
         }
     }
 
+    /// [`Catalog::empty_with`] for MySQL and MariaDB.
+    pub fn empty_of(engine: mysql::Engine, rules: FunctionRules) -> Catalog {
+        Catalog { engine: Some(engine), ..Catalog::empty_with(rules) }
+    }
+
     /// The catalog between a change and the next load: nothing is known to be safe, but what
     /// routines and triggers leave behind is still likely.
     pub fn in_doubt(&self) -> Catalog {
         Catalog {
             traces: self.traces.clone(),
             fired: self.fired.clone(),
+            engine: self.engine,
             ..Catalog::empty_with(self.rules.clone())
         }
     }
@@ -260,9 +270,10 @@ impl Catalog {
         if let Some(verdict) = self.ruled(schema, name) {
             return verdict;
         }
-        let builtin = match schema {
-            None | Some("pg_catalog" | "information_schema") => functions::function(name),
-            Some(_) => Builtin::Unknown,
+        let builtin = match (self.engine, schema) {
+            (Some(engine), None) => mysql::functions::function(engine, name),
+            (None, None | Some("pg_catalog" | "information_schema")) => functions::function(name),
+            (_, Some(_)) => Builtin::Unknown,
         };
         let mut verdict = None;
         for function in self.functions.get(name).into_iter().flatten() {
@@ -347,7 +358,11 @@ impl Catalog {
             return (Verdict::refused(Effect::Write, "temporary_table", reason), Vec::new());
         }
         let mut pins = Vec::new();
-        let mut verdict = match functions::relation(schema, name) {
+        let built_in = match self.engine {
+            Some(_) => mysql::functions::relation(schema, name),
+            None => functions::relation(schema, name),
+        };
+        let mut verdict = match built_in {
             Builtin::Safe => Some(Verdict::Safe),
             Builtin::ServerLocal | Builtin::Refused => {
                 Some(Verdict::ServerLocal(Arc::from(format!("{name} describes one server"))))
@@ -399,6 +414,10 @@ impl Catalog {
 
     /// Whether an operator of this name calls a volatile function.
     pub fn operator(&self, name: &str) -> Verdict {
+        // MySQL and MariaDB have their own and no others.
+        if self.engine.is_some() {
+            return Verdict::Safe;
+        }
         match self.operators.get(name) {
             Some(true) => {
                 let reason = format!("the operator {name} has an overload that is volatile");

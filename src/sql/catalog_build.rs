@@ -10,7 +10,7 @@ use super::catalog::{
 };
 use super::found::{EFFECTS_MAX, Found};
 use super::statement::{Effect, Pin, SessionEffect};
-use super::walk;
+use super::{mysql, walk};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(super) fn build(mut catalog: Catalog, rows: CatalogRows) -> Catalog {
     }
     catalog.defaults = rows.defaults;
     catalog.procedures = rows.procedures.iter().map(|name| Arc::from(name.as_str())).collect();
-    let traces = traces(&rows.routines);
+    let traces = traces(&rows.routines, catalog.engine.is_some());
     let mut all_fired: HashMap<Arc<str>, Vec<SessionEffect>> = HashMap::new();
     for (table, routine) in &rows.triggers {
         let effects = traces.get(routine.as_str()).cloned().unwrap_or_default();
@@ -66,11 +66,13 @@ pub(super) fn build(mut catalog: Catalog, rows: CatalogRows) -> Catalog {
 }
 
 /// What each routine may leave behind, by itself and by those that it names.
-fn traces(rows: &[RoutineRow]) -> HashMap<Arc<str>, Vec<SessionEffect>> {
+fn traces(rows: &[RoutineRow], mysql: bool) -> HashMap<Arc<str>, Vec<SessionEffect>> {
     let mut traces: HashMap<Arc<str>, Vec<SessionEffect>> = HashMap::new();
-    let words: Vec<_> = rows.iter().map(|row| body::words(row.body.as_bytes())).collect();
+    let words_of = if mysql { mysql::words_of_body } else { body::words };
+    let effects_of = if mysql { mysql::effects_of_body } else { body::effects_of_body };
+    let words: Vec<_> = rows.iter().map(|row| words_of(row.body.as_bytes())).collect();
     for row in rows {
-        let mut effects = body::effects_of_body(row.body.as_bytes());
+        let mut effects = effects_of(row.body.as_bytes());
         if !row.volatile {
             effects.retain(is_of_calls);
         }

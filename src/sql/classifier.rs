@@ -3,6 +3,7 @@
 use super::cache::{Cache, Circumstances};
 use super::catalog::Catalog;
 use super::classify::classify;
+use super::dialect::Dialect;
 use super::scan;
 use super::statement::Statement;
 use std::sync::Arc;
@@ -33,32 +34,21 @@ impl Classifier {
         Classifier { limits, cache, digest: Vec::new(), hits: 0, misses: 0 }
     }
 
-    /// What the text does. `standard_strings` is the session's `standard_conforming_strings`.
-    pub fn classify(
-        &mut self,
-        text: &[u8],
-        standard_strings: bool,
-        catalog: &Catalog,
-    ) -> Arc<Statement> {
+    /// What the text does, read by the rules that hold in the session now.
+    pub fn classify(&mut self, text: &[u8], dialect: Dialect, catalog: &Catalog) -> Arc<Statement> {
         if text.len() > self.limits.parse_bytes_max {
             self.misses += 1;
-            return Arc::new(classify(
-                text,
-                standard_strings,
-                catalog,
-                self.limits.parse_bytes_max,
-            ));
+            return Arc::new(classify(text, dialect, catalog, self.limits.parse_bytes_max));
         }
-        let digest = scan::digest(text, standard_strings, &mut self.digest);
-        let circumstances = Circumstances { catalog: catalog.version, standard_strings };
+        let digest = scan::digest(text, dialect, &mut self.digest);
+        let circumstances = Circumstances { catalog: catalog.version, dialect };
         let hash = self.cache.hash(digest, circumstances);
         if let Some(statement) = self.cache.get(hash, digest, circumstances) {
             self.hits += 1;
             return Arc::clone(statement);
         }
         self.misses += 1;
-        let statement =
-            Arc::new(classify(text, standard_strings, catalog, self.limits.parse_bytes_max));
+        let statement = Arc::new(classify(text, dialect, catalog, self.limits.parse_bytes_max));
         self.cache.insert(hash, digest, circumstances, Arc::clone(&statement));
         if self.digest.capacity() > DIGEST_BUFFER_BYTES_MAX {
             self.digest = Vec::new();

@@ -7,15 +7,16 @@
 use super::catalog::Catalog;
 use super::control;
 use super::cursor::{Cursor, Part};
+use super::dialect::Dialect;
 use super::hint;
 use super::lex::{Kind, Lexer, Token};
 use super::statement::{Effect, Hint, HintTarget, Pin, SessionEffect, Statement};
-use super::{parse, scan, settings, utility, walk};
+use super::{mysql, parse, scan, settings, utility, walk};
 use std::sync::Arc;
 
 /// A text longer than this is not even scanned for its words. PostgreSQL takes messages of up to
 /// 1 GiB; the scan reads about 1 GB/s, and no other client should wait longer than this for it.
-const SCAN_BYTES_MAX: usize = 64 << 20;
+pub(super) const SCAN_BYTES_MAX: usize = 64 << 20;
 
 /// What a text is judged by.
 #[derive(Clone, Copy)]
@@ -35,13 +36,24 @@ impl Source<'_> {
 /// parsed: they go to the primary.
 pub fn classify(
     text: &[u8],
-    standard_strings: bool,
+    dialect: Dialect,
     catalog: &Catalog,
     parse_bytes_max: usize,
 ) -> Statement {
     let hint = hint::find(text).map(read_hint);
+    let is_large = text.len() > parse_bytes_max;
+    let standard_strings = match dialect {
+        Dialect::Postgres { standard_strings } => standard_strings,
+        Dialect::MySql(reading) => {
+            let source = mysql::classify::Source { text, reading, catalog };
+            if is_large {
+                return statement_of(mysql::classify::too_large(&source, parse_bytes_max), hint);
+            }
+            return mysql::classify::statement(&source, hint);
+        }
+    };
     let source = Source { text, standard_strings, catalog };
-    if text.len() > parse_bytes_max {
+    if is_large {
         return statement_of(too_large(&source, parse_bytes_max), hint);
     }
     let tokens = source.tokens();
@@ -49,14 +61,7 @@ pub fn classify(
         return statement_of(unfinished(&source), hint);
     }
     let statements = scan::split(text, &tokens);
-    match statements.as_slice() {
-        [] => {
-            let part = Part::new(Effect::Read, "empty", "there is nothing to run");
-            Statement { count: 0, ..statement_of(part, hint) }
-        }
-        [tokens] => statement_of(one(tokens, &source), hint),
-        [..] => several(&statements, &source, hint),
-    }
+    joined(statements.iter().map(|tokens| one(tokens, &source)), hint)
 }
 
 fn read_hint(inside: &[u8]) -> Hint {
@@ -70,9 +75,13 @@ fn read_hint(inside: &[u8]) -> Hint {
 /// What can be said of a text without parsing it. Its words are looked at, because a large
 /// INSERT is no reason to pin a session.
 fn too_large(source: &Source<'_>, parse_bytes_max: usize) -> Part {
+    let pinned = source.text.len() > SCAN_BYTES_MAX || leaves_traces(source);
+    not_parsed(parse_bytes_max, pinned)
+}
+
+pub(super) fn not_parsed(parse_bytes_max: usize, pinned: bool) -> Part {
     let reason = format!("longer than {parse_bytes_max} bytes, so it is not parsed");
     let mut part = Part::new(Effect::Unknown, "too_large", reason);
-    let pinned = source.text.len() > SCAN_BYTES_MAX || leaves_traces(source);
     if pinned {
         part.found.effect(SessionEffect::Pin(Pin::Unknown));
     }
@@ -243,7 +252,7 @@ pub(super) fn judged(mut part: Part) -> Part {
     part
 }
 
-fn strictness(effect: Effect) -> u8 {
+pub(super) fn strictness(effect: Effect) -> u8 {
     match effect {
         Effect::Read => 0,
         Effect::Session => 1,
@@ -278,11 +287,11 @@ pub(super) fn statement_of(part: Part, hint: Option<Hint>) -> Statement {
     }
 }
 
-/// A text of several statements: the strictest class, all names, the session effects in order.
-fn several(statements: &[&[Token]], source: &Source<'_>, hint: Option<Hint>) -> Statement {
+/// A text of these statements: the strictest class, all names, the session effects in order.
+pub(super) fn joined(parts: impl Iterator<Item = Part>, hint: Option<Hint>) -> Statement {
     let mut total: Option<Statement> = None;
-    for tokens in statements {
-        let next = statement_of(one(tokens, source), hint.clone());
+    for part in parts {
+        let next = statement_of(part, hint.clone());
         let Some(seen) = &mut total else {
             total = Some(next);
             continue;
@@ -300,14 +309,14 @@ fn several(statements: &[&[Token]], source: &Source<'_>, hint: Option<Hint>) -> 
         seen.functions.extend(next.functions);
         seen.session.extend(next.session);
         seen.is_ddl |= next.is_ddl;
+        seen.count += 1;
         // A later statement may be the one that is to be asked of the primary.
         if seen.hint.as_ref().is_none_or(|hint| hint.target.is_none()) {
             seen.hint = next.hint;
         }
     }
-    let mut total = total.unwrap_or_else(|| {
-        statement_of(Part::new(Effect::Read, "empty", "there is nothing to run"), hint)
-    });
-    total.count = statements.len();
-    total
+    total.unwrap_or_else(|| {
+        let part = Part::new(Effect::Read, "empty", "there is nothing to run");
+        Statement { count: 0, ..statement_of(part, hint) }
+    })
 }

@@ -52,6 +52,13 @@ impl Found {
         self.push(Problem { effect: Effect::Unknown, code, reason, planning: true });
     }
 
+    /// A word that no read contains.
+    pub fn forbidden(&mut self, word: &str) {
+        if !self.problems.iter().any(|problem| problem.effect == Effect::Write) {
+            self.problem(Effect::Write, "forbidden_word", format!("it has {word}"));
+        }
+    }
+
     /// A node of the tree that the walk does not know: never a read.
     pub fn unknown(&mut self, what: &str) {
         let reason = Arc::from(format!("{what} is not known to be a read"));

@@ -45,7 +45,7 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
     superuser_settings: words(include_str!("data/superuser_settings.txt")).collect(),
 });
 
-fn words(text: &'static str) -> impl Iterator<Item = &'static str> {
+pub(super) fn words(text: &'static str) -> impl Iterator<Item = &'static str> {
     text.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace)
 }
 

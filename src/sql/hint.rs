@@ -17,7 +17,7 @@ pub fn find(text: &[u8]) -> Option<&[u8]> {
     loop {
         match (text.get(at)?, text.get(at + 1)) {
             (byte, _) if byte.is_ascii_whitespace() => at += 1,
-            (b'-', Some(b'-')) => at = line_end(text, at),
+            (b'-', Some(b'-')) | (b'#', _) => at = line_end(text, at),
             (b'/', Some(b'*')) => {
                 let end = comment_end(text, at)?;
                 let inside = text.get(at + 2..end - 2)?.trim_ascii();

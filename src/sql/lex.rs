@@ -9,6 +9,8 @@
 //! encodings for which that does not hold have to be kept away by the caller: ask
 //! [`is_readable_encoding`].
 
+use super::scan::Words;
+
 /// Whether texts in this `client_encoding` can be classified. In the others a byte that looks
 /// like a backslash may be half of a character, so that nobody here can tell where a string ends:
 /// their texts are to be treated as unknown. The name is compared as the server does it, letters
@@ -46,15 +48,19 @@ pub fn is_readable_encoding(name: &str) -> bool {
 pub enum Kind {
     /// An unquoted name or keyword.
     Word,
-    /// `"name"`, the quotes included.
+    /// `"name"` or MySQL's `` `name` ``, the quotes included.
     Quoted,
     /// `U&"name"`; nobody here looks through its escapes.
     UnicodeQuoted,
     /// Any string literal: '..', E'..', U&'..', B'..', X'..', N'..', $tag$..$tag$.
     Text,
     Number,
-    /// `$1`.
+    /// `$1`, or MySQL's `?`.
     Parameter,
+    /// MySQL's `@name`, quotes included.
+    UserVariable,
+    /// MySQL's `@@name` and `@@scope.name`.
+    SystemVariable,
     /// One of `( ) [ ] , ; . :` or `::`, `:=`.
     Mark,
     Operator,
@@ -157,31 +163,6 @@ impl<'a> Lexer<'a> {
                 _ => return true,
             }
         }
-    }
-
-    /// Whether the next token is a word that introduces no literal. Passes over what comes before.
-    #[inline]
-    pub fn at_plain_word(&mut self) -> bool {
-        self.skip_blank()
-            && CLASS[self.peek(0) as usize] == NAME
-            && !matches!(self.peek(1), b'\'' | b'&')
-    }
-
-    /// Takes the word that [`Lexer::at_plain_word`] has found and writes it in lower case; gives
-    /// its length. `out` is at least as long as the rest of the text.
-    #[inline]
-    pub fn lower_word(&mut self, out: &mut [u8]) -> usize {
-        let mut count = 0;
-        for (to, from) in out.iter_mut().zip(&self.text[self.at..]) {
-            let lower = NAME_LOWER[*from as usize];
-            if lower == 0 {
-                break;
-            }
-            *to = lower;
-            count += 1;
-        }
-        self.at += count;
-        count
     }
 
     fn name_end(&self, at: usize) -> usize {
@@ -337,6 +318,30 @@ impl<'a> Lexer<'a> {
         let pair = matches!((self.peek(0), self.peek(1)), (b':', b':' | b'=') | (b'.', b'.'));
         self.at += if pair { 2 } else { 1 };
         Kind::Mark
+    }
+}
+
+impl Words for Lexer<'_> {
+    #[inline]
+    fn at_plain_word(&mut self) -> bool {
+        self.skip_blank()
+            && CLASS[self.peek(0) as usize] == NAME
+            && !matches!(self.peek(1), b'\'' | b'&')
+    }
+
+    #[inline]
+    fn lower_word(&mut self, out: &mut [u8]) -> usize {
+        let mut count = 0;
+        for (to, from) in out.iter_mut().zip(&self.text[self.at..]) {
+            let lower = NAME_LOWER[*from as usize];
+            if lower == 0 {
+                break;
+            }
+            *to = lower;
+            count += 1;
+        }
+        self.at += count;
+        count
     }
 }
 

@@ -11,8 +11,9 @@
 //!
 //! Classification takes up to 1.3 MiB of stack (see `parse.rs`): threads of 2 MiB or more.
 //!
-//! Open `classifier.rs` first, then `classify.rs`. Only PostgreSQL's SQL is here; the values of
-//! `statement.rs` are the same for every engine.
+//! Open `classifier.rs` first, then `classify.rs`. PostgreSQL's SQL is here, that of
+//! MySQL and MariaDB in `mysql/`; the values of `statement.rs` and the walk over the tree are the
+//! same for every engine.
 
 mod body;
 mod cache;
@@ -24,11 +25,13 @@ mod classifier;
 mod classify;
 mod control;
 mod cursor;
+mod dialect;
 mod found;
 mod functions;
 mod fuzz;
 pub mod hint;
 mod lex;
+pub mod mysql;
 mod parse;
 mod scan;
 mod settings;
@@ -51,6 +54,7 @@ pub use catalog::{
 pub use catalog_build::CALLS_DEEP_MAX;
 pub use classifier::{Classifier, Limits as ClassifierLimits};
 pub use classify::classify;
+pub use dialect::Dialect;
 pub use functions::setting_needs_privilege;
 pub use fuzz::fuzz_one;
 pub use hint::{duration as parse_duration, target as parse_target};

@@ -6,8 +6,9 @@
 //! which are dropped recursively.
 
 use super::lex::{Kind, Token};
+use super::mysql;
 use sqlparser::ast::Statement;
-use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::dialect::{Dialect, MySqlDialect, PostgreSqlDialect};
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token as P;
 
@@ -36,18 +37,18 @@ pub struct Parsed {
     pub variadic: bool,
 }
 
-/// Parses the tokens of exactly one statement.
-pub fn parse(text: &[u8], tokens: &[Token]) -> Result<Parsed, Refusal> {
-    let mut writer =
-        Writer { text, tokens, at: 0, out: Vec::new(), variadic: false, depth: 0, values: None };
+/// Parses the tokens of exactly one statement, `mysql`: of MySQL or MariaDB.
+pub fn parse(text: &[u8], tokens: &[Token], mysql: bool) -> Result<Parsed, Refusal> {
+    let (out, variadic, depth, values) = (Vec::new(), false, 0, None);
+    let mut writer = Writer { text, tokens, mysql, at: 0, out, variadic, depth, values };
     writer.run()?;
     let Writer { out, variadic, .. } = writer;
+    let dialect: &dyn Dialect = if mysql { &MySqlDialect {} } else { &PostgreSqlDialect {} };
     if chain(text, tokens) > CHAIN_MAX || open_joins(text, tokens) > OPEN_JOINS_MAX {
         let reason = "the expression is nested too deeply to be looked at".to_owned();
         return Err(Refusal { code: "too_deep", reason });
     }
-    let mut parser =
-        Parser::new(&PostgreSqlDialect {}).with_recursion_limit(NESTING_MAX).with_tokens(out);
+    let mut parser = Parser::new(dialect).with_recursion_limit(NESTING_MAX).with_tokens(out);
     match parser.parse_statements() {
         Ok(mut statements) => match (statements.pop(), statements.pop()) {
             (Some(statement), None) => Ok(Parsed { statement, variadic }),
@@ -57,7 +58,7 @@ pub fn parse(text: &[u8], tokens: &[Token]) -> Result<Parsed, Refusal> {
     }
 }
 
-fn parse_error(reason: String) -> Refusal {
+pub(super) fn parse_error(reason: String) -> Refusal {
     Refusal { code: "parse_error", reason }
 }
 
@@ -115,7 +116,7 @@ fn open_joins(text: &[u8], tokens: &[Token]) -> usize {
         } else if let Some(level) = levels.last_mut() {
             let waits =
                 !before.eq_ignore_ascii_case(b"cross") && !before.eq_ignore_ascii_case(b"natural");
-            if is(b"join") && waits {
+            if (is(b"join") || is(b"straight_join")) && waits {
                 *level += 1;
                 total += 1;
                 most = most.max(total);
@@ -130,7 +131,7 @@ fn open_joins(text: &[u8], tokens: &[Token]) -> usize {
 }
 
 fn is_link(word: &[u8]) -> bool {
-    const LINKS: [&[u8]; 20] = [
+    const LINKS: [&[u8]; 28] = [
         b"and",
         b"or",
         b"is",
@@ -151,15 +152,24 @@ fn is_link(word: &[u8]) -> bool {
         b"join",
         b"case",
         b"select",
+        b"div",
+        b"mod",
+        b"xor",
+        b"rlike",
+        b"regexp",
+        b"binary",
+        b"interval",
+        b"straight_join",
     ];
     LINKS.iter().any(|link| word.eq_ignore_ascii_case(link))
 }
 
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     text: &'a [u8],
     tokens: &'a [Token],
-    at: usize,
-    out: Vec<P>,
+    mysql: bool,
+    pub(super) at: usize,
+    pub(super) out: Vec<P>,
     variadic: bool,
     /// Parentheses that are open.
     depth: usize,
@@ -169,19 +179,19 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// The unquoted word `ahead` of the present one, in lower case; empty for anything else.
-    fn word(&self, ahead: usize) -> String {
+    pub(super) fn word(&self, ahead: usize) -> String {
         match self.tokens.get(self.at + ahead) {
             Some(token) if token.kind == Kind::Word => lower(token.bytes(self.text)),
             _ => String::new(),
         }
     }
 
-    fn bytes(&self, ahead: usize) -> &[u8] {
+    pub(super) fn bytes(&self, ahead: usize) -> &[u8] {
         self.tokens.get(self.at + ahead).map_or(&[], |token| token.bytes(self.text))
     }
 
     /// The token before the present one, as text in lower case.
-    fn before(&self) -> String {
+    pub(super) fn before(&self) -> String {
         let token = self.at.checked_sub(1).and_then(|at| self.tokens.get(at));
         token.map_or(String::new(), |token| lower(token.bytes(self.text)))
     }
@@ -198,22 +208,36 @@ impl Writer<'_> {
                     if word == "values" {
                         self.values = Some(self.depth);
                     }
-                    self.write_word(&word);
+                    match self.mysql {
+                        true => self.write_word_of_mysql(&word),
+                        false => self.write_word(&word),
+                    }
+                }
+                Kind::Quoted if self.mysql => {
+                    // Few names depend on case, and the catalog leaves it out.
+                    self.out.push(P::make_word(&unquote(bytes).to_lowercase(), Some('`')));
                 }
                 Kind::Quoted => self.out.push(P::make_word(&unquote(bytes), Some('"'))),
+                Kind::UserVariable | Kind::SystemVariable if self.mysql => {
+                    self.out.push(P::Placeholder("?".to_owned()));
+                }
+                Kind::Text if self.mysql && self.continues_literal() => {}
                 Kind::Text => self.literal(P::SingleQuotedString("x".to_owned())),
                 Kind::Number => self.literal(P::Number("1".to_owned(), false)),
                 Kind::Parameter => self.out.push(P::Placeholder(lower(bytes))),
                 Kind::Mark => self.write_mark(bytes)?,
                 Kind::Operator => {
-                    let token = operator(&lower(bytes));
-                    self.out.push(token);
+                    let name = lower(bytes);
+                    let own = if self.mysql { mysql::operator(&name) } else { None };
+                    self.out.push(own.unwrap_or_else(|| operator(&name)));
                 }
                 Kind::UnicodeQuoted => {
                     return Err(parse_error("a name with Unicode escapes".to_owned()));
                 }
                 Kind::Broken => return Err(parse_error("an unfinished literal".to_owned())),
-                Kind::Other => return Err(parse_error(format!("unexpected {}", lower(bytes)))),
+                Kind::UserVariable | Kind::SystemVariable | Kind::Other => {
+                    return Err(parse_error(format!("unexpected {}", lower(bytes))));
+                }
             }
             self.at += 1;
         }
@@ -255,16 +279,16 @@ impl Writer<'_> {
             // Locking clauses are no read in any strength; sqlparser knows the two plain ones.
             "no" if self.before() == "for" && self.word(1) == "key" => self.at += 1,
             "key" if self.before() == "for" && self.word(1) == "share" => {}
-            "table" if self.starts_query() => {
-                for word in ["select", "*", "from"] {
-                    match word {
-                        "*" => self.out.push(P::Mul),
-                        _ => self.push_word(word),
-                    }
-                }
-            }
+            "table" if self.starts_query() => self.push_table_query(),
             _ => self.push_word(word),
         }
+    }
+
+    /// `TABLE` as `SELECT * FROM`.
+    pub(super) fn push_table_query(&mut self) {
+        self.push_word("select");
+        self.out.push(P::Mul);
+        self.push_word("from");
     }
 
     /// How many tokens the row behind the comma here has, if it is a row of constants.
@@ -292,12 +316,12 @@ impl Writer<'_> {
         None
     }
 
-    fn push_word(&mut self, word: &str) {
+    pub(super) fn push_word(&mut self, word: &str) {
         self.out.push(P::make_word(word, None));
     }
 
     /// Whether a query may start at the present token.
-    fn starts_query(&self) -> bool {
+    pub(super) fn starts_query(&self) -> bool {
         let before = self.before();
         self.at == 0
             || matches!(
@@ -358,6 +382,7 @@ impl Writer<'_> {
             }
             b":" => P::Colon,
             b"::" => P::DoubleColon,
+            b":=" if self.mysql => P::Assignment,
             // Old spelling of `=>`; SQL has no other use for it.
             b":=" => P::RArrow,
             _ => return Err(parse_error(format!("unexpected {}", lower(bytes)))),
@@ -367,14 +392,15 @@ impl Writer<'_> {
     }
 }
 
-fn lower(bytes: &[u8]) -> String {
+pub(super) fn lower(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).to_ascii_lowercase()
 }
 
-/// The name inside double quotes.
+/// The name inside quotes, whichever they are.
 pub fn unquote(bytes: &[u8]) -> String {
     let inner = bytes.get(1..bytes.len().saturating_sub(1)).unwrap_or_default();
-    String::from_utf8_lossy(inner).replace("\"\"", "\"")
+    let quote = bytes.first().map_or("\"", |first| if *first == b'`' { "`" } else { "\"" });
+    String::from_utf8_lossy(inner).replace(&quote.repeat(2), quote)
 }
 
 fn operator(text: &str) -> P {
@@ -436,7 +462,7 @@ mod tests {
     /// The statement as sqlparser writes it back.
     fn parsed(sql: &str) -> String {
         let tokens: Vec<Token> = Lexer::new(sql.as_bytes(), true).collect();
-        match parse(sql.as_bytes(), &tokens) {
+        match parse(sql.as_bytes(), &tokens, false) {
             Ok(parsed) => parsed.statement.to_string(),
             Err(refusal) => refusal.code.to_owned(),
         }

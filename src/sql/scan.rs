@@ -4,8 +4,10 @@
 //! reuses. [`split`] and [`forbidden`] work on the tokens of a text that is classified for the
 //! first time. Nothing here knows functions or tables.
 
+use super::dialect::Dialect;
 use super::hint;
 use super::lex::{Kind, Lexer, Token};
+use super::mysql;
 
 /// Stands for a string literal in a digest. Neither byte can be part of a valid statement.
 const TEXT_MARK: u8 = 1;
@@ -15,6 +17,16 @@ const NUMBER_MARK: u8 = 2;
 const WHOLE_MARK: u8 = 0;
 /// Ends a hint at the start of a digest.
 const HINT_MARK: u8 = 3;
+
+/// A lexer, with the short way through plain words that the digest takes.
+pub(super) trait Words: Iterator<Item = Token> {
+    /// Whether the next token is a word that introduces no literal. Passes over what comes before.
+    fn at_plain_word(&mut self) -> bool;
+
+    /// Takes the word that [`Words::at_plain_word`] has found and writes it in lower case; gives
+    /// its length. `out` is at least as long as the rest of the text.
+    fn lower_word(&mut self, out: &mut [u8]) -> usize;
+}
 
 /// What the last token of a digest was, as far as the next one needs to know.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,7 +46,7 @@ enum Last {
 ///
 /// Texts whose literals may change the class (anything but plain queries and DML, and the calls
 /// of `set_config` and `current_setting`) are their own digest.
-pub fn digest<'r>(text: &[u8], standard_strings: bool, room: &'r mut Vec<u8>) -> &'r [u8] {
+pub fn digest<'r>(text: &[u8], dialect: Dialect, room: &'r mut Vec<u8>) -> &'r [u8] {
     let hint = hint::find(text).unwrap_or_default();
     // A token adds at most a space to its own length.
     let needed = hint.len() + 1 + 2 * text.len() + 1;
@@ -46,7 +58,13 @@ pub fn digest<'r>(text: &[u8], standard_strings: bool, room: &'r mut Vec<u8>) ->
         out.extend(hint);
         out.push(HINT_MARK);
     }
-    if !normalise(text, standard_strings, &mut out) {
+    let normal = match dialect {
+        Dialect::Postgres { standard_strings } => {
+            normalise(text, Lexer::new(text, standard_strings), &mut out)
+        }
+        Dialect::MySql(reading) => normalise(text, mysql::lex::Lexer::new(text, reading), &mut out),
+    };
+    if !normal {
         out.at = 0;
         out.push(WHOLE_MARK);
         out.extend(text);
@@ -87,11 +105,10 @@ impl Out<'_> {
 }
 
 /// False if the text has to be its own digest.
-fn normalise(text: &[u8], standard_strings: bool, out: &mut Out<'_>) -> bool {
+fn normalise(text: &[u8], mut lexer: impl Words, out: &mut Out<'_>) -> bool {
     let mut last = Last::Start;
     // Inside `IN ( literal , literal …`, where the list counts as one literal.
     let mut in_list = false;
-    let mut lexer = Lexer::new(text, standard_strings);
     loop {
         let spaced = matches!(last, Last::Word | Last::In | Last::Literal);
         if lexer.at_plain_word() {
@@ -131,7 +148,7 @@ fn normalise(text: &[u8], standard_strings: bool, out: &mut Out<'_>) -> bool {
                 last = Last::Operator;
                 in_list = false;
             }
-            Kind::Quoted | Kind::Parameter => {
+            Kind::Quoted | Kind::Parameter | Kind::UserVariable | Kind::SystemVariable => {
                 let inner = bytes.get(1..bytes.len().saturating_sub(1)).unwrap_or_default();
                 if last == Last::Start || names_setting(inner) {
                     return false;
@@ -169,7 +186,15 @@ fn after_word(last: Last, word: &[u8]) -> Option<Last> {
 fn starts_plain(word: &[u8]) -> bool {
     matches!(
         word,
-        b"select" | b"with" | b"insert" | b"update" | b"delete" | b"values" | b"table" | b"merge"
+        b"select"
+            | b"with"
+            | b"insert"
+            | b"update"
+            | b"delete"
+            | b"values"
+            | b"table"
+            | b"merge"
+            | b"replace"
     )
 }
 
@@ -257,7 +282,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Vec<u8> {
-        digest(text.as_bytes(), true, &mut Vec::new()).to_vec()
+        digest(text.as_bytes(), Dialect::STANDARD, &mut Vec::new()).to_vec()
     }
 
     #[test]

@@ -1,16 +1,24 @@
 //! A text of many statements in its single ones, for tools: the proxy itself never takes a
 //! client's text apart.
 
+use super::dialect::Dialect;
 use super::lex::{Lexer, Token};
-use super::{hint, scan};
+use super::{hint, mysql, scan};
 
 /// The statements of a text, each from its first word, or from a hint before it, to its last.
-/// `standard_strings` is `standard_conforming_strings`.
-pub fn split_statements(text: &str, standard_strings: bool) -> Vec<&str> {
-    let tokens: Vec<Token> = Lexer::new(text.as_bytes(), standard_strings).collect();
+pub fn split_statements(text: &str, dialect: Dialect) -> Vec<&str> {
+    let bytes = text.as_bytes();
+    let tokens: Vec<Token> = match dialect {
+        Dialect::Postgres { standard_strings } => Lexer::new(bytes, standard_strings).collect(),
+        Dialect::MySql(reading) => mysql::lex::Lexer::executing(bytes, reading, &[]).collect(),
+    };
+    let parts = match dialect {
+        Dialect::Postgres { .. } => scan::split(bytes, &tokens),
+        Dialect::MySql(_) => mysql::classify::split(bytes, &tokens),
+    };
     let mut statements = Vec::new();
     let mut before = 0;
-    for part in scan::split(text.as_bytes(), &tokens) {
+    for part in parts {
         let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
         // A hint is a comment, which no token covers.
         let gap = text.get(before..first.start).unwrap_or_default();
@@ -27,7 +35,7 @@ pub fn split_statements(text: &str, standard_strings: bool) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::split_statements;
+    use super::{Dialect, split_statements};
 
     #[test]
     fn statements_are_taken_apart() {
@@ -48,7 +56,7 @@ mod tests {
             ("SELECT 'open", &["SELECT 'open"]),
         ];
         for (text, expected) in cases {
-            assert_eq!(&split_statements(text, true), expected, "{text}");
+            assert_eq!(&split_statements(text, Dialect::STANDARD), expected, "{text}");
         }
     }
 }

@@ -85,9 +85,13 @@ pub enum SessionEffect {
     Savepoint(Arc<str>),
     RollbackTo(Arc<str>),
     Release(Arc<str>),
+    /// The default schema is another one (USE).
+    Use(Arc<str>),
     /// SET TRANSACTION of the open transaction.
     SetTransaction(TransactionModes),
-    /// SET SESSION CHARACTERISTICS AS TRANSACTION.
+    /// SET TRANSACTION that holds for the next transaction and no other.
+    SetNext(TransactionModes),
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION, SET SESSION TRANSACTION.
     SetCharacteristics(TransactionModes),
     /// PREPARE TRANSACTION ends the transaction; COMMIT/ROLLBACK PREPARED are plain writes.
     PrepareTransaction,
@@ -132,6 +136,38 @@ pub enum SessionEffect {
     /// A setting has a value that the text does not tell (`set_config('a.b', $1, false)`): only
     /// the server knows it.
     Learn(Arc<str>),
+    /// The answer tells of what the session ran before: it has to come from the connection that
+    /// ran it, with nothing in between.
+    Recall(Recall),
+    /// Ends another session, or what it runs, by the number that the proxy has told its client.
+    Kill {
+        id: u64,
+        query: bool,
+    },
+}
+
+/// What of the statements before an answer tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recall {
+    /// SHOW WARNINGS, GET DIAGNOSTICS, `@@error_count`.
+    Diagnostics,
+    /// `FOUND_ROWS()`.
+    FoundRows,
+    /// `ROW_COUNT()`.
+    RowCount,
+    /// `LAST_INSERT_ID()`.
+    InsertId,
+}
+
+impl Recall {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Recall::Diagnostics => "diagnostics",
+            Recall::FoundRows => "found_rows",
+            Recall::RowCount => "row_count",
+            Recall::InsertId => "insert_id",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +191,12 @@ pub enum Pin {
     PreparedStatement,
     /// `set_config` or a SET whose effect the proxy cannot follow.
     Setting,
+    /// A variable of the session's own (MySQL's `@name`).
+    Variable,
+    /// LOCK TABLES, and the locks of FLUSH and of backups.
+    TableLock,
+    /// XA.
+    DistributedTransaction,
     /// LOAD, DO, CALL, a text that could not be parsed or any other state unknown to the proxy.
     Unknown,
 }
@@ -170,6 +212,9 @@ impl Pin {
             Pin::Sequence => "sequence",
             Pin::PreparedStatement => "prepared_statement",
             Pin::Setting => "setting",
+            Pin::Variable => "variable",
+            Pin::TableLock => "table_lock",
+            Pin::DistributedTransaction => "distributed_transaction",
             Pin::Unknown => "unknown",
         }
     }

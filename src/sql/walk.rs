@@ -11,7 +11,7 @@ use super::catalog::Catalog;
 use super::found::Found;
 use super::lex::{Lexer, Token};
 use super::statement::{Effect, SessionEffect};
-use super::{calls, parse, scan};
+use super::{calls, mysql, parse, scan};
 use sqlparser::ast::{
     Cte, Distinct, Expr, Fetch, GroupByExpr, GroupByWithModifier, Ident, LimitClause,
     NamedWindowExpr, ObjectName, ObjectNamePart, Offset, OrderBy, OrderByExpr, OrderByKind,
@@ -40,6 +40,8 @@ pub(super) enum Node {
 
 pub(super) struct Walk<'a> {
     pub catalog: &'a Catalog,
+    /// Whether the text is MySQL's or MariaDB's, which have clauses that PostgreSQL has not.
+    pub mysql: bool,
     pub found: Found,
     /// Whether arguments cannot be counted.
     pub variadic: bool,
@@ -51,6 +53,7 @@ pub(super) struct Walk<'a> {
 pub(super) fn walk(parsed: parse::Parsed, catalog: &Catalog) -> Found {
     let mut walk = Walk {
         catalog,
+        mysql: catalog.engine.is_some(),
         found: Found::default(),
         variadic: parsed.variadic,
         scopes: Vec::new(),
@@ -67,27 +70,33 @@ pub(super) fn walk(parsed: parse::Parsed, catalog: &Catalog) -> Found {
 /// Classifies a text that comes from the catalog: a view's definition, a policy's expression.
 pub(super) fn fragment(text: &str, catalog: &Catalog) -> Found {
     let bytes = text.trim().trim_end_matches(';').as_bytes();
+    if let Some(engine) = catalog.engine {
+        return mysql::classify::fragment(bytes, engine, catalog);
+    }
     let tokens: Vec<Token> = Lexer::new(bytes, true).collect();
     query(bytes, &tokens, catalog)
 }
 
 /// Classifies one query by its words and its tree.
 pub(super) fn query(text: &[u8], tokens: &[Token], catalog: &Catalog) -> Found {
-    let mut found = match parse::parse(text, tokens) {
+    let mut found = tree(text, tokens, catalog);
+    if let Some(word) = scan::forbidden(text, tokens) {
+        found.forbidden(word);
+    }
+    calls::trace(text, tokens, catalog, &mut found);
+    found
+}
+
+/// What the tree of one query says.
+pub(super) fn tree(text: &[u8], tokens: &[Token], catalog: &Catalog) -> Found {
+    match parse::parse(text, tokens, catalog.engine.is_some()) {
         Ok(parsed) => walk(parsed, catalog),
         Err(refusal) => {
             let mut found = Found::default();
             found.unparsed(refusal.code, refusal.reason);
             found
         }
-    };
-    if let Some(word) = scan::forbidden(text, tokens)
-        && !found.problems.iter().any(|problem| problem.effect == Effect::Write)
-    {
-        found.problem(Effect::Write, "forbidden_word", format!("it has {word}"));
     }
-    calls::trace(text, tokens, catalog, &mut found);
-    found
 }
 
 impl Walk<'_> {
@@ -105,11 +114,16 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes a form that PostgreSQL does not have, or that nobody has decided about.
+    /// Notes a form that the server does not have, or that nobody has decided about.
     pub(super) fn refuse(&mut self, present: bool, what: &str) {
         if present {
             self.found.unknown(what);
         }
+    }
+
+    /// Notes a form that only MySQL and MariaDB have.
+    pub(super) fn foreign(&mut self, present: bool, what: &str) {
+        self.refuse(present && !self.mysql, what);
     }
 
     fn run(&mut self) {
@@ -157,7 +171,10 @@ impl Walk<'_> {
                 }
                 self.refuse(!limit_by.is_empty(), "LIMIT BY");
             }
-            Some(LimitClause::OffsetCommaLimit { .. }) => self.found.unknown("LIMIT a, b"),
+            Some(LimitClause::OffsetCommaLimit { offset, limit }) => {
+                self.foreign(true, "LIMIT a, b");
+                self.exprs([offset, limit], scope);
+            }
             None => {}
         }
         if let Some(Fetch { with_ties: _, percent, quantity }) = fetch {
@@ -217,7 +234,7 @@ impl Walk<'_> {
                 self.push(Node::Set(right), scope);
             }
             SetExpr::Values(Values { explicit_row, value_keyword: _, rows }) => {
-                self.refuse(explicit_row, "VALUES ROW");
+                self.foreign(explicit_row, "VALUES ROW");
                 for row in rows {
                     self.exprs(row.content, scope);
                 }
@@ -264,7 +281,11 @@ impl Walk<'_> {
             flavor,
         } = select;
         if into.is_some() {
-            self.found.problem(Effect::Write, "select_into", "SELECT INTO makes a table");
+            let reason = match self.mysql {
+                true => "SELECT INTO writes variables or a file",
+                false => "SELECT INTO makes a table",
+            };
+            self.found.problem(Effect::Write, "select_into", reason);
         }
         match distinct {
             None | Some(Distinct::All | Distinct::Distinct) => {}
@@ -285,8 +306,9 @@ impl Walk<'_> {
                 NamedWindowExpr::WindowSpec(window) => self.window(window, scope),
             }
         }
-        let foreign = select_modifiers.is_some()
-            || top.is_some()
+        // None of MySQL's modifiers changes anything but the answer to FOUND_ROWS().
+        self.foreign(select_modifiers.is_some(), "a modifier of SELECT");
+        let foreign = top.is_some()
             || top_before_distinct
             || exclude.is_some()
             || !lateral_views.is_empty()
@@ -343,6 +365,7 @@ impl Walk<'_> {
                 for modifier in modifiers {
                     match modifier {
                         GroupByWithModifier::GroupingSets(expr) => self.expr(expr, scope),
+                        GroupByWithModifier::Rollup if self.mysql => {}
                         _ => self.found.unknown("GROUP BY … WITH"),
                     }
                 }

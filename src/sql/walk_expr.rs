@@ -6,7 +6,7 @@ use super::walk::{Node, ScopeId, Walk, fold, join_name, qualified};
 use sqlparser::ast::{
     AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CeilFloorKind, DataType, Expr,
     Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, Interval, Subscript, TypedString, UnaryOperator, WindowFrame,
+    FunctionArguments, Interval, MemberOf, Subscript, TypedString, UnaryOperator, WindowFrame,
     WindowFrameBound, WindowSpec, WindowType,
 };
 
@@ -166,6 +166,26 @@ impl Walk<'_> {
             }
             Expr::Collate { expr, collation: _ } => self.expr(*expr, scope),
             Expr::Named { expr, name: _ } => self.expr(*expr, scope),
+            other if self.mysql => self.grammar_of_mysql(other, scope),
+            _ => self.found.unknown("this kind of expression"),
+        }
+    }
+
+    /// Expressions that only MySQL and MariaDB have.
+    fn grammar_of_mysql(&mut self, expr: Expr, scope: ScopeId) {
+        match expr {
+            Expr::RLike { negated: _, expr, pattern, regexp: _ } => {
+                self.pair(expr, pattern, scope);
+            }
+            Expr::Convert { is_try, expr, data_type, charset: _, target_before_value, styles } => {
+                let foreign = is_try || target_before_value || !styles.is_empty();
+                self.refuse(foreign, "CONVERT of another dialect");
+                self.expr(*expr, scope);
+                data_type.into_iter().for_each(|data_type| self.data_type(data_type));
+            }
+            Expr::Prefixed { prefix: _, value } => self.expr(*value, scope),
+            Expr::MatchAgainst { columns: _, match_value: _, opt_search_modifier: _ } => {}
+            Expr::MemberOf(MemberOf { value, array }) => self.pair(value, array, scope),
             _ => self.found.unknown("this kind of expression"),
         }
     }
@@ -231,7 +251,8 @@ impl Walk<'_> {
         match qualified(&name) {
             Some((schema, name)) => {
                 // What its constant arguments say is decided on the tokens.
-                if functions::reads_setting(schema.as_deref(), &name)
+                if !self.mysql
+                    && functions::reads_setting(schema.as_deref(), &name)
                     && !self.catalog.has_function(&name)
                 {
                     self.found.calls(join_name(schema.as_deref(), &name));
@@ -261,6 +282,8 @@ impl Walk<'_> {
             match clause {
                 FunctionArgumentClause::OrderBy(list) => self.order_by(list, scope),
                 FunctionArgumentClause::JsonNullClause(_) => {}
+                FunctionArgumentClause::Separator(_) if self.mysql => {}
+                FunctionArgumentClause::Limit(expr) if self.mysql => self.expr(expr, scope),
                 FunctionArgumentClause::JsonReturningClause(returning) => {
                     self.data_type(returning.data_type);
                 }
@@ -304,6 +327,10 @@ impl Walk<'_> {
 
     /// The name of a type: PostgreSQL's own are enumerated, the rest is asked of the catalog.
     pub(super) fn data_type(&mut self, data_type: DataType) {
+        // MySQL and MariaDB have no types of users, and casts call nothing.
+        if self.mysql {
+            return;
+        }
         let mut data_type = data_type;
         loop {
             match data_type {

@@ -19,6 +19,10 @@ impl Walk<'_> {
 
     fn join(&mut self, operator: JoinOperator, scope: ScopeId) {
         let constraint = match operator {
+            JoinOperator::StraightJoin(constraint) => {
+                self.foreign(true, "STRAIGHT_JOIN");
+                constraint
+            }
             JoinOperator::Join(constraint)
             | JoinOperator::Inner(constraint)
             | JoinOperator::Left(constraint)
@@ -51,11 +55,9 @@ impl Walk<'_> {
                 index_hints,
             } => {
                 self.alias(alias);
-                let foreign = !with_hints.is_empty()
-                    || version.is_some()
-                    || !partitions.is_empty()
-                    || json_path.is_some()
-                    || !index_hints.is_empty();
+                self.foreign(!partitions.is_empty(), "PARTITION of a table");
+                self.foreign(!index_hints.is_empty(), "an index hint");
+                let foreign = !with_hints.is_empty() || version.is_some() || json_path.is_some();
                 self.refuse(foreign, "a table clause of another dialect");
                 self.sample(sample, scope);
                 match args {
@@ -89,6 +91,11 @@ impl Walk<'_> {
                 self.refuse(with_offset || with_offset_alias.is_some(), "UNNEST … WITH OFFSET");
                 self.call(None, "unnest", None);
                 self.exprs(array_exprs, scope);
+            }
+            TableFactor::JsonTable { json_expr, json_path: _, columns: _, alias } => {
+                self.foreign(true, "JSON_TABLE");
+                self.alias(alias);
+                self.expr(json_expr, scope);
             }
             TableFactor::NestedJoin { table_with_joins, alias } => {
                 self.alias(alias);

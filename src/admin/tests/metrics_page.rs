@@ -111,6 +111,9 @@ fn every_pin_of_a_session_has_a_counter_of_its_own() {
         Pin::Sequence,
         Pin::PreparedStatement,
         Pin::Setting,
+        Pin::Variable,
+        Pin::TableLock,
+        Pin::DistributedTransaction,
         Pin::Unknown,
     ];
     for pin in pins {

@@ -16,7 +16,7 @@ use crate::protocol::postgres::frame::{self, FrameError};
 use crate::protocol::postgres::request::{self, Object, Request};
 use crate::session::transaction::is_naming;
 use crate::session::{Class, Settings};
-use crate::sql::{Catalog, Effect, Hint, Pin, SessionEffect, Statement};
+use crate::sql::{Catalog, Dialect, Effect, Hint, Pin, SessionEffect, Statement};
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
@@ -268,7 +268,8 @@ impl Planner<'_> {
         let statement = {
             let mut classifier = self.worker.classifier.borrow_mut();
             let (hits, _) = classifier.hits_and_misses();
-            let statement = classifier.classify(sql, self.standard_strings, self.catalog);
+            let dialect = Dialect::Postgres { standard_strings: self.standard_strings };
+            let statement = classifier.classify(sql, dialect, self.catalog);
             self.worker.stats().classify_cache(classifier.hits_and_misses().0 > hits);
             statement
         };

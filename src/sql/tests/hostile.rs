@@ -2,7 +2,8 @@
 
 use super::fixture;
 use crate::sql::{
-    Catalog, Classifier, ClassifierLimits as Limits, Effect, Pin, SessionEffect, classify, fuzz_one,
+    Catalog, Classifier, ClassifierLimits as Limits, Dialect, Effect, Pin, SessionEffect, classify,
+    fuzz_one,
 };
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ const PARSE_BYTES_MAX: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn effect(sql: &str) -> Effect {
-    classify(sql.as_bytes(), true, &Catalog::empty(), PARSE_BYTES_MAX).effect
+    classify(sql.as_bytes(), Dialect::STANDARD, &Catalog::empty(), PARSE_BYTES_MAX).effect
 }
 
 /// Each shape of text that grows a deep tree or makes a parser try again and again.
@@ -92,7 +93,7 @@ fn deep_and_long_statements_neither_crash_nor_take_long() {
     // A million levels, below and above the limit of what is parsed.
     for (limit, code) in [(1 << 30, "too_deep"), (PARSE_BYTES_MAX, "too_large")] {
         let sql = format!("select {}1", "1+".repeat(1_000_000));
-        let statement = classify(sql.as_bytes(), true, &Catalog::empty(), limit);
+        let statement = classify(sql.as_bytes(), Dialect::STANDARD, &Catalog::empty(), limit);
         assert_eq!((statement.effect, statement.reason_code), (Effect::Unknown, code));
     }
 }
@@ -101,7 +102,7 @@ fn deep_and_long_statements_neither_crash_nor_take_long() {
 fn texts_above_the_limit_are_not_parsed_and_pin_only_if_their_words_may() {
     let catalog = Catalog::empty();
     let pinned = |sql: &str| {
-        let statement = classify(sql.as_bytes(), true, &catalog, 100);
+        let statement = classify(sql.as_bytes(), Dialect::STANDARD, &catalog, 100);
         assert_eq!((statement.effect, statement.reason_code), (Effect::Unknown, "too_large"));
         statement.session == [SessionEffect::Pin(Pin::Unknown)]
     };
@@ -121,7 +122,7 @@ fn a_statement_with_too_many_effects_pins_the_session() {
     let calls: Vec<String> =
         (0..20_000).map(|number| format!("set_config('a.b', '{number}', false)")).collect();
     let sql = format!("select {}", calls.join(","));
-    let statement = classify(sql.as_bytes(), true, &Catalog::empty(), PARSE_BYTES_MAX);
+    let statement = classify(sql.as_bytes(), Dialect::STANDARD, &Catalog::empty(), PARSE_BYTES_MAX);
     assert_eq!(statement.session.last(), Some(&SessionEffect::Pin(Pin::Unknown)));
     assert!(statement.session.len() < 100);
 }
@@ -135,11 +136,11 @@ fn sixty_four_mebibytes_are_looked_at_once() {
     let started = Instant::now();
     let limits = Limits { cache_max: 16, parse_bytes_max: PARSE_BYTES_MAX };
     let mut classifier = Classifier::new(limits);
-    let statement = classifier.classify(&sql, true, &Catalog::empty());
+    let statement = classifier.classify(&sql, Dialect::STANDARD, &Catalog::empty());
     assert_eq!(statement.reason_code, "too_large");
     assert_eq!(statement.session, []);
     sql.push(b' ');
-    let statement = classifier.classify(&sql, true, &Catalog::empty());
+    let statement = classifier.classify(&sql, Dialect::STANDARD, &Catalog::empty());
     assert_eq!(statement.session, [SessionEffect::Pin(Pin::Unknown)]);
     assert!(started.elapsed() < PATIENCE);
 }
@@ -249,7 +250,7 @@ proptest! {
     {
         let sql = words.join(" ");
         let catalog = fixture::catalog();
-        let statement = classify(sql.as_bytes(), true, &catalog, PARSE_BYTES_MAX);
+        let statement = classify(sql.as_bytes(), Dialect::STANDARD, &catalog, PARSE_BYTES_MAX);
         let writes = ["insert", "update", "delete", "into", "share", "nextval"];
         if statement.effect == Effect::Read {
             for pair in words.windows(2) {

@@ -1,0 +1,5 @@
+//! The table of statements, hostile input and the cache, for MySQL and MariaDB.
+
+mod fixture;
+mod hostile;
+mod table;
