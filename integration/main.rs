@@ -15,6 +15,7 @@ mod failover;
 mod lag;
 mod maintenance;
 mod messages;
+mod mysql_login;
 mod mysql_servers;
 mod operations;
 mod pins;

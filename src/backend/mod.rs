@@ -2,8 +2,11 @@
 //!
 //! [`ServerConnection`] is all that a pool knows of one, whatever its engine.
 
+pub mod dial;
+pub mod mysql;
 pub mod postgres;
 pub mod stream;
+pub mod wire;
 
 use crate::config::Address;
 use crate::config::tls::ServerTlsConnector;

@@ -10,6 +10,7 @@
 use super::auth::{self, Identity, MESSAGE_BYTES_MAX, ServerSecret};
 use super::auth_wire::{Wire, WireError};
 pub use crate::backend::Fault;
+use crate::backend::dial;
 use crate::backend::stream::{Plain, Stream};
 use crate::config::tls::{self, Connecting, ServerTlsConnector};
 use crate::config::{Address, ServerTlsMode};
@@ -18,13 +19,11 @@ use crate::protocol::postgres::scram::ServerMessageError;
 use crate::protocol::postgres::startup::{self, Parameter};
 use bytes::BytesMut;
 use rustls_pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 /// ParameterStatus and notices between authentication and ReadyForQuery. A server has about
@@ -33,12 +32,6 @@ const OPENING_MESSAGES_MAX: usize = 512;
 
 /// The longest cancel key is 256 bytes (protocol 3.2), after the process id.
 const KEY_DATA_BYTES: std::ops::RangeInclusive<usize> = 4..=4 + startup::CANCEL_KEY_BYTES_MAX;
-
-/// An idle connection is probed after this, so that a server that vanished is noticed.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Bytes that the server does not acknowledge for this long end the connection.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where to connect, and as whom.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +114,9 @@ impl From<WireError> for ConnectError {
         match error {
             WireError::Io(error) => ConnectError::Broken(error),
             WireError::Closed | WireError::Truncated => ConnectError::Closed,
-            error @ WireError::Length { .. } => ConnectError::NotPostgres(error.to_string()),
+            error @ (WireError::Length { .. } | WireError::Order { .. }) => {
+                ConnectError::NotPostgres(error.to_string())
+            }
         }
     }
 }
@@ -332,7 +327,7 @@ pub async fn cancel(
     timeout_at(deadline, both).await.unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
 
-/// Opens the socket. Each of a host's addresses gets its share of the time that is left.
+/// Opens the socket.
 async fn dial(address: &Address, deadline: Instant) -> Result<Plain, ConnectError> {
     let (host, port) = match address {
         Address::Unix { folder, port } => {
@@ -342,30 +337,8 @@ async fn dial(address: &Address, deadline: Instant) -> Result<Plain, ConnectErro
         }
         Address::Tcp { host, port } => (host, *port),
     };
-    let found = lookup_host((host.as_str(), port)).await.map_err(ConnectError::Unreachable)?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for (index, address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(Plain::Tcp(tuned(stream)?)),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(ConnectError::Unreachable(last))
-}
-
-fn tuned(stream: TcpStream) -> Result<TcpStream, ConnectError> {
-    let socket = SockRef::from(&stream);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    socket
-        .set_tcp_nodelay(true)
-        .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-        .and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)))
-        .map_err(ConnectError::Unreachable)?;
-    Ok(stream)
+    let stream = dial::tcp(host, port, deadline).await.map_err(ConnectError::Unreachable)?;
+    Ok(Plain::Tcp(stream))
 }
 
 /// Puts TLS on the socket as the mode says. Unix sockets have none, as with libpq.

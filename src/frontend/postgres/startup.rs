@@ -125,7 +125,9 @@ impl From<WireError> for StartupError {
         match error {
             WireError::Io(error) => StartupError::Connection(error),
             WireError::Closed | WireError::Truncated => StartupError::Left,
-            WireError::Length { .. } => Refusal::violation("invalid message length").into(),
+            WireError::Length { .. } | WireError::Order { .. } => {
+                Refusal::violation("invalid message length").into()
+            }
         }
     }
 }

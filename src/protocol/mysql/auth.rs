@@ -19,10 +19,14 @@ use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 pub const NATIVE: &str = "mysql_native_password";
 pub const CACHING_SHA2: &str = "caching_sha2_password";
+/// The password itself, as in caching_sha2_password's second part.
+pub const SHA256_PASSWORD: &str = "sha256_password";
 pub const CLEAR: &str = "mysql_clear_password";
 
-/// caching_sha2: the server asks for the key to encrypt the password with.
+/// caching_sha2: the client asks for the key to encrypt the password with.
 pub const REQUEST_PUBLIC_KEY: u8 = 2;
+/// sha256_password: the same.
+pub const REQUEST_PUBLIC_KEY_SHA256: u8 = 1;
 /// caching_sha2: the proof fits what the server remembers.
 pub const FAST_OK: u8 = 3;
 /// caching_sha2: the server needs the password itself.

@@ -157,7 +157,7 @@ impl<'a> Tracked<'a> {
         Ok(match kind {
             VARIABLE => Tracked::Variable { name: reader.bytes()?, value: reader.bytes()? },
             SCHEMA => Tracked::Schema(reader.bytes()?),
-            STATE_CHANGE => Tracked::StateChange(reader.bytes()? == b"1"),
+            STATE_CHANGE => Tracked::StateChange(data == b"1"),
             GTIDS => {
                 // The encoding; there is only one.
                 if reader.u8()? != 0 {
@@ -261,7 +261,7 @@ mod tests {
             (b"\x00\x07\x01a\x04utf8", Some(Tracked::Variable { name: b"a", value: b"utf8" })),
             (b"\x01\x02\x01d", Some(Tracked::Schema(b"d"))),
             (b"\x01\x01\x00", Some(Tracked::Schema(b""))),
-            (b"\x02\x02\x011", Some(Tracked::StateChange(true))),
+            (b"\x02\x011", Some(Tracked::StateChange(true))),
             (b"\x03\x05\x00\x03u:1", Some(Tracked::Gtids(b"u:1"))),
             (b"\x03\x05\x01\x03u:1", None),
             (b"\x04\x01\x00", Some(Tracked::Characteristics(b""))),
