@@ -91,7 +91,10 @@ const NODE_GAUGES: [Name; 9] = [
 
 /// A gauge of a node; `None` if there is nothing to say.
 fn node_gauge(name: Name, node: &Node, now: Instant) -> Option<Value> {
-    let position = node.position.map(|Position::Log { timeline, offset }| (timeline.0, offset));
+    let position = match node.position {
+        Some(Position::Log { timeline, offset }) => Some((timeline.0, offset)),
+        Some(Position::Gtids(_)) | None => None,
+    };
     match name {
         Name::NodeHealthy => Some((node.health == Health::Healthy).into()),
         Name::NodeInReadSet => Some(node.in_read_set.into()),

@@ -1,7 +1,7 @@
 //! What the monitor keeps, as JSON: the journal of changes and the history of lag.
 
 use super::JsonSource;
-use super::view::{log_position, milliseconds};
+use super::view::milliseconds;
 use crate::monitor::journal::{Change, Entry, Journal};
 use crate::monitor::lags::{Lags, Point};
 use crate::topology::{Lag, NodeId, Position, Snapshot, Topology};
@@ -65,7 +65,7 @@ fn points(points: &[Point]) -> Value {
             Lag::Unknown => (None, None),
             Lag::Known { age, bytes } => (Some(milliseconds(age)), bytes),
         };
-        let position = point.position.map(|Position::Log { offset, .. }| log_position(offset));
+        let position = point.position.as_ref().map(Position::to_string);
         json!({
             "at_ms": since_1970(point.wall),
             "lag_ms": lag_ms,

@@ -84,10 +84,8 @@ fn node(node: &Node, now: Instant) -> NodeTopology<'_> {
         Health::Healthy => ("healthy", None),
         Health::Unhealthy { reason } => ("unhealthy", not_empty(reason)),
     };
-    let (timeline, position) = match node.position {
-        None => (None, None),
-        Some(Position::Log { timeline, offset }) => (Some(timeline.0), Some(log_position(offset))),
-    };
+    let timeline = node.position.as_ref().and_then(Position::timeline).map(|timeline| timeline.0);
+    let position = node.position.as_ref().map(Position::to_string);
     NodeTopology {
         name: &node.name,
         address: &node.address,
@@ -116,11 +114,6 @@ pub fn role_word(role: Role) -> &'static str {
         Role::Replica => "replica",
         Role::Unknown => "unknown",
     }
-}
-
-/// An offset as PostgreSQL prints a `pg_lsn`: both halves in hexadecimal.
-pub(super) fn log_position(offset: u64) -> String {
-    format!("{:X}/{:X}", offset >> 32, offset & 0xFFFF_FFFF)
 }
 
 pub(super) fn milliseconds(duration: Duration) -> f64 {

@@ -190,12 +190,9 @@ fn row(node: &Node, facts: Option<&Facts>) -> [String; 7] {
         (Health::Healthy, Role::Unknown) => "refused",
         (Health::Unhealthy { .. } | Health::Unknown, _) => "unreachable",
     };
-    let (timeline, position) = match node.position {
-        Some(Position::Log { timeline, offset }) => {
-            (timeline.0.to_string(), format!("{:X}/{:X}", offset >> 32, offset & 0xffff_ffff))
-        }
-        None => (none(), none()),
-    };
+    let timeline = node.position.as_ref().and_then(Position::timeline);
+    let timeline = timeline.map_or_else(none, |timeline| timeline.0.to_string());
+    let position = node.position.as_ref().map_or_else(none, Position::to_string);
     let lag = match (node.role, node.lag) {
         (Role::Replica, Lag::Known { age, bytes: Some(bytes) }) if bytes > 0 => {
             format!("{} ms, {bytes} bytes", age.as_millis())

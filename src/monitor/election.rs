@@ -1,48 +1,62 @@
-//! Which of the nodes that are not in recovery is the cluster's primary.
+//! Which of the nodes that take writes is the cluster's primary.
 //!
-//! Pure. A node that is not in recovery *claims* to be the primary; the claim is only believed if
-//! the node has the cluster's system identifier and the highest timeline that was ever seen. Two
+//! Pure. A node that takes writes *claims* to be the primary. Where a promotion starts a timeline,
+//! the claim is only believed if the node has the cluster's system identifier and the highest
+//! timeline that was ever seen. Where positions are GTIDs, nothing tells a promoted server from
+//! the one before: it is remembered who was primary before, and of two claims the one is believed
+//! whose server does not replicate from the other's, or has all of its transactions and more. Two
 //! claims that cannot be told apart stop the writes. Health and history are `verdict.rs`.
 
-use crate::topology::{NodeId, Timeline};
+use crate::topology::{NodeId, Position, Timeline};
 use std::sync::Arc;
 
-/// A node that answered that it is not in recovery.
+/// A node that answered that it takes writes.
 #[derive(Debug, Clone)]
 pub struct Claim {
     pub node: NodeId,
     pub name: Arc<str>,
+    pub address: Arc<str>,
     pub system: u64,
+    /// Two nodes with the same are one server under two names.
+    pub instance: u64,
+    /// What its replicas call it beside its address; empty if nothing.
+    pub id: Arc<str>,
+    /// `None` also where servers have no timelines.
     pub timeline: Option<Timeline>,
-    /// When the server started, in microseconds: two nodes with one system and one start are one
-    /// server under two names.
-    pub started_us: i64,
-    /// Up to which its log is on disk.
-    pub flush: u64,
+    /// Up to which its log is on disk, or what it has committed. `None`: it does not tell.
+    pub position: Option<Position>,
+    /// Addresses and ids of those from whom it replicates although it takes writes.
+    pub upstreams: Vec<Arc<str>>,
 }
 
 /// What is remembered for the life of the process, over reloads of the configuration as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Known {
+    /// Whether a promotion starts a timeline.
+    pub has_timelines: bool,
     /// The cluster's system identifier.
     pub system: Option<u64>,
     /// The highest timeline that any node of the cluster was seen on.
     pub timeline: Option<Timeline>,
     pub primary: Option<LastPrimary>,
+    /// Nodes that were primary before another one was, and were not seen refusing writes since.
+    pub superseded: Vec<NodeId>,
 }
 
 /// The primary that was believed last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastPrimary {
     pub node: NodeId,
-    pub timeline: Timeline,
-    /// The highest flushed offset that was seen of it.
-    pub flush: u64,
+    /// `None` where servers have no timelines.
+    pub timeline: Option<Timeline>,
+    /// The last position that was seen of it.
+    pub position: Option<Position>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Election {
-    pub primary: Option<(NodeId, Timeline)>,
+    /// With its timeline, where there are timelines.
+    pub primary: Option<(NodeId, Option<Timeline>)>,
     /// Why nobody is, where there were claims; empty otherwise.
     pub because: String,
     /// Claims that are not believed, each with the reason. They never get a statement.
@@ -52,7 +66,7 @@ pub struct Election {
 /// Chooses among the claims, in whatever order they come.
 pub fn elect(claims: &[Claim], known: &Known) -> Election {
     let mut election = Election::default();
-    let mut believed: Vec<(&Claim, Timeline)> = Vec::new();
+    let mut believed: Vec<&Claim> = Vec::new();
     let highest = claims
         .iter()
         .filter(|claim| Some(claim.system) == known.system)
@@ -60,35 +74,41 @@ pub fn elect(claims: &[Claim], known: &Known) -> Election {
         .max()
         .max(known.timeline);
     // The last primary first: of one server's two names it keeps the one that it had.
-    let last = known.primary.map(|last| last.node);
+    let last = known.primary.as_ref().map(|last| last.node);
     let mut claims: Vec<&Claim> = claims.iter().collect();
     claims.sort_by_key(|claim| (Some(claim.node) != last, claim.node));
     for claim in claims {
-        let same = |(other, _): &&(&Claim, Timeline)| other.started_us == claim.started_us;
+        let same = |other: &&&Claim| other.instance == claim.instance;
         match (objection(claim, known, highest), believed.iter().find(same)) {
-            (Ok(timeline), None) => believed.push((claim, timeline)),
-            (Ok(_), Some((other, _))) => {
+            (None, None) => believed.push(claim),
+            (None, Some(other)) => {
                 let reason = format!("{} is the same server as {}", claim.name, other.name);
                 election.refused.push((claim.node, Arc::from(reason)));
             }
-            (Err(reason), _) => election.refused.push((claim.node, Arc::from(reason))),
+            (Some(reason), _) => election.refused.push((claim.node, Arc::from(reason))),
         }
+    }
+    if !known.has_timelines {
+        believed = tell_apart(believed, known, &mut election.refused);
     }
     match believed.as_slice() {
         [] => {
             let reasons = election.refused.iter().map(|(_, reason)| &**reason);
             election.because = reasons.collect::<Vec<_>>().join("; ");
         }
-        [(claim, timeline)] => election.primary = Some((claim.node, *timeline)),
-        [(_, timeline), ..] => {
-            let names = believed.iter().map(|(claim, _)| &*claim.name);
+        [claim] => election.primary = Some((claim.node, claim.timeline)),
+        [first, ..] => {
+            let names = believed.iter().map(|claim| &*claim.name);
             let names = names.collect::<Vec<_>>().join(" and ");
+            let (what, remedy) = match first.timeline {
+                Some(Timeline(number)) => (format!(" on timeline {number}"), "shut down"),
+                None => (String::new(), "shut down, or make read-only,"),
+            };
             election.because = format!(
-                "split brain: {names} both accept writes on timeline {} and cannot be told \
-                 apart; shut down all but the right one",
-                timeline.0
+                "split brain: {names} both accept writes{what} and cannot be told apart; {remedy} \
+                 all but the right one"
             );
-            for (claim, _) in &believed {
+            for claim in &believed {
                 election.refused.push((claim.node, Arc::from(election.because.as_str())));
             }
         }
@@ -96,40 +116,111 @@ pub fn elect(claims: &[Claim], known: &Known) -> Election {
     election
 }
 
-/// The claim's timeline, or why it is not believed.
-fn objection(claim: &Claim, known: &Known, highest: Option<Timeline>) -> Result<Timeline, String> {
+/// Why the claim is not believed, whatever the others say.
+fn objection(claim: &Claim, known: &Known, highest: Option<Timeline>) -> Option<String> {
     let name = &claim.name;
     if let Some(system) = known.system
         && claim.system != system
     {
-        return Err(foreign(name, claim.system, system));
+        return Some(foreign(name, claim.system, system));
+    }
+    // Another node that was the last primary, and where.
+    let last = known.primary.as_ref().filter(|last| last.node != claim.node);
+    let places = last.and_then(|last| last.position.as_ref().zip(claim.position.as_ref()));
+    if !known.has_timelines {
+        let lacks = places.is_some_and(|places| match places {
+            (Position::Gtids(last), Position::Gtids(own)) => !own.includes(last),
+            _ => false,
+        });
+        return (lacks && known.superseded.contains(&claim.node)).then(|| {
+            format!(
+                "{name} accepts writes, but another node became the primary after it and has \
+                 transactions that it lacks: it is an old primary; make it read-only"
+            )
+        });
     }
     let Some(timeline) = claim.timeline else {
-        return Err(format!("{name} accepts writes but does not tell its timeline"));
+        return Some(format!("{name} accepts writes but does not tell its timeline"));
     };
     if let Some(highest) = highest
         && timeline < highest
     {
-        return Err(format!(
+        return Some(format!(
             "{name} accepts writes on timeline {}, but timeline {} is known: it is an old primary",
             timeline.0, highest.0
         ));
     }
     // The same timeline on another node is its data on a new host, or a copy that was started
     // beside it. A copy is behind.
-    if let Some(last) = known.primary
-        && last.timeline == timeline
-        && last.node != claim.node
-        && claim.flush < last.flush
-    {
-        return Err(format!(
-            "{name} accepts writes on the same timeline {} as the last primary but is {} bytes \
-             behind it: it is an older copy",
-            timeline.0,
-            last.flush - claim.flush
+    let behind = places.map_or(0, |(last, own)| last.ahead_of(own));
+    if last.is_some_and(|last| last.timeline == Some(timeline)) && behind > 0 {
+        return Some(format!(
+            "{name} accepts writes on the same timeline {} as the last primary but is {behind} \
+             bytes behind it: it is an older copy",
+            timeline.0
         ));
     }
-    Ok(timeline)
+    None
+}
+
+/// Those of several claims that are left when each that is certainly not the primary's is refused.
+fn tell_apart<'a>(
+    claims: Vec<&'a Claim>,
+    known: &Known,
+    refused: &mut Vec<(NodeId, Arc<str>)>,
+) -> Vec<&'a Claim> {
+    let (old, new): (Vec<&Claim>, Vec<&Claim>) =
+        claims.iter().partition(|claim| known.superseded.contains(&claim.node));
+    let mut left = claims;
+    if !new.is_empty() {
+        for claim in old {
+            let name = &claim.name;
+            let reason = format!(
+                "{name} accepts writes, but another node became the primary after it: make it read-only"
+            );
+            refused.push((claim.node, Arc::from(reason)));
+        }
+        left = new;
+    }
+    let objections: Vec<Option<String>> =
+        left.iter().map(|claim| left.iter().find_map(|other| worse(claim, other))).collect();
+    let mut kept = Vec::new();
+    for (claim, objection) in left.into_iter().zip(objections) {
+        match objection {
+            None => kept.push(claim),
+            Some(reason) => refused.push((claim.node, Arc::from(reason))),
+        }
+    }
+    kept
+}
+
+/// Why the first of two claims is not the primary's, if the other one shows it.
+fn worse(claim: &Claim, other: &Claim) -> Option<String> {
+    let follows = |claim: &Claim, other: &Claim| {
+        claim.upstreams.contains(&other.address) || claim.upstreams.contains(&other.id)
+    };
+    let (name, better) = (&claim.name, &other.name);
+    match (follows(claim, other), follows(other, claim)) {
+        // Each has all of the other's transactions sooner or later: that says nothing.
+        (true, true) | (false, true) => return None,
+        (true, false) => {
+            return Some(format!(
+                "{name} replicates from {better} and accepts writes as well: make it read-only"
+            ));
+        }
+        (false, false) => {}
+    }
+    let (Some(Position::Gtids(own)), Some(Position::Gtids(theirs))) =
+        (&claim.position, &other.position)
+    else {
+        return None;
+    };
+    (theirs.includes(own) && !own.includes(theirs)).then(|| {
+        format!(
+            "{name} accepts writes, and {better} has all of its transactions and more: make {name} \
+             read-only"
+        )
+    })
 }
 
 /// Why a node of another system is refused.
@@ -167,14 +258,24 @@ pub fn common_system(systems: &[(Arc<str>, u64)]) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::Gtids;
 
     const SYSTEM: u64 = 7;
 
     fn claim(node: u16, system: u64, timeline: u32, flush: u64) -> Claim {
-        let name = Arc::from(["pg-a", "pg-b", "pg-c"][usize::from(node)]);
-        let started_us = i64::from(node);
-        let timeline = Some(Timeline(timeline));
-        Claim { node: NodeId(node), name, system, timeline, started_us, flush }
+        let name: Arc<str> = Arc::from(["pg-a", "pg-b", "pg-c"][usize::from(node)]);
+        let timeline = Timeline(timeline);
+        Claim {
+            node: NodeId(node),
+            address: name.clone(),
+            name,
+            system,
+            instance: u64::from(node),
+            id: Arc::from(""),
+            timeline: Some(timeline),
+            position: Some(Position::Log { timeline, offset: flush }),
+            upstreams: Vec::new(),
+        }
     }
 
     struct Case {
@@ -189,13 +290,15 @@ mod tests {
 
     fn check(case: &Case) {
         let known = Known {
+            has_timelines: true,
             system: Some(SYSTEM),
             timeline: case.timeline.map(Timeline),
-            primary: case.last.map(|(node, timeline, flush)| LastPrimary {
+            primary: case.last.map(|(node, timeline, offset)| LastPrimary {
                 node: NodeId(node),
-                timeline: Timeline(timeline),
-                flush,
+                timeline: Some(Timeline(timeline)),
+                position: Some(Position::Log { timeline: Timeline(timeline), offset }),
             }),
+            superseded: Vec::new(),
         };
         let mut claims = case.claims.clone();
         for _ in 0..2 {
@@ -259,8 +362,8 @@ mod tests {
             Case {
                 name: "one server under two names",
                 claims: vec![
-                    Claim { started_us: 5, ..claim(0, SYSTEM, 2, 900) },
-                    Claim { started_us: 5, ..claim(1, SYSTEM, 2, 900) },
+                    Claim { instance: 5, ..claim(0, SYSTEM, 2, 900) },
+                    Claim { instance: 5, ..claim(1, SYSTEM, 2, 900) },
                 ],
                 timeline: Some(2),
                 last: Some((1, 2, 900)),
@@ -325,8 +428,105 @@ mod tests {
     #[test]
     fn a_claim_without_a_timeline_is_refused() {
         let claims = [Claim { timeline: None, ..claim(0, SYSTEM, 1, 1) }];
-        let known = Known { system: Some(SYSTEM), ..Known::default() };
+        let known = Known { has_timelines: true, system: Some(SYSTEM), ..Known::default() };
         assert_eq!(elect(&claims, &known).primary, None);
+    }
+
+    /// A claim of a server whose position is GTIDs, as `domain-server-sequence`.
+    fn gtid_claim(node: u16, executed: &str, upstreams: &[&str]) -> Claim {
+        let executed = Gtids::parse_heads(executed).unwrap();
+        Claim {
+            timeline: None,
+            position: Some(Position::Gtids(Arc::new(executed))),
+            upstreams: upstreams.iter().map(|name| Arc::from(*name)).collect(),
+            id: Arc::from(["id-a", "id-b", "id-c"][usize::from(node)]),
+            ..claim(node, 0, 0, 0)
+        }
+    }
+
+    #[test]
+    fn claims_without_timelines_are_told_apart_by_who_follows_whom_and_by_transactions() {
+        let (a, b) = (|gtids| gtid_claim(0, gtids, &[]), |gtids| gtid_claim(1, gtids, &[]));
+        let last = |node, gtids| {
+            let Claim { node, position, .. } = gtid_claim(node, gtids, &[]);
+            Some(LastPrimary { node, timeline: None, position })
+        };
+        // The claims, the last primary, who was superseded, the primary, the refused, why nobody.
+        let table = [
+            (vec![a("0-1-9")], None, vec![], Some(0), vec![], ""),
+            (vec![a("0-1-9"), b("0-1-8")], None, vec![], Some(0), vec![1], ""),
+            (vec![a("0-1-9"), b("0-1-9,0-2-10")], last(0, "0-1-9"), vec![], Some(1), vec![0], ""),
+            (vec![a("0-1-9"), b("0-1-9")], None, vec![], None, vec![0, 1], "split brain: pg-a"),
+            (vec![a("0-1-9"), b("0-1-8,0-2-9")], None, vec![], None, vec![0, 1], "split brain"),
+            // One that is replicating is a replica that somebody has forgotten to protect.
+            (
+                vec![a("0-1-9"), gtid_claim(1, "0-1-9", &["pg-a"])],
+                None,
+                vec![],
+                Some(0),
+                vec![1],
+                "",
+            ),
+            (
+                vec![a("0-1-9"), gtid_claim(1, "0-1-9", &["id-a"])],
+                None,
+                vec![],
+                Some(0),
+                vec![1],
+                "",
+            ),
+            (
+                vec![gtid_claim(0, "0-1-9", &["pg-b"]), gtid_claim(1, "0-1-8", &["pg-a"])],
+                None,
+                vec![],
+                None,
+                vec![0, 1],
+                "split brain",
+            ),
+            // The old primary had written what nobody got; it was primary before the other.
+            (
+                vec![a("0-1-9"), b("0-1-8,0-2-9")],
+                last(1, "0-1-8,0-2-9"),
+                vec![0],
+                Some(1),
+                vec![0],
+                "",
+            ),
+            (
+                vec![a("0-1-9")],
+                last(1, "0-1-9,0-2-12"),
+                vec![0],
+                None,
+                vec![0],
+                "transactions that it lacks",
+            ),
+            (
+                vec![a("0-1-9")],
+                last(1, "0-1-8,0-2-9"),
+                vec![0],
+                None,
+                vec![0],
+                "it is an old primary",
+            ),
+            (vec![a("0-1-9,0-2-12")], last(1, "0-1-9,0-2-12"), vec![0], Some(0), vec![], ""),
+            // A promotion that lost the last writes of the dead one is followed all the same.
+            (vec![b("0-1-7")], last(0, "0-1-9"), vec![], Some(1), vec![], ""),
+        ];
+        for (index, (mut claims, last, superseded, primary, refused, because)) in
+            table.into_iter().enumerate()
+        {
+            let superseded = superseded.into_iter().map(NodeId).collect();
+            let known = Known { system: Some(0), primary: last, superseded, ..Known::default() };
+            for _ in 0..2 {
+                let election = elect(&claims, &known);
+                assert_eq!(election.primary, primary.map(|node| (NodeId(node), None)), "{index}");
+                let mut named: Vec<u16> = election.refused.iter().map(|(node, _)| node.0).collect();
+                named.sort_unstable();
+                assert_eq!(named, refused, "{index}: {election:?}");
+                assert!(election.because.contains(because), "{index}: {election:?}");
+                claims.reverse();
+            }
+        }
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! The primary's samples over time, and what a replica's position says against them.
 //!
-//! Pure: offsets and instants come in as values. One [`History`] belongs to one timeline of one
-//! primary; after a promotion the monitor starts a new one, so positions of different timelines
-//! are never compared.
+//! Pure: positions and instants come in as values. One [`History`] belongs to one primary (and
+//! one timeline of it); after a promotion the monitor starts a new one.
 //!
-//! A sample has two offsets. `insert` is where the primary's next record goes: whoever has
+//! A sample has two positions. `insert` is where the primary's next record goes: whoever has
 //! applied it shows everything that was acknowledged before the sample began, asynchronous
 //! commits included. `flush` is what the primary may have sent: lag is measured by it, for a
 //! record that the primary itself keeps back in memory (a background writer's snapshot, the
-//! writes of an open transaction) is nothing that a replica could be late with.
+//! writes of an open transaction) is nothing that a replica could be late with. Of GTIDs both are
+//! the same.
 
-use crate::topology::{Lag, Timeline};
+use crate::topology::{Lag, Position};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -18,50 +18,14 @@ use std::time::{Duration, Instant};
 /// older half is thinned, which doubles the covered time and only makes old lag look older.
 const PLACES_MAX: usize = 4096;
 
-/// Bytes of a page's header in the write-ahead log (`SizeOfXLogShortPHD`, xlog_internal.h).
-const PAGE_HEADER_BYTES: u64 = 24;
-/// Bytes of the header of a segment's first page (`SizeOfXLogLongPHD`).
-const SEGMENT_HEADER_BYTES: u64 = 40;
-
-/// Block and segment size of a server's write-ahead log, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogGeometry {
-    pub block_bytes: u64,
-    pub segment_bytes: u64,
-}
-
-impl Default for LogGeometry {
-    fn default() -> LogGeometry {
-        LogGeometry { block_bytes: 8192, segment_bytes: 16 << 20 }
-    }
-}
-
-impl LogGeometry {
-    /// The record end that an offset stands for.
-    ///
-    /// When the last record ends with its page, the insert position already counts the header of
-    /// the next page (`XLogBytePosToRecPtr`), while a replica stops at the page's end: 24 bytes,
-    /// 40 at the start of a segment, that nobody applies while the primary is idle. No record
-    /// ends just behind a header, so taking those bytes off loses nothing.
-    pub fn record_end(self, offset: u64) -> u64 {
-        let into = |size: u64| offset.checked_rem(size).unwrap_or(u64::MAX);
-        if into(self.segment_bytes) == SEGMENT_HEADER_BYTES {
-            offset - SEGMENT_HEADER_BYTES
-        } else if into(self.block_bytes) == PAGE_HEADER_BYTES {
-            offset - PAGE_HEADER_BYTES
-        } else {
-            offset
-        }
-    }
-}
-
-/// One answer of the primary; offsets as record ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One answer of the primary; offsets of a log as record ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// Before the probe was sent.
     pub started_at: Instant,
-    pub insert: u64,
-    pub flush: u64,
+    pub insert: Position,
+    /// Not ahead of `insert`.
+    pub flush: Position,
 }
 
 /// Whether the newest sample may be taken for where the primary still is.
@@ -75,18 +39,17 @@ pub enum Source {
     Unseen,
 }
 
-/// The samples of one primary on one timeline, oldest first.
+/// The samples of one primary, oldest first.
 #[derive(Debug, Clone)]
 pub struct History {
-    timeline: Timeline,
     /// How far samples are apart when all is well.
     interval: Duration,
-    /// Both offsets and the instants never fall from one place to the next.
+    /// Both positions and the instants never fall from one place to the next.
     places: VecDeque<Place>,
 }
 
 /// Where the primary was, seen by one sample or by several in a row.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Place {
     /// When the first of them was started.
     since: Instant,
@@ -95,12 +58,8 @@ struct Place {
 }
 
 impl History {
-    pub fn new(timeline: Timeline, interval: Duration) -> History {
-        History { timeline, interval, places: VecDeque::new() }
-    }
-
-    pub fn timeline(&self) -> Timeline {
-        self.timeline
+    pub fn new(interval: Duration) -> History {
+        History { interval, places: VecDeque::new() }
     }
 
     pub fn newest(&self) -> Option<&Sample> {
@@ -112,10 +71,9 @@ impl History {
     /// A primary that crashed comes back without the records that it had not flushed: samples
     /// beyond its new position are of a log that no longer exists, and are dropped.
     pub fn push(&mut self, sample: Sample) {
-        let sample = Sample { flush: sample.flush.min(sample.insert), ..sample };
         while self.newest().is_some_and(|newest| {
-            newest.insert > sample.insert
-                || newest.flush > sample.flush
+            !sample.insert.covers(&newest.insert)
+                || !sample.flush.covers(&newest.flush)
                 || newest.started_at > sample.started_at
         }) {
             self.places.pop_back();
@@ -136,12 +94,12 @@ impl History {
 
     /// When the newest sample was started of which a replica at this place shows everything.
     /// `None`: it is on another timeline or behind every sample that is kept.
-    pub fn applied_at(&self, timeline: Timeline, offset: u64) -> Option<Instant> {
-        self.newest_applied(timeline, |sample| sample.insert <= offset)
+    pub fn applied_at(&self, place: &Position) -> Option<Instant> {
+        self.newest_applied(|sample| place.covers(&sample.insert))
             .map(|(_, sample)| sample.started_at)
     }
 
-    /// The lag of a replica that has applied everything up to `offset`.
+    /// The lag of a replica that has applied everything up to `place`.
     ///
     /// Zero on an idle primary once the last record is applied, also for a replica whose receiver
     /// is gone: there is nothing that it misses, and with the primary's next flushed record its
@@ -150,29 +108,26 @@ impl History {
     /// Otherwise it is the age of the newest sample that was applied, less what was applied
     /// beyond that sample: the place between two samples is taken for the time between them, but
     /// never for more than one interval, which bounds the error.
-    pub fn lag(&self, timeline: Timeline, offset: u64, now: Instant, source: Source) -> Lag {
-        let applied = self.newest_applied(timeline, |sample| sample.flush <= offset);
+    pub fn lag(&self, place: &Position, now: Instant, source: Source) -> Lag {
+        let applied = self.newest_applied(|sample| place.covers(&sample.flush));
         let (Some((index, sample)), Some(newest)) = (applied, self.newest()) else {
             return Lag::Unknown;
         };
         let age = now.saturating_duration_since(sample.started_at);
         let age = match self.places.get(index + 1) {
-            Some(next) => age.saturating_sub(beyond(sample, next, offset).min(self.interval)),
+            Some(next) => age.saturating_sub(beyond(sample, next, place).min(self.interval)),
             None if source == Source::Current => Duration::ZERO,
             None => age,
         };
-        Lag::Known { age, bytes: Some(newest.flush.saturating_sub(offset)) }
+        let bytes = match place {
+            Position::Log { .. } => Some(newest.flush.ahead_of(place)),
+            Position::Gtids(_) => None,
+        };
+        Lag::Known { age, bytes }
     }
 
     /// `applied` must hold for a first part of the samples only.
-    fn newest_applied(
-        &self,
-        timeline: Timeline,
-        applied: impl Fn(&Sample) -> bool,
-    ) -> Option<(usize, &Sample)> {
-        if timeline != self.timeline {
-            return None;
-        }
+    fn newest_applied(&self, applied: impl Fn(&Sample) -> bool) -> Option<(usize, &Sample)> {
         let index = self.places.partition_point(|place| applied(&place.sample)).checked_sub(1)?;
         self.places.get(index).map(|place| (index, &place.sample))
     }
@@ -188,10 +143,10 @@ impl History {
     }
 }
 
-/// The share of the time between two samples that an offset between theirs stands for.
-fn beyond(sample: &Sample, next: &Place, offset: u64) -> Duration {
-    let written = next.sample.flush.saturating_sub(sample.flush);
-    let applied = offset.saturating_sub(sample.flush);
+/// The share of the time between two samples that a place between theirs stands for.
+fn beyond(sample: &Sample, next: &Place, place: &Position) -> Duration {
+    let written = next.sample.flush.ahead_of(&sample.flush);
+    let applied = place.ahead_of(&sample.flush);
     if written == 0 {
         return Duration::ZERO;
     }
@@ -202,9 +157,16 @@ fn beyond(sample: &Sample, next: &Place, offset: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::{Gtids, Timeline};
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     const ONE: Timeline = Timeline(1);
+
+    fn log(offset: u64) -> Position {
+        Position::Log { timeline: ONE, offset }
+    }
+
     const INTERVAL: Duration = Duration::from_millis(100);
 
     fn ms(start: Instant, ms: u64) -> Instant {
@@ -212,9 +174,10 @@ mod tests {
     }
 
     fn history(start: Instant, samples: &[(u64, u64)]) -> History {
-        let mut history = History::new(ONE, INTERVAL);
+        let mut history = History::new(INTERVAL);
         for &(at, offset) in samples {
-            history.push(Sample { started_at: ms(start, at), insert: offset, flush: offset });
+            let (insert, flush) = (log(offset), log(offset));
+            history.push(Sample { started_at: ms(start, at), insert, flush });
         }
         history
     }
@@ -243,7 +206,7 @@ mod tests {
             (2000, 9000, Some(8900)),
         ];
         for (offset, now, expected) in table {
-            let lag = history(start, samples).lag(ONE, offset, ms(start, now), Source::Current);
+            let lag = history(start, samples).lag(&log(offset), ms(start, now), Source::Current);
             assert_eq!(age_ms(lag), expected, "at {offset} after {now} ms");
         }
     }
@@ -252,7 +215,7 @@ mod tests {
     fn a_gap_between_samples_is_credited_with_one_interval_at_most() {
         let start = Instant::now();
         let history = history(start, &[(0, 1000), (5000, 2000)]);
-        let lag = history.lag(ONE, 1999, ms(start, 5000), Source::Current);
+        let lag = history.lag(&log(1999), ms(start, 5000), Source::Current);
         assert_eq!(age_ms(lag), Some(4900));
     }
 
@@ -260,7 +223,7 @@ mod tests {
     fn lag_grows_from_the_newest_sample_while_the_primary_is_unseen() {
         let start = Instant::now();
         let history = history(start, &[(0, 1000), (100, 2000)]);
-        let lag = history.lag(ONE, 2000, ms(start, 5000), Source::Unseen);
+        let lag = history.lag(&log(2000), ms(start, 5000), Source::Unseen);
         assert_eq!(age_ms(lag), Some(4900));
     }
 
@@ -269,8 +232,9 @@ mod tests {
         let start = Instant::now();
         let history = history(start, &[(0, 1000)]);
         for timeline in [Timeline(0), Timeline(2)] {
-            assert_eq!(history.applied_at(timeline, u64::MAX), None);
-            let lag = history.lag(timeline, u64::MAX, start, Source::Current);
+            let place = Position::Log { timeline, offset: u64::MAX };
+            assert_eq!(history.applied_at(&place), None);
+            let lag = history.lag(&place, start, Source::Current);
             assert_eq!(lag, Lag::Unknown);
         }
     }
@@ -279,40 +243,54 @@ mod tests {
     fn unflushed_records_hold_back_the_promise_but_are_no_lag() {
         let start = Instant::now();
         let mut history = history(start, &[(0, 1000)]);
-        history.push(Sample { started_at: ms(start, 100), insert: 1200, flush: 1000 });
-        let lag = history.lag(ONE, 1000, ms(start, 5000), Source::Current);
+        history.push(Sample { started_at: ms(start, 100), insert: log(1200), flush: log(1000) });
+        let lag = history.lag(&log(1000), ms(start, 5000), Source::Current);
         assert_eq!(lag, Lag::Known { age: Duration::ZERO, bytes: Some(0) });
-        assert_eq!(history.applied_at(ONE, 1000), Some(start));
-        assert_eq!(history.applied_at(ONE, 1200), Some(ms(start, 100)));
+        assert_eq!(history.applied_at(&log(1000)), Some(start));
+        assert_eq!(history.applied_at(&log(1200)), Some(ms(start, 100)));
+    }
+
+    /// The set of a replica that applies in parallel may have gaps: what a sample has must be
+    /// there as a whole.
+    #[test]
+    fn sets_of_transactions_have_an_age_as_well() {
+        const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+        let set = |ranges: &str| {
+            let gtids = Gtids::parse_set(&format!("{UUID}:{ranges}")).unwrap();
+            Position::Gtids(Arc::new(gtids))
+        };
+        let start = Instant::now();
+        let mut history = History::new(INTERVAL);
+        for (at, ranges) in [(0, "1-10"), (100, "1-20"), (200, "1-30"), (300, "1-30")] {
+            let (insert, flush) = (set(ranges), set(ranges));
+            history.push(Sample { started_at: ms(start, at), insert, flush });
+        }
+        let table = [
+            ("1-9", None, None),
+            ("2-30", None, None),
+            ("1-10", Some(0), Some(310)),
+            ("1-15", Some(0), Some(260)),
+            ("1-10:12-21", Some(0), Some(210)),
+            ("1-20", Some(100), Some(210)),
+            ("1-30", Some(300), Some(0)),
+            ("1-31", Some(300), Some(0)),
+        ];
+        for (ranges, applied, age) in table {
+            let place = set(ranges);
+            let lag = history.lag(&place, ms(start, 310), Source::Current);
+            assert_eq!(age_ms(lag), age, "lag at {ranges}");
+            let applied = applied.map(|at| ms(start, at));
+            assert_eq!(history.applied_at(&place), applied, "applied at {ranges}");
+        }
     }
 
     #[test]
     fn samples_of_a_log_that_was_lost_in_a_crash_are_dropped() {
         let start = Instant::now();
         let history = history(start, &[(0, 1000), (100, 2000), (200, 1500), (300, 1800)]);
-        assert_eq!(history.applied_at(ONE, 1800), Some(ms(start, 300)));
-        assert_eq!(history.applied_at(ONE, 1500), Some(ms(start, 200)));
-        assert_eq!(history.applied_at(ONE, 1499), Some(ms(start, 0)));
-    }
-
-    #[test]
-    fn page_and_segment_headers_are_not_waited_for() {
-        let geometry = LogGeometry::default();
-        let segment = geometry.segment_bytes;
-        let table = [
-            (segment + 8192 + 24, segment + 8192),
-            (segment + 8192 + 32, segment + 8192 + 32),
-            (segment + 8192, segment + 8192),
-            (segment + 40, segment),
-            (segment + 8192 + 40, segment + 8192 + 40),
-            (0, 0),
-        ];
-        for (offset, expected) in table {
-            assert_eq!(geometry.record_end(offset), expected, "of {offset}");
-        }
-        // Sizes that a server cannot have must not panic either.
-        let broken = LogGeometry { block_bytes: 0, segment_bytes: 0 };
-        assert_eq!(broken.record_end(24), 24);
+        assert_eq!(history.applied_at(&log(1800)), Some(ms(start, 300)));
+        assert_eq!(history.applied_at(&log(1500)), Some(ms(start, 200)));
+        assert_eq!(history.applied_at(&log(1499)), Some(ms(start, 0)));
     }
 
     proptest! {
@@ -324,32 +302,32 @@ mod tests {
             later in 0u64..1000,
         ) {
             let start = Instant::now();
-            let (mut at, mut insert) = (0, 1000);
-            let mut history = History::new(ONE, INTERVAL);
+            let (mut at, mut insert, mut flush) = (0, 1000, 0);
+            let mut history = History::new(INTERVAL);
             let mut taken = Vec::new();
             for (time, written, unflushed) in steps {
                 at += time;
                 insert += written;
-                let flush = (insert - unflushed)
-                    .max(taken.last().map_or(0, |last: &Sample| last.flush));
-                let sample = Sample { started_at: ms(start, at), insert, flush };
-                taken.push(sample);
-                history.push(sample);
+                flush = (insert - unflushed).max(flush);
+                taken.push((ms(start, at), insert, flush));
+                let (insert, flush) = (log(insert), log(flush));
+                history.push(Sample { started_at: ms(start, at), insert, flush });
             }
             let (offset, now) = (insert.saturating_sub(back), ms(start, at + later));
             let applied =
-                taken.iter().filter(|sample| sample.insert <= offset).map(|s| s.started_at).max();
-            prop_assert_eq!(history.applied_at(ONE, offset), applied);
-            let (sent, missing): (Vec<&Sample>, Vec<&Sample>) =
-                taken.iter().partition(|sample| sample.flush <= offset);
-            match history.lag(ONE, offset, now, Source::Current) {
+                taken.iter().filter(|taken| taken.1 <= offset).map(|taken| taken.0).max();
+            prop_assert_eq!(history.applied_at(&log(offset)), applied);
+            type Taken = (Instant, u64, u64);
+            let (sent, missing): (Vec<Taken>, Vec<Taken>) =
+                taken.iter().partition(|taken| taken.2 <= offset);
+            match history.lag(&log(offset), now, Source::Current) {
                 Lag::Unknown => prop_assert!(sent.is_empty()),
                 Lag::Known { age, .. } if missing.is_empty() => {
                     prop_assert_eq!(age, Duration::ZERO);
                 }
                 Lag::Known { age, .. } => {
-                    let most = now - sent[sent.len() - 1].started_at;
-                    let least = (now - missing[0].started_at).max(most.saturating_sub(INTERVAL));
+                    let most = now - sent[sent.len() - 1].0;
+                    let least = (now - missing[0].0).max(most.saturating_sub(INTERVAL));
                     prop_assert!(least <= age && age <= most, "{least:?} {age:?} {most:?}");
                 }
             }
@@ -359,19 +337,19 @@ mod tests {
         #[test]
         fn thinning_is_bounded_and_only_pessimistic(extra in 1u64..20_000, probe in 0u64..24_000) {
             let start = Instant::now();
-            let mut history = History::new(ONE, INTERVAL);
+            let mut history = History::new(INTERVAL);
             let count = PLACES_MAX as u64 + extra;
             for step in 0..count {
                 let offset = 1000 + step;
                 history.push(Sample {
-                    started_at: ms(start, step), insert: offset, flush: offset,
+                    started_at: ms(start, step), insert: log(offset), flush: log(offset),
                 });
             }
             prop_assert!(history.places.len() <= PLACES_MAX);
             let offset = 1000 + probe.min(count - 1);
             let truth = ms(start, probe.min(count - 1));
-            prop_assert!(history.applied_at(ONE, offset).is_none_or(|applied| applied <= truth));
-            let newest = history.applied_at(ONE, 1000 + count);
+            prop_assert!(history.applied_at(&log(offset)).is_none_or(|applied| applied <= truth));
+            let newest = history.applied_at(&log(1000 + count));
             prop_assert_eq!(newest, Some(ms(start, count - 1)));
         }
     }

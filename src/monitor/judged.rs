@@ -1,8 +1,9 @@
 //! One node as the judge remembers it: what is configured, and what its probes said.
 
 use super::election::Claim;
-use super::probe::{Outcome, ProbeError, Report, State};
+use super::probe::{Outcome, ProbeError};
 use super::readset::{Bounds, Membership};
+use super::report::Report;
 use crate::config::NodeConfig;
 use crate::topology::{Health, Lag, Node, NodeId, Position, Role};
 use std::sync::Arc;
@@ -115,14 +116,19 @@ impl Judged {
 
     pub(super) fn claim(&self) -> Option<Claim> {
         let report = self.report.as_ref()?;
-        let State::Primary { flush, .. } = report.state else { return None };
+        if report.is_replica() {
+            return None;
+        }
         Some(Claim {
             node: self.id,
             name: self.name.clone(),
+            address: self.address.clone(),
             system: report.identity.system,
+            instance: report.identity.instance,
+            id: report.identity.id.clone(),
             timeline: report.timeline,
-            started_us: report.identity.started_us,
-            flush,
+            position: report.flushed(),
+            upstreams: report.upstreams(),
         })
     }
 
@@ -140,12 +146,7 @@ impl Judged {
     }
 
     fn position(&self) -> Option<Position> {
-        let report = self.report.as_ref().filter(|_| self.position_holds)?;
-        let offset = match report.state {
-            State::Primary { insert, .. } => insert,
-            State::Replica { replayed, .. } => replayed?,
-        };
-        Some(Position::Log { timeline: report.timeline?, offset })
+        self.report.as_ref().filter(|_| self.position_holds)?.position()
     }
 
     pub(super) fn picture(&self, picture: Picture) -> Node {
@@ -164,6 +165,7 @@ impl Judged {
             lag,
             applied_at,
             incarnation: self.incarnation,
+            version: self.report.as_ref().map(|report| report.identity.version.clone()),
             round_trip: self.round_trip,
             drained: false,
         }

@@ -11,7 +11,7 @@ const POINTS_MAX: usize = 600;
 const POINT_GAP: Duration = Duration::from_millis(500);
 
 /// A node's lag at one moment.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Point {
     pub at: Instant,
     pub wall: SystemTime,
@@ -31,7 +31,7 @@ impl Lags {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes
             .get(usize::from(node.0))
-            .map(|points| points.iter().copied().collect())
+            .map(|points| points.iter().cloned().collect())
             .unwrap_or_default()
     }
 
@@ -47,7 +47,8 @@ impl Lags {
                 points.pop_front();
             }
             let wall = SystemTime::now();
-            points.push_back(Point { at: now, wall, lag: node.lag, position: node.position });
+            let position = node.position.clone();
+            points.push_back(Point { at: now, wall, lag: node.lag, position });
         }
     }
 }

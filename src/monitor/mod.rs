@@ -16,11 +16,16 @@ pub mod history;
 pub mod journal;
 mod judged;
 pub mod lags;
+mod mysql;
+pub mod mysql_connection;
 mod postgres;
 pub mod probe;
 pub mod readset;
+pub mod report;
 pub mod verdict;
 
+#[cfg(test)]
+mod mysql_tests;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +37,9 @@ use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
 use crate::metrics::control::NodeEvents;
 use crate::topology::{Epoch, Evidence, Health, Hold, Lag, Node, NodeId, Role, Snapshot, Topology};
+use mysql::Mysql;
+use mysql_connection::ServiceOpts;
+use postgres::Postgres;
 use probe::{Outcome, Prober};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -65,6 +73,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         lag: Lag::Unknown,
         applied_at: None,
         incarnation: 0,
+        version: None,
         round_trip: Duration::ZERO,
         drained: false,
     });
@@ -146,18 +155,24 @@ impl Monitor {
         let mut wanted = Vec::new();
         for (index, node) in (0..).zip(&cluster.nodes) {
             let wake = Arc::new(Notify::new());
-            let database = &cluster.service.database;
-            // A connection that ends by itself is looked into at once: the node may restart.
-            let closed = Some(wake.clone());
             let prober = Prober {
                 node: NodeId(index),
-                pool: connection::service_pool(&cluster, node, database, tls, closed),
                 wanted: wake.clone(),
                 outcomes: outcomes.clone(),
                 timeout: cluster.monitor.timeout,
                 gap_min: interval / ON_DEMAND_SHARE,
             };
-            tokio::spawn(prober.run());
+            let engine = cluster.engine;
+            if engine.speaks_mysql() {
+                let opts = ServiceOpts::new(&cluster, node);
+                tokio::spawn(prober.run(Mysql { engine, opts }));
+            } else {
+                let database = &cluster.service.database;
+                // A connection that ends by itself is looked into at once: the node may restart.
+                let closed = Some(wake.clone());
+                let pool = connection::service_pool(&cluster, node, database, tls, closed);
+                tokio::spawn(prober.run(Postgres(pool)));
+            }
             wanted.push(wake);
         }
         let Past { memory, journal, lags } = past;

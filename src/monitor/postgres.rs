@@ -3,10 +3,10 @@
 //! Everything in one query, so that a probe is one round trip. It runs on a primary and on a
 //! standby alike: functions that either of them refuses stand behind CASE.
 
-use super::history::LogGeometry;
-use super::probe::{Identity, ProbeError, Receiver, Report, State};
+use super::probe::{Ask, ProbeError};
+use super::report::{Identity, Receiver, Report, State};
 use crate::topology::Timeline;
-use deadpool_postgres::PoolError;
+use deadpool_postgres::{Object, Pool, PoolError};
 use std::error::Error as _;
 use std::sync::Arc;
 use tokio_postgres::types::PgLsn;
@@ -18,7 +18,7 @@ SELECT s.system_identifier,
        (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
        i.wal_block_size,
        i.bytes_per_wal_segment,
-       pg_catalog.current_setting('server_version_num')::int
+       pg_catalog.current_setting('server_version')
 FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_init() i";
 
 /// Every probe. Recovery is asked once per row, so that a promotion in the middle cannot mix two
@@ -60,15 +60,120 @@ SELECT r.recovering,
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering OFFSET 0) r
 LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON r.recovering";
 
+/// A node's open probe connection.
+pub(super) struct Session {
+    client: Connection,
+    query: Query,
+    identity: Arc<Identity>,
+    /// The highest timeline that this server was seen to follow. It never goes back while the
+    /// server runs, but the receiver that told it may be gone.
+    timeline: Option<Timeline>,
+}
+
+/// A pooled connection that is closed instead of returned: after a failure its state is unknown.
+struct Connection(Option<Object>);
+
+impl std::ops::Deref for Connection {
+    type Target = Object;
+
+    fn deref(&self) -> &Object {
+        // Only `drop` takes it.
+        self.0.as_ref().expect("a connection is there until it is dropped")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// Asks one node through its pool.
+pub(super) struct Postgres(pub(super) Pool);
+
+impl Ask for Postgres {
+    type Session = Session;
+
+    fn is_closed(session: &Session) -> bool {
+        session.client.is_closed()
+    }
+
+    async fn ask(&self, session: Option<Session>) -> Result<(Session, Report), ProbeError> {
+        let mut session = match session {
+            Some(session) => session,
+            None => open(&self.0).await?,
+        };
+        let run = || session.query.run(&session.client, &session.identity);
+        let mut report = match run().await {
+            // A promotion in the middle of the query makes it ask a primary what only a standby
+            // has.
+            Err(ProbeError::Query(_)) => run().await?,
+            answer => answer?,
+        };
+        report.timeline = report.timeline.max(session.timeline);
+        session.timeline = report.timeline;
+        Ok((session, report))
+    }
+}
+
+async fn open(pool: &Pool) -> Result<Session, ProbeError> {
+    let object = pool.get().await.map_err(pool_error)?;
+    let client = Connection(Some(object));
+    let (identity, query) = Query::prepare(&client).await?;
+    Ok(Session { client, query, identity: Arc::new(identity), timeline: None })
+}
+
+/// Bytes of a page's header in the write-ahead log (`SizeOfXLogShortPHD`, xlog_internal.h).
+const PAGE_HEADER_BYTES: u64 = 24;
+/// Bytes of the header of a segment's first page (`SizeOfXLogLongPHD`).
+const SEGMENT_HEADER_BYTES: u64 = 40;
+
+/// Block and segment size of a server's write-ahead log, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogGeometry {
+    pub block_bytes: u64,
+    pub segment_bytes: u64,
+}
+
+impl Default for LogGeometry {
+    fn default() -> LogGeometry {
+        LogGeometry { block_bytes: 8192, segment_bytes: 16 << 20 }
+    }
+}
+
+impl LogGeometry {
+    /// The record end that an offset stands for.
+    ///
+    /// When the last record ends with its page, the insert position already counts the header of
+    /// the next page (`XLogBytePosToRecPtr`), while a replica stops at the page's end: 24 bytes,
+    /// 40 at the start of a segment, that nobody applies while the primary is idle. No record
+    /// ends just behind a header, so taking those bytes off loses nothing.
+    pub fn record_end(self, offset: u64) -> u64 {
+        let into = |size: u64| offset.checked_rem(size).unwrap_or(u64::MAX);
+        if into(self.segment_bytes) == SEGMENT_HEADER_BYTES {
+            offset - SEGMENT_HEADER_BYTES
+        } else if into(self.block_bytes) == PAGE_HEADER_BYTES {
+            offset - PAGE_HEADER_BYTES
+        } else {
+            offset
+        }
+    }
+}
+
 /// The probe's query, prepared on one connection.
-pub(super) struct Query(Statement);
+pub(super) struct Query {
+    statement: Statement,
+    geometry: LogGeometry,
+}
 
 impl Query {
     pub(super) async fn prepare(client: &Client) -> Result<(Identity, Query), ProbeError> {
         let row = client.query_one(IDENTITY_SQL, &[]).await.map_err(query_error)?;
-        let identity = identity(&row).map_err(query_error)?;
+        let (identity, geometry) = identity(&row).map_err(query_error)?;
         let statement = client.prepare(PROBE_SQL).await.map_err(query_error)?;
-        Ok((identity, Query(statement)))
+        Ok((identity, Query { statement, geometry }))
     }
 
     pub(super) async fn run(
@@ -76,26 +181,28 @@ impl Query {
         client: &Client,
         identity: &Arc<Identity>,
     ) -> Result<Report, ProbeError> {
-        let row = client.query_one(&self.0, &[]).await.map_err(query_error)?;
-        report(&row, identity).map_err(query_error)
+        let row = client.query_one(&self.statement, &[]).await.map_err(query_error)?;
+        report(&row, identity, self.geometry).map_err(query_error)
     }
 }
 
-fn identity(row: &Row) -> Result<Identity, Error> {
+fn identity(row: &Row) -> Result<(Identity, LogGeometry), Error> {
     // The identifier is unsigned in the control file and shown as a bigint: same bits.
     let system = row.try_get::<_, i64>(0)?.cast_unsigned();
     let geometry = LogGeometry {
         block_bytes: u64::try_from(row.try_get::<_, i32>(2)?).unwrap_or(0),
         segment_bytes: u64::try_from(row.try_get::<_, i32>(3)?).unwrap_or(0),
     };
-    let version = u32::try_from(row.try_get::<_, i32>(4)?).unwrap_or(0);
-    Ok(Identity { system, started_us: row.try_get(1)?, geometry, version })
+    let version = Arc::from(row.try_get::<_, &str>(4)?);
+    // Two servers that were started in the same microsecond of their clocks are one.
+    let instance = row.try_get::<_, i64>(1)?.cast_unsigned();
+    Ok((Identity { system, instance, id: Arc::from(""), version }, geometry))
 }
 
-fn report(row: &Row, identity: &Arc<Identity>) -> Result<Report, Error> {
+fn report(row: &Row, identity: &Arc<Identity>, log: LogGeometry) -> Result<Report, Error> {
     let offset = |name: &str| -> Result<Option<u64>, Error> {
         let lsn = row.try_get::<_, Option<PgLsn>>(name)?;
-        Ok(lsn.map(|lsn| identity.geometry.record_end(lsn.into())))
+        Ok(lsn.map(|lsn| log.record_end(lsn.into())))
     };
     let recovering: bool = row.try_get("recovering")?;
     let (timeline, state) = if recovering {
@@ -159,5 +266,30 @@ pub(super) fn sentence(error: &Error) -> Arc<str> {
     match error.source() {
         Some(cause) => Arc::from(format!("{error}: {cause}")),
         None => Arc::from(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_and_segment_headers_are_not_waited_for() {
+        let geometry = LogGeometry::default();
+        let segment = geometry.segment_bytes;
+        let table = [
+            (segment + 8192 + 24, segment + 8192),
+            (segment + 8192 + 32, segment + 8192 + 32),
+            (segment + 8192, segment + 8192),
+            (segment + 40, segment),
+            (segment + 8192 + 40, segment + 8192 + 40),
+            (0, 0),
+        ];
+        for (offset, expected) in table {
+            assert_eq!(geometry.record_end(offset), expected, "of {offset}");
+        }
+        // Sizes that a server cannot have must not panic either.
+        let broken = LogGeometry { block_bytes: 0, segment_bytes: 0 };
+        assert_eq!(broken.record_end(24), 24);
     }
 }

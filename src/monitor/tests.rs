@@ -11,16 +11,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// For what takes some rounds of probes; generous, as the machine may be busy.
-const WITHIN: Duration = Duration::from_secs(60);
+pub(super) const WITHIN: Duration = Duration::from_secs(60);
 /// Several rounds; a busy machine takes longer for them.
 const SNAPSHOTS_MIN: usize = 20;
 /// `watcher` may see everything, `nobody` not the receivers.
 const SETUP: &str = "CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher; \
                      CREATE ROLE nobody LOGIN; CREATE TABLE t (n int)";
 
-struct Watched {
-    topology: Arc<Topology>,
-    handle: MonitorHandle,
+pub(super) struct Watched {
+    pub(super) topology: Arc<Topology>,
+    pub(super) handle: MonitorHandle,
 }
 
 /// `pg0`, the primary, and two replicas.
@@ -50,7 +50,7 @@ fn watch(servers: &Servers, order: &[usize], user: &str) -> Watched {
     watch_cluster(cluster, Memory::default())
 }
 
-fn watch_cluster(cluster: Cluster, memory: Memory) -> Watched {
+pub(super) fn watch_cluster(cluster: Cluster, memory: Memory) -> Watched {
     let cluster = Arc::new(cluster);
     let (topology, evidence) = Topology::new(first_snapshot(&cluster));
     let tls = Arc::new(ServerTlsConnector::disabled());
@@ -60,7 +60,11 @@ fn watch_cluster(cluster: Cluster, memory: Memory) -> Watched {
 }
 
 impl Watched {
-    async fn until(&self, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+    pub(super) async fn until(
+        &self,
+        what: &str,
+        holds: impl Fn(&Snapshot) -> bool,
+    ) -> Arc<Snapshot> {
         let mut changed = self.topology.subscribe();
         let wait = async {
             loop {
@@ -78,7 +82,7 @@ impl Watched {
     }
 
     /// The node's lag in ms in each snapshot of a while; `None` is an unknown lag.
-    async fn lags(&self, name: &str, during: Duration) -> Vec<Option<u64>> {
+    pub(super) async fn lags(&self, name: &str, during: Duration) -> Vec<Option<u64>> {
         let mut changed = self.topology.subscribe();
         let (begun, mut seen) = (Instant::now(), Vec::new());
         while begun.elapsed() < during || seen.len() < SNAPSHOTS_MIN {
@@ -91,7 +95,8 @@ impl Watched {
     /// The same, of a while in which the primary wrote nothing: by themselves servers write
     /// something now and then.
     async fn idle_lags(&self, servers: &Servers, name: &str, during: Duration) -> Vec<Option<u64>> {
-        let position = || servers.primary().value("SELECT pg_current_wal_insert_lsn()").unwrap();
+        let sql = "SELECT concat(pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn())";
+        let position = || servers.primary().value(sql).unwrap();
         let begun = Instant::now();
         while begun.elapsed() < WITHIN {
             let before = position();
@@ -105,11 +110,11 @@ impl Watched {
     }
 }
 
-fn node<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Node {
+pub(super) fn node<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Node {
     snapshot.node_by_name(name).unwrap()
 }
 
-fn age_ms(node: &Node) -> Option<u64> {
+pub(super) fn age_ms(node: &Node) -> Option<u64> {
     match node.lag {
         Lag::Unknown => None,
         Lag::Known { age, .. } => Some(age.as_millis() as u64),

@@ -15,10 +15,11 @@
 use super::election::{self, Claim, Election, Known, LastPrimary};
 use super::history::{History, Sample, Source};
 use super::judged::{Answered, Judged, Picture};
-use super::probe::{Outcome, Reach, State};
+use super::probe::Outcome;
 use super::readset::Bounds;
-use crate::config::Cluster;
-use crate::topology::{Epoch, Health, Hold, Lag, Node, NodeId, Role, Snapshot, Timeline};
+use super::report::{Reach, Report};
+use crate::config::{Cluster, Engine};
+use crate::topology::{Epoch, Health, Hold, Lag, Node, NodeId, Position, Role, Snapshot, Timeline};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,9 +28,11 @@ use std::time::{Duration, Instant};
 pub struct Memory {
     pub system: Option<u64>,
     pub timeline: Option<Timeline>,
-    /// Address of the last primary, its timeline and its flushed offset. The epoch goes on if the
-    /// new configuration has the address as well.
-    pub primary: Option<(Arc<str>, Timeline, u64)>,
+    /// Address of the last primary, its timeline and its position. The epoch goes on if the new
+    /// configuration has the address as well.
+    pub primary: Option<(Arc<str>, Option<Timeline>, Option<Position>)>,
+    /// Addresses of former primaries that still may think that they are.
+    pub superseded: Vec<Arc<str>>,
     pub epoch: Epoch,
     pub version: u64,
 }
@@ -61,16 +64,24 @@ impl Judge {
         let nodes = (0..).zip(&cluster.nodes);
         let nodes: Vec<Judged> =
             nodes.map(|(index, node)| Judged::new(NodeId(index), node, bounds)).collect();
-        let primary = memory.primary.and_then(|(address, timeline, flush)| {
-            let node = nodes.iter().find(|node| node.address == address)?.id;
-            Some(LastPrimary { node, timeline, flush })
+        let at = |address: &Arc<str>| nodes.iter().find(|node| node.address == *address);
+        let primary = memory.primary.and_then(|(address, timeline, position)| {
+            Some(LastPrimary { node: at(&address)?.id, timeline, position })
         });
+        let superseded = memory.superseded.iter().filter_map(at).map(|node| node.id).collect();
+        let known = Known {
+            has_timelines: cluster.engine == Engine::Postgres,
+            system: memory.system,
+            timeline: memory.timeline,
+            primary,
+            superseded,
+        };
         Judge {
             failures_max: cluster.monitor.failures.max(1),
             interval: cluster.monitor.interval,
             unseen_after: cluster.monitor.interval * 2 + cluster.monitor.timeout,
             nodes,
-            known: Known { system: memory.system, timeline: memory.timeline, primary },
+            known,
             unsettled: String::new(),
             election: Election::default(),
             fenced: None,
@@ -82,12 +93,16 @@ impl Judge {
     }
 
     pub fn memory(&self) -> Memory {
-        let Known { system, timeline, primary } = self.known;
-        let primary = primary.map(|last| {
-            let address = self.nodes[usize::from(last.node.0)].address.clone();
-            (address, last.timeline, last.flush)
-        });
-        Memory { system, timeline, primary, epoch: self.epoch, version: self.version }
+        let Known { system, timeline, primary, superseded, .. } = self.known.clone();
+        let address = |node: NodeId| self.nodes[usize::from(node.0)].address.clone();
+        Memory {
+            system,
+            timeline,
+            primary: primary.map(|last| (address(last.node), last.timeline, last.position)),
+            superseded: superseded.into_iter().map(address).collect(),
+            epoch: self.epoch,
+            version: self.version,
+        }
     }
 
     /// Whether what it says is worth more than what a judge before it has said.
@@ -126,6 +141,10 @@ impl Judge {
     pub fn note(&mut self, outcome: Outcome) {
         let Some(judged) = self.nodes.get_mut(usize::from(outcome.node.0)) else { return };
         judged.note(&outcome, self.failures_max);
+        if judged.report.as_ref().is_some_and(Report::is_replica) {
+            // It has learnt that it no longer is the primary.
+            self.known.superseded.retain(|superseded| *superseded != outcome.node);
+        }
         self.settle_system();
         self.raise_timeline();
         self.election = self.elect();
@@ -198,33 +217,49 @@ impl Judge {
         election::elect(&claims, &self.known)
     }
 
-    fn follow_primary(&mut self, node: NodeId, timeline: Timeline, now: Instant) {
-        let last = self.known.primary;
-        if last.is_some_and(|last| last.node == node && last.timeline == timeline) {
+    fn follow_primary(&mut self, node: NodeId, timeline: Option<Timeline>, now: Instant) {
+        let last = self.known.primary.take();
+        if let Some(last) = &last
+            && last.node == node
+            && last.timeline == timeline
+        {
+            self.known.primary = Some(last.clone());
             if self.history.is_none() {
-                self.begin_history(node, timeline);
+                self.begin_history(node);
             }
             return;
         }
         self.epoch = Epoch(self.epoch.0 + 1);
-        self.known.primary = Some(LastPrimary { node, timeline, flush: 0 });
-        let name = &self.nodes[usize::from(node.0)].name;
-        let sentence = match last {
-            None => format!("{name} is the primary on timeline {}", timeline.0),
-            Some(last) => format!(
-                "{name} became the primary on timeline {} after {} on timeline {}",
-                timeline.0,
-                self.nodes[usize::from(last.node.0)].name,
-                last.timeline.0
-            ),
-        };
+        self.known.superseded.retain(|superseded| *superseded != node);
+        if let Some(last) = last.as_ref().filter(|last| last.node != node) {
+            self.known.superseded.push(last.node);
+        }
+        let sentence = self.tell_change(node, timeline, last.as_ref());
         self.last_change = Some((now, Arc::from(sentence)));
-        self.begin_history(node, timeline);
+        self.known.primary = Some(LastPrimary { node, timeline, position: None });
+        self.begin_history(node);
+    }
+
+    fn tell_change(
+        &self,
+        node: NodeId,
+        timeline: Option<Timeline>,
+        last: Option<&LastPrimary>,
+    ) -> String {
+        let named = |node: NodeId, timeline: Option<Timeline>| {
+            let name = &self.nodes[usize::from(node.0)].name;
+            (name, timeline.map(|it| format!(" on timeline {}", it.0)).unwrap_or_default())
+        };
+        let (name, branch) = named(node, timeline);
+        match last.map(|last| named(last.node, last.timeline)) {
+            None => format!("{name} is the primary{branch}"),
+            Some((old, before)) => format!("{name} became the primary{branch} after {old}{before}"),
+        }
     }
 
     /// What all nodes said last is taken for the first round of the new history.
-    fn begin_history(&mut self, node: NodeId, timeline: Timeline) {
-        self.history = Some(History::new(timeline, self.interval));
+    fn begin_history(&mut self, node: NodeId) {
+        self.history = Some(History::new(self.interval));
         self.sample(node);
         for index in 0..self.nodes.len() {
             self.measure(self.nodes[index].id);
@@ -235,12 +270,12 @@ impl Judge {
     fn sample(&mut self, primary: NodeId) {
         let judged = &self.nodes[usize::from(primary.0)];
         let (Some(answered), Some(report)) = (&judged.answered, &judged.report) else { return };
-        let State::Primary { insert, flush } = report.state else { return };
+        let (Some(insert), Some(flush)) = (report.position(), report.flushed()) else { return };
+        if let Some(last) = &mut self.known.primary {
+            last.position = Some(flush.clone());
+        }
         if let Some(history) = &mut self.history {
             history.push(Sample { started_at: answered.started_at, insert, flush });
-        }
-        if let Some(last) = &mut self.known.primary {
-            last.flush = flush;
         }
     }
 
@@ -293,7 +328,7 @@ impl Judge {
         if self.known.system.is_none() {
             return self.unsettled.clone();
         }
-        let last = self.known.primary.map(|last| &self.nodes[usize::from(last.node.0)]);
+        let last = self.known.primary.as_ref().map(|last| &self.nodes[usize::from(last.node.0)]);
         if let Some(fenced) = &self.fenced {
             return format!("another node is promoted in the place of {fenced}");
         }
@@ -373,20 +408,20 @@ impl Judge {
     }
 
     fn lag(&self, judged: &Judged, now: Instant, source: Source) -> Lag {
-        let Some((history, timeline, reach)) = self.distance(judged) else { return Lag::Unknown };
-        history.lag(timeline, reach.caught_up_to, now, source)
+        let Some((history, reach)) = self.distance(judged) else { return Lag::Unknown };
+        history.lag(&reach.caught_up_to, now, source)
     }
 
     /// When the newest sample was started of which the replica shows everything.
     fn applied_at(&self, judged: &Judged) -> Option<Instant> {
-        let (history, timeline, reach) = self.distance(judged)?;
-        history.applied_at(timeline, reach.replayed)
+        let (history, reach) = self.distance(judged)?;
+        history.applied_at(&reach.replayed)
     }
 
-    fn distance(&self, judged: &Judged) -> Option<(&History, Timeline, Reach)> {
+    fn distance(&self, judged: &Judged) -> Option<(&History, Reach)> {
         let history = self.history.as_ref()?;
         let report = judged.report.as_ref().filter(|_| judged.position_holds)?;
-        Some((history, report.timeline?, report.reach()?))
+        Some((history, report.reach()?))
     }
 
     /// Empty if the replica is in the read set, else why it is not.
@@ -394,7 +429,7 @@ impl Judge {
         let judged = &mut self.nodes[index];
         let Some(objection) = judged.membership.judge(lag) else { return Arc::from("") };
         let mut reason = objection;
-        let current = self.history.as_ref().map(History::timeline);
+        let current = self.known.primary.as_ref().and_then(|last| last.timeline);
         if let Some(report) = &judged.report {
             if let (Some(own), Some(current)) = (report.timeline, current)
                 && own != current
@@ -412,8 +447,8 @@ impl Judge {
 
 #[cfg(test)]
 mod tests {
-    use super::super::history::LogGeometry;
-    use super::super::probe::{Identity, ProbeError, Receiver, Report};
+    use super::super::probe::ProbeError;
+    use super::super::report::{Identity, Receiver, State};
     use super::*;
     use crate::config::fixture;
 
@@ -492,9 +527,9 @@ mod tests {
             };
             let identity = Arc::new(Identity {
                 system,
-                started_us: node as i64,
-                geometry: LogGeometry::default(),
-                version: 150_004,
+                instance: node as u64,
+                id: Arc::from(""),
+                version: Arc::from("15.4"),
             });
             let result = state.map(|state| Report {
                 identity,

@@ -22,6 +22,7 @@ fn node(id: u16, role: Role, lag_ms: u64, applied_at: Instant) -> Node {
         lag: Lag::Known { age: Duration::from_millis(lag_ms), bytes: None },
         applied_at: Some(applied_at),
         incarnation: 1,
+        version: None,
         round_trip: Duration::from_millis(1),
         drained: false,
     }

@@ -6,10 +6,12 @@
 //!
 //! Open [`snapshot`] first, then [`handle`].
 
+mod gtids;
 mod handle;
 mod orders;
 mod snapshot;
 
+pub use gtids::{GtidError, Gtids};
 pub use handle::{Evidence, Topology};
 pub use orders::Orders;
 pub use snapshot::{Epoch, Health, Hold, Lag, Node, NodeId, Position, Role, Snapshot, Timeline};

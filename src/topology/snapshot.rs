@@ -1,5 +1,7 @@
 //! Values of a snapshot: nodes with role, health, position and lag.
 
+use super::Gtids;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,11 +39,13 @@ pub enum Health {
 }
 
 /// How far a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Position {
     /// Write-ahead log: the timeline and the byte offset up to which the node wrote (primary) or
     /// applied (replica).
     Log { timeline: Timeline, offset: u64 },
+    /// The transactions that the node has executed.
+    Gtids(Arc<Gtids>),
 }
 
 /// Age of the newest primary position that the node has applied.
@@ -91,6 +95,8 @@ pub struct Node {
     /// Grows whenever the node restarted or its probe connection was opened anew: a restarted
     /// replica may show older data than it did before.
     pub incarnation: u64,
+    /// What the server calls its version; `None` before the first probe.
+    pub version: Option<Arc<str>>,
     /// Smoothed time of a probe's round trip.
     pub round_trip: Duration,
     /// An operator has taken it out of service: as a replica it gets nothing new.
@@ -142,6 +148,53 @@ impl Snapshot {
         self.nodes.iter().filter(|node| {
             node.role == Role::Replica && node.health == Health::Healthy && !node.drained
         })
+    }
+}
+
+impl Position {
+    /// Whether a node that is here shows everything that one there does. Places on different
+    /// timelines are not comparable.
+    pub fn covers(&self, other: &Position) -> bool {
+        match (self, other) {
+            (
+                Position::Log { timeline, offset },
+                Position::Log { timeline: branch, offset: place },
+            ) => timeline == branch && offset >= place,
+            (Position::Gtids(own), Position::Gtids(others)) => {
+                Arc::ptr_eq(own, others) || own.covers(others)
+            }
+            _ => false,
+        }
+    }
+
+    /// How far this is ahead of the other: in bytes, or in transactions. Zero if it is not.
+    pub fn ahead_of(&self, other: &Position) -> u64 {
+        match (self, other) {
+            (Position::Log { offset, .. }, Position::Log { offset: place, .. }) => {
+                offset.saturating_sub(*place)
+            }
+            (Position::Gtids(own), Position::Gtids(others)) => own.count_beyond(others),
+            _ => 0,
+        }
+    }
+
+    pub fn timeline(&self) -> Option<Timeline> {
+        match self {
+            Position::Log { timeline, .. } => Some(*timeline),
+            Position::Gtids(_) => None,
+        }
+    }
+}
+
+/// As the servers write it; an offset without its timeline.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Position::Log { offset, .. } => {
+                write!(f, "{:X}/{:X}", offset >> 32, offset & 0xffff_ffff)
+            }
+            Position::Gtids(gtids) => gtids.fmt(f),
+        }
     }
 }
 

@@ -120,6 +120,7 @@ fn node(id: u16, name: &str, role: Role) -> Node {
         lag: Lag::Unknown,
         applied_at: None,
         incarnation: 1,
+        version: None,
         round_trip: Duration::from_micros(250),
         drained: false,
     }
