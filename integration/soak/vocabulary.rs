@@ -80,7 +80,10 @@ impl Speaker<'_> {
         let mut said = kind(self);
         if self.random.percent(5) {
             let hint = self.random.pick(&["replica", "primary", "consistency=strong"]);
-            said.sql = format!("/* tiffin: {hint} */ {}", said.sql);
+            // Who asks a replica for it is told what a replica is.
+            if said.sql != "SHOW transaction_read_only" {
+                said.sql = format!("/* tiffin: {hint} */ {}", said.sql);
+            }
         }
         said
     }

@@ -38,8 +38,8 @@ pub struct Take<'a, C: ServerConnection> {
     pub now: Instant,
     /// Connections that have something else are closed instead of used.
     pub wanted: Option<C::Wanted>,
-    /// A session that asks for what it has left on a connection gets the one that it had, if that
-    /// is idle.
+    /// Where sessions ask for what they have left on a connection, each gets the one that it had, if
+    /// that is idle.
     pub owner: Option<i32>,
     pub count: Count<'a>,
 }
@@ -131,7 +131,9 @@ impl<C: ServerConnection> LocalPool<C> {
         if self.shared.waiting() > 0 {
             return None;
         }
-        if let Some(owner) = take.owner {
+        if let Some(owner) = take.owner
+            && self.shared.asks_sequences.load(Ordering::Relaxed)
+        {
             let mut idle = self.idle.borrow_mut();
             let own = |pooled: &Pooled<C>| pooled.connection.owner() == Some(owner);
             if let (Some(at), Some(last)) = (idle.iter().rposition(own), idle.len().checked_sub(1))

@@ -18,6 +18,13 @@ use std::time::Duration;
 /// On a connection that has never had it, this makes it so.
 const DEFAULT: &str = "DEFAULT";
 
+/// What SET SESSION CHARACTERISTICS AS TRANSACTION sets: access mode, deferrable, isolation.
+const CHARACTERISTICS: [&str; 3] = [
+    "default_transaction_read_only",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+];
+
 /// Savepoints of one transaction that are followed; with more, the session keeps its connection.
 const SAVEPOINTS_MAX: usize = 1024;
 
@@ -162,11 +169,41 @@ impl Session {
         }
     }
 
+    /// A statement may have done this, or not.
+    pub fn may_have(&mut self, effect: &SessionEffect) {
+        match effect {
+            SessionEffect::Set { name, local: false, .. }
+            | SessionEffect::Reset(name)
+            | SessionEffect::Learn(name) => self.learn(name),
+            SessionEffect::SetCharacteristics(_) => {
+                CHARACTERISTICS.iter().for_each(|name| self.learn(&Arc::from(*name)));
+            }
+            SessionEffect::ResetAll | SessionEffect::Discard(Discard::All) => {
+                self.pins.insert(Pin::Setting);
+            }
+            _ => {}
+        }
+    }
+
+    /// A transaction has ended, it is not known how: with the settings of now or with these.
+    pub fn may_have_settings(&mut self, others: &Settings) {
+        let settings = self.settings.clone();
+        for name in settings.names().chain(others.names()) {
+            if settings.get(name) != others.get(name) {
+                self.learn(name);
+            }
+        }
+    }
+
     /// A transaction block is open on the server; what changes from here on may be taken back.
     pub fn opened(&mut self) {
+        self.opened_from(self.settings.clone());
+    }
+
+    /// A transaction block is open on the server, and has begun with these settings.
+    pub fn opened_from(&mut self, settings: Arc<Settings>) {
         self.transaction = Transaction::Open;
         if self.undo.is_none() {
-            let settings = self.settings.clone();
             let (local, savepoints) = (Local::Nothing, Vec::new());
             self.undo = Some(Undo { settings, local, savepoints, rooted: false });
         }
@@ -339,13 +376,13 @@ impl Session {
 
     fn set_characteristics(&mut self, modes: TransactionModes) {
         let values = [
-            ("default_transaction_read_only", modes.read_only.map(on_off)),
-            ("default_transaction_deferrable", modes.deferrable.map(on_off)),
-            ("default_transaction_isolation", modes.isolation.map(|level| level.as_setting())),
+            modes.read_only.map(on_off),
+            modes.deferrable.map(on_off),
+            modes.isolation.map(|level| level.as_setting()),
         ];
-        for (name, value) in values {
+        for (name, value) in CHARACTERISTICS.into_iter().zip(values) {
             if let Some(value) = value {
-                self.set(&name.into(), Some(&value.into()));
+                self.set(&name.into(), Some(&Arc::from(value)));
             }
         }
     }

@@ -19,6 +19,7 @@ use crate::topology::{Epoch, Evidence, NodeId, Snapshot, Topology};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::{timeout, timeout_at};
@@ -111,7 +112,7 @@ impl Conversation {
             epoch,
             now: Instant::now(),
             wanted: self.defaults_on(&snapshot, node),
-            owner: self.owner,
+            owner: Some(self.entry.process_id),
             count,
         };
         let Some(pooled) = pool.try_take(&take) else { return false };
@@ -159,6 +160,9 @@ impl Conversation {
             let (user, database) = (identity.user.clone(), identity.database.clone());
             self.cluster.pools.get(&PoolKey { node, user, database, flags: 0 })
         });
+        if self.asks_sequences {
+            pool.shared.asks_sequences.store(true, Ordering::Relaxed);
+        }
         pool.clone()
     }
 
@@ -175,7 +179,8 @@ impl Conversation {
         let stats = self.worker.stats();
         let cluster = self.cluster.handle.index;
         let pool = pool.clone();
-        let (wanted, owner) = (self.defaults_on(&topology.load(), node), self.owner);
+        let (wanted, owner) =
+            (self.defaults_on(&topology.load(), node), Some(self.entry.process_id));
         let taking = async {
             let count = Count { stats: &stats, cluster };
             let (secret, now) = (&identity.secret, Instant::now());

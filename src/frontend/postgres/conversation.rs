@@ -89,9 +89,8 @@ pub struct Conversation {
     pub(super) welcome: Arc<Reported>,
     /// The defaults of roles and databases, as last known.
     pub(super) defaults: Option<Defaults>,
-    /// The session's process id if its request asks for the state of sequences: that is on the
-    /// connection that it had before.
-    pub(super) owner: Option<i32>,
+    /// Its request asks for the state of sequences: that is on the connection that it had before.
+    pub(super) asks_sequences: bool,
     pub(super) pools: Vec<Option<Rc<LocalPool>>>,
     pub(super) active: Option<Box<Active>>,
     /// A refused batch of the extended protocol: everything up to its Sync is ignored.
@@ -315,7 +314,7 @@ impl Conversation {
             portals_max: limits.client_portals_max,
         };
         planner.plan(&self.inbox.filled()[self.taken..self.taken + bytes], batch);
-        self.owner = batch.sequences.then_some(self.entry.process_id);
+        self.asks_sequences = batch.sequences;
     }
 
     /// The rest of a refused batch; its Sync is answered.

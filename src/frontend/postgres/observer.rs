@@ -18,7 +18,7 @@ use crate::protocol::postgres::error::{ErrorFields, with_other_name};
 use crate::protocol::postgres::reply::Status;
 use crate::session::settings::literal;
 use crate::session::{Pins, Session, Transaction};
-use crate::sql::{Pin, SessionEffect, Statement};
+use crate::sql::{Discard, Pin, SessionEffect, Statement};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
@@ -67,7 +67,9 @@ impl Watch for Observer<'_> {
     }
 
     fn own_answered(&mut self, out: &mut Buffer) {
-        if !self.greeting && !self.progress.intercepted {
+        // What is not known of the connection is set before it is compared.
+        let is_set = self.connection.settings.is_some();
+        if is_set && !self.greeting && !self.progress.intercepted {
             tell_parameters(self.known, &mut self.connection.reported, out);
         }
     }
@@ -237,6 +239,16 @@ struct Facts {
     simple: bool,
 }
 
+/// How many of the statements of a segment are committed, whatever comes later: those up to a
+/// DISCARD ALL, which is its own transaction and takes what came before along
+/// (`XACT_FLAGS_NEEDIMMEDIATECOMMIT`, `src/backend/tcop/postgres.c`).
+fn committed_at_once(executed: &[Arc<Statement>]) -> usize {
+    let discards = |statement: &Arc<Statement>| {
+        statement.session.contains(&SessionEffect::Discard(Discard::All))
+    };
+    executed.iter().rposition(discards).map_or(0, |last| last + 1)
+}
+
 fn ready_facts(failed: bool, status: Status, before: Status, simple: bool) -> Facts {
     Facts { failed, was_failed: before == Status::Failed, status, simple }
 }
@@ -262,23 +274,38 @@ impl Observer<'_> {
     /// Takes over what statements have left behind.
     fn apply(&mut self, executed: &[Arc<Statement>], facts: &Facts) {
         if facts.failed && (facts.simple || facts.status == Status::Idle) {
-            // The implicit transaction was rolled back, unless the text controlled transactions
-            // itself: then how far it came is not known.
-            let controls = executed.iter().flat_map(|statement| &statement.session).any(is_control);
-            let sets = executed.iter().any(|statement| statement.session.len() > 1);
-            if controls && sets {
-                self.session.pins.insert(Pin::Setting);
+            // The implicit transaction was rolled back, but for what a statement in it committed at
+            // once (VACUUM and its like), or unless the text controlled transactions itself: how far
+            // it came is not known then.
+            let kept = if facts.simple { 0 } else { committed_at_once(executed) };
+            let (kept, executed) = executed.split_at(kept);
+            for effect in kept.iter().flat_map(|statement| &statement.session) {
+                self.effect(effect, facts);
+            }
+            let effects = || executed.iter().flat_map(|statement| &statement.session);
+            if !facts.simple || effects().any(is_control) {
+                effects().for_each(|effect| self.session.may_have(effect));
             }
             let refused = self.progress.syntax_error && facts.simple;
-            if !refused || executed.iter().any(|statement| !is_not_understood(statement)) {
+            if facts.was_failed && !effects().any(is_control) {
+                // Nothing runs in a transaction that has failed.
+            } else if !refused || executed.iter().any(|statement| !is_not_understood(statement)) {
                 self.pin_anyway(executed);
             }
             return;
         }
+        // A BEGIN takes what its text or segment has done before into its transaction.
+        let mut before = self.session.settings.clone();
         for statement in executed {
             self.progress.ddl |= statement.is_ddl;
             for effect in &statement.session {
-                self.effect(effect, facts);
+                match effect {
+                    SessionEffect::Begin(_) => self.session.opened_from(before.clone()),
+                    effect => self.effect(effect, facts),
+                }
+                if is_control(effect) {
+                    before = self.session.settings.clone();
+                }
             }
         }
     }
@@ -294,7 +321,7 @@ impl Observer<'_> {
                     left.insert(*pin);
                     self.session.suspect(left);
                 }
-                Pin::Sequence => self.session.apply(effect),
+                Pin::Sequence if !self.on_replica => self.session.apply(effect),
                 Pin::Unknown => {
                     self.session.suspect(Pins::all_visible());
                     self.connection.traces.unknown = true;
@@ -310,7 +337,6 @@ impl Observer<'_> {
             self.progress.dropped.note(effect, &self.session.startup);
         }
         match effect {
-            SessionEffect::Begin(_) => self.session.opened(),
             SessionEffect::Commit { chain } | SessionEffect::Rollback { chain } => {
                 let commits = matches!(effect, SessionEffect::Commit { .. }) && !facts.was_failed;
                 self.session.closed(commits);
@@ -319,7 +345,7 @@ impl Observer<'_> {
                 }
             }
             SessionEffect::PrepareTransaction => self.session.closed(true),
-            SessionEffect::Discard(crate::sql::Discard::All) => {
+            SessionEffect::Discard(Discard::All) => {
                 self.statements.named.clear();
                 self.connection.prepared.clear();
                 self.connection.settings = None;
@@ -375,9 +401,7 @@ impl Observer<'_> {
             (Status::Idle, _) => {
                 let before = self.session.settings.clone();
                 self.session.closed(false);
-                if before != self.session.settings {
-                    self.session.pins.insert(Pin::Setting);
-                }
+                self.session.may_have_settings(&before);
             }
         }
     }

@@ -369,6 +369,11 @@ impl Conversation {
         }
         let Some(server) = &active.server else { return false };
         let in_transaction = !matches!(self.session.transaction, Transaction::Idle);
+        // What only doubts bind to a replica goes on where it belongs once they are settled.
+        let settles = !server.is_primary && !in_transaction && self.session.pins.is_empty();
+        if settles && !active.progress.segment_open && !self.session.doubts.is_empty() {
+            return false;
+        }
         let bound = in_transaction
             || active.progress.segment_open
             || self.session.is_bound()

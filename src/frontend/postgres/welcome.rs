@@ -78,7 +78,7 @@ impl Conversation {
             known: Arc::default(),
             welcome: Arc::default(),
             defaults: None,
-            owner: None,
+            asks_sequences: false,
             pools: Vec::new(),
             active: None,
             skipping: false,
