@@ -85,16 +85,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub async fn fill(&mut self, wanted: usize) -> Result<(), WireError> {
         while self.buffer.len() < wanted {
             self.buffer.reserve(READ_BYTES);
-            let read = match self.stream.read_buf(&mut self.buffer).await {
-                // How rustls reports a peer that hangs up without TLS's good-bye, as many do.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-                read => read?,
-            };
-            if read == 0 {
-                let empty = self.buffer.is_empty();
-                return Err(if empty { WireError::Closed } else { WireError::Truncated });
-            }
+            let read = self.stream.read_buf(&mut self.buffer).await;
+            self.has_read(read)?;
         }
         Ok(())
+    }
+
+    /// As [`Wire::fill`], and leaves in the stream what comes behind them. Cancel safe: yes.
+    pub async fn fill_exactly(&mut self, wanted: usize) -> Result<(), WireError> {
+        while self.buffer.len() < wanted {
+            let missing = (wanted - self.buffer.len()) as u64;
+            let read = (&mut self.stream).take(missing).read_buf(&mut self.buffer).await;
+            self.has_read(read)?;
+        }
+        Ok(())
+    }
+
+    fn has_read(&self, read: io::Result<usize>) -> Result<(), WireError> {
+        let read = match read {
+            // How rustls reports a peer that hangs up without TLS's good-bye, as many do.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            read => read?,
+        };
+        match (read, self.buffer.is_empty()) {
+            (0, true) => Err(WireError::Closed),
+            (0, false) => Err(WireError::Truncated),
+            _ => Ok(()),
+        }
     }
 }

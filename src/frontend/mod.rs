@@ -4,5 +4,7 @@
 
 pub mod cluster;
 pub mod commits;
+mod farewell;
+pub mod mysql;
 pub mod postgres;
 pub mod worker;

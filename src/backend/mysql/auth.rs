@@ -8,7 +8,7 @@ use super::connect::ConnectError;
 use super::rsa;
 use super::wire::Packets;
 use crate::protocol::mysql::auth::{
-    self, CACHING_SHA2, CLEAR, FAST_OK, FULL_NEEDED, NATIVE, NativeKey, REQUEST_PUBLIC_KEY,
+    self, CACHING_SHA2, CLEAR, FAST_OK, FULL_NEEDED, NATIVE, NativeKey, Plugin, REQUEST_PUBLIC_KEY,
     REQUEST_PUBLIC_KEY_SHA256, SHA256_PASSWORD,
 };
 use crate::protocol::mysql::capabilities::Status;
@@ -91,33 +91,6 @@ pub(super) struct Prover<'a> {
     pub secret: &'a ServerSecret,
     /// Whether the connection is encrypted.
     pub tls: bool,
-}
-
-/// The plugins that are known here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Plugin {
-    Native,
-    CachingSha2,
-    /// What MySQL may also ask of users that do not exist.
-    Sha256,
-    Clear,
-}
-
-impl Plugin {
-    pub(super) fn of(name: &[u8]) -> Option<Plugin> {
-        [Plugin::Native, Plugin::CachingSha2, Plugin::Sha256, Plugin::Clear]
-            .into_iter()
-            .find(|plugin| plugin.name().as_bytes() == name)
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Plugin::Native => NATIVE,
-            Plugin::CachingSha2 => CACHING_SHA2,
-            Plugin::Sha256 => SHA256_PASSWORD,
-            Plugin::Clear => CLEAR,
-        }
-    }
 }
 
 impl Prover<'_> {

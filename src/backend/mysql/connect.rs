@@ -6,13 +6,14 @@
 //!
 //! Not here: which node, how many connections, and what a session says on them.
 
-use super::auth::{self, PAYLOAD_BYTES_MAX, Plugin, Prover, ServerSecret, refused};
+use super::auth::{self, PAYLOAD_BYTES_MAX, Prover, ServerSecret, refused};
 use super::rsa::RsaError;
 use super::wire::{Packets, WireError};
 use crate::backend::stream::{Plain, Stream};
 use crate::backend::{Fault, dial};
 use crate::config::tls::{Connecting, ServerTlsConnector};
 use crate::config::{Address, ServerTlsMode};
+use crate::protocol::mysql::auth::Plugin;
 use crate::protocol::mysql::capabilities::{Capabilities, Status};
 use crate::protocol::mysql::command;
 use crate::protocol::mysql::handshake::{

@@ -2,7 +2,7 @@
 
 use crate::backend::wire::Wire;
 pub use crate::backend::wire::WireError;
-use crate::protocol::mysql::packet::{self, HEAD_BYTES};
+use crate::protocol::mysql::packet::{self, HEAD_BYTES, Head};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -21,6 +21,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
     /// Reads a packet whose payload has at most `limit` bytes. Cancel safe: yes.
     pub async fn payload(&mut self, limit: usize) -> Result<BytesMut, WireError> {
         self.wire.fill(HEAD_BYTES).await?;
+        let head = self.head(limit)?;
+        self.wire.fill(head.bytes()).await?;
+        Ok(self.taken(head))
+    }
+
+    /// As [`Packets::payload`], and leaves in the stream what comes behind the packet: that may be
+    /// TLS already. Cancel safe: yes.
+    pub async fn payload_exactly(&mut self, limit: usize) -> Result<BytesMut, WireError> {
+        self.wire.fill_exactly(HEAD_BYTES).await?;
+        let head = self.head(limit)?;
+        self.wire.fill_exactly(head.bytes()).await?;
+        Ok(self.taken(head))
+    }
+
+    /// The head that is due; it has been read.
+    fn head(&self, limit: usize) -> Result<Head, WireError> {
         let head = packet::head(self.wire.buffered()).ok_or(WireError::Truncated)?;
         if head.payload > limit {
             let length = u32::try_from(head.payload).unwrap_or(u32::MAX);
@@ -29,10 +45,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
         if head.sequence != self.sequence {
             return Err(WireError::Order { found: head.sequence, expected: self.sequence });
         }
-        self.wire.fill(head.bytes()).await?;
+        Ok(head)
+    }
+
+    fn taken(&mut self, head: Head) -> BytesMut {
         self.sequence = head.sequence.wrapping_add(1);
         self.wire.take(HEAD_BYTES);
-        Ok(self.wire.take(head.payload))
+        self.wire.take(head.payload)
     }
 
     /// Sends what `put` writes, with the sequence ids that are due. Cancel safe: no.

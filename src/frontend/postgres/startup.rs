@@ -18,6 +18,7 @@ use crate::backend::postgres::auth_wire::{Wire, WireError};
 use crate::backend::stream::{Plain, Stream};
 use crate::config::ClientTlsMode;
 use crate::config::tls::{self, Accepting, AcceptingTls};
+use crate::frontend::farewell;
 use crate::protocol::postgres::auth::AuthMessage;
 use crate::protocol::postgres::error::Report;
 use crate::protocol::postgres::startup::{self, Packet, Parameter, Startup, StartupPacketError};
@@ -26,15 +27,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
-
-/// How long a refused client is given to read why, and to close.
-const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What a refused client may still have under way: closing with unread bytes would reset the
-/// connection, and the client might never see the reason. More than a password message.
-const FAREWELL_BYTES_MAX: usize = 128 * 1024;
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -161,7 +154,7 @@ pub async fn accept(
         Err(StartupError::Left) if wire.buffered().is_empty() => return Ok(Opening::Closed),
         Err(error) => error,
     };
-    farewell(wire, &error, context.settings().auth_delay).await;
+    refuse(wire, &error, context.settings().auth_delay).await;
     Err(error)
 }
 
@@ -382,7 +375,7 @@ fn replication(value: Option<&[u8]>) -> Result<Option<String>, Refusal> {
 }
 
 /// Tells the client why, and closes so that it can read that.
-async fn farewell(mut wire: Wire<Stream>, error: &StartupError, delay: Duration) {
+async fn refuse(wire: Wire<Stream>, error: &StartupError, delay: Duration) {
     let timed_out;
     let refusal = match error {
         StartupError::Refused(refusal) => refusal,
@@ -398,17 +391,5 @@ async fn farewell(mut wire: Wire<Stream>, error: &StartupError, delay: Duration)
     let mut out = Vec::new();
     let (detail, hint) = (refusal.detail.as_deref(), refusal.hint.as_deref());
     Report { detail, hint, ..Report::fatal(refusal.sqlstate, &refusal.message) }.put(&mut out);
-    // A client that does not read, or is gone, is not owed more than this.
-    let _ = timeout(FAREWELL, async {
-        wire.send(&out).await.ok()?;
-        wire.stream_mut().shutdown().await.ok()?;
-        let mut rest = [0; 1024];
-        let mut left = FAREWELL_BYTES_MAX;
-        while left > 0 {
-            let read = wire.stream_mut().read(&mut rest).await.ok().filter(|read| *read > 0)?;
-            left = left.saturating_sub(read);
-        }
-        Some(())
-    })
-    .await;
+    farewell::say(wire, &out).await;
 }

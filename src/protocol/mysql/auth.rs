@@ -32,6 +32,33 @@ pub const FAST_OK: u8 = 3;
 /// caching_sha2: the server needs the password itself.
 pub const FULL_NEEDED: u8 = 4;
 
+/// The plugins that are known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    Native,
+    CachingSha2,
+    /// What MySQL may also ask of users that do not exist.
+    Sha256,
+    Clear,
+}
+
+impl Plugin {
+    pub fn of(name: &[u8]) -> Option<Plugin> {
+        [Plugin::Native, Plugin::CachingSha2, Plugin::Sha256, Plugin::Clear]
+            .into_iter()
+            .find(|plugin| plugin.name().as_bytes() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Plugin::Native => NATIVE,
+            Plugin::CachingSha2 => CACHING_SHA2,
+            Plugin::Sha256 => SHA256_PASSWORD,
+            Plugin::Clear => CLEAR,
+        }
+    }
+}
+
 pub const SHA1_BYTES: usize = 20;
 pub const SHA256_BYTES: usize = 32;
 
@@ -168,6 +195,13 @@ impl Sha2Stored {
     }
 }
 
+/// What a server would store.
+#[cfg(test)]
+pub(crate) fn sha2_stored(password: &[u8]) -> Vec<u8> {
+    let salt = b"01234567890123456789";
+    [b"$A$005$", &salt[..], &sha256_crypt(password, salt, 5000)].concat()
+}
+
 /// SHA-256 crypt (Ulrich Drepper, "Unix crypt using SHA-256 and SHA-512", steps 1 to 22), without
 /// its bound on the salt's length.
 fn sha256_crypt(password: &[u8], salt: &[u8], rounds: u32) -> [u8; CRYPT_BYTES] {
@@ -286,9 +320,7 @@ mod tests {
             let hash = sha256_crypt(password, salt, *rounds);
             assert_eq!(std::str::from_utf8(&hash), std::str::from_utf8(*expected));
         }
-        let hash = sha256_crypt(b"secret", b"01234567890123456789", 5000);
-        let stored = [&b"$A$005$01234567890123456789"[..], &hash].concat();
-        let stored = Sha2Stored::parse(&stored).unwrap();
+        let stored = Sha2Stored::parse(&sha2_stored(b"secret")).unwrap();
         assert!(stored.fits(b"secret") && !stored.fits(b"Secret") && !stored.fits(b""));
         for bad in [&b"$A$005$0123"[..], b"$B$005$", b"", b"$A$fff$01234567890123456789x"] {
             assert!(Sha2Stored::parse(bad).is_none());

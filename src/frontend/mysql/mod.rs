@@ -1,0 +1,8 @@
+//! Conversations in MySQL's protocol, for MySQL and MariaDB.
+//!
+//! [`startup`] lets a client in.
+
+pub mod auth;
+pub mod auth_context;
+pub mod startup;
+pub mod startup_refusal;
