@@ -1,5 +1,6 @@
 //! The other commands of the program: explain, check, sandbox.
 
+use crate::support::mysql::{self as my, Engine, on_mysql_and_mariadb};
 use crate::support::{Fixture, binary};
 use serde_json::Value;
 use std::process::{Command, Output};
@@ -98,6 +99,41 @@ fn check_reports_every_node_and_what_is_missing() {
     assert!(!output.status.success(), "{text}");
     assert!(text.contains("GRANT pg_monitor TO"), "the line that grants it: {text}");
     assert!(!text.contains(&fixture.cluster.service.password));
+}
+
+on_mysql_and_mariadb! { check_looks_at_servers_that_replicate_by_gtid }
+
+fn check_looks_at_servers_that_replicate_by_gtid(engine: Engine) {
+    let cluster = my::cluster(engine);
+    let config = cluster.folder().join("tiffin.yaml");
+    let value = tiffin::cli::sandbox::proxy::mysql_config(&cluster, 0).unwrap();
+    std::fs::write(&config, value.to_string()).unwrap();
+    let check = || tiffin(&["check", "--config", config.to_str().unwrap()]);
+    let output = check();
+    let text = said(&output);
+    assert!(output.status.success() && text.contains("Nothing is missing"), "{text}");
+    let version = cluster.primary().value("SELECT VERSION()").unwrap();
+    let gtids = cluster.primary().executed().unwrap();
+    for word in ["my0", "my2", "primary", "replica", &version, &gtids] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let (privilege, user) = match engine {
+        Engine::MySql => ("REPLICATION CLIENT", "'tiffin'@'%'"),
+        Engine::MariaDb => ("SLAVE MONITOR", "'tiffin'@'%'"),
+    };
+    let primary = cluster.primary();
+    primary.execute(&format!("REVOKE {privilege} ON *.* FROM {user}")).unwrap();
+    primary.execute("ALTER USER app IDENTIFIED BY 'another'").unwrap();
+    cluster.wait_caught_up(primary).unwrap();
+    cluster.replica(1).kill9().unwrap();
+    let output = check();
+    let text = said(&output);
+    assert!(!output.status.success(), "{text}");
+    let grant = format!("GRANT {privilege} ON *.* TO {user};");
+    for words in [grant.as_str(), "ALTER USER 'app'@'%' IDENTIFIED BY '…'", "my2"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(!text.contains(&cluster.service.password));
 }
 
 /// The whole demonstration, as `make demo` runs it without a terminal.

@@ -4,9 +4,9 @@
 //! settings and the service user's privileges (`facts.rs`); what is missing, and the SQL that
 //! mends it, is decided in `findings.rs`. Here: the arguments, the order of things, the printing.
 
-use super::facts::{self, Facts};
+use super::facts;
 use super::findings::{self, Finding, Place, Severity};
-use super::{Exit, load, table, watch};
+use super::{Exit, check_mysql, load, table, watch};
 use crate::config::tls::ServerTlsConnector;
 use crate::config::{self, Cluster, Config, Secret, Service};
 use crate::topology::{Health, Lag, Node, Position, Role, Snapshot};
@@ -84,17 +84,29 @@ fn conclusion(missing: usize) -> String {
 /// A cluster as it was found.
 struct Seen {
     snapshot: Arc<Snapshot>,
-    /// In the order of the nodes; an error is a sentence.
-    facts: Vec<Result<Facts, String>>,
     findings: Vec<Finding>,
 }
 
 async fn look_at(config: &Config, cluster: &Arc<Cluster>, tls: &Arc<ServerTlsConnector>) -> Seen {
-    let asked = cluster.nodes.iter().map(|node| facts::facts(cluster, node, tls));
-    let (topology, facts) = tokio::join!(watch::settled(cluster, tls), all(asked));
-    let snapshot = topology.load_full();
+    let snapshot = watch::settled(cluster, tls).await.load_full();
     let mut found: Vec<(Option<String>, Finding)> =
         findings::of_snapshot(&snapshot).into_iter().map(|finding| (None, finding)).collect();
+    let primary = snapshot.primary.map(|id| usize::from(id.0));
+    found.extend(match cluster.engine.speaks_mysql() {
+        true => check_mysql::findings(config, cluster, primary).await,
+        false => of_postgres(config, cluster, primary, tls).await,
+    });
+    Seen { snapshot, findings: findings::merged(found) }
+}
+
+async fn of_postgres(
+    config: &Config,
+    cluster: &Cluster,
+    primary: Option<usize>,
+    tls: &Arc<ServerTlsConnector>,
+) -> Vec<(Option<String>, Finding)> {
+    let mut found = Vec::new();
+    let facts = all(cluster.nodes.iter().map(|node| facts::facts(cluster, node, tls))).await;
     for (node, facts) in cluster.nodes.iter().zip(&facts) {
         if let Ok(facts) = facts {
             let lacking = findings::of_node(config, cluster, facts);
@@ -102,7 +114,6 @@ async fn look_at(config: &Config, cluster: &Arc<Cluster>, tls: &Arc<ServerTlsCon
         }
     }
     // Users are the same on all nodes: the primary is asked, or whoever answers.
-    let primary = snapshot.primary.map(|id| usize::from(id.0));
     let answering = primary.or_else(|| facts.iter().position(Result::is_ok));
     if let Some(index) = answering {
         let gone = facts[index].as_ref().map(|facts| facts.databases_missing.clone());
@@ -111,7 +122,7 @@ async fn look_at(config: &Config, cluster: &Arc<Cluster>, tls: &Arc<ServerTlsCon
         let database = present.unwrap_or(&cluster.service.database);
         found.extend(users(config, cluster, index, tls, database).await);
     }
-    Seen { snapshot, facts, findings: findings::merged(found) }
+    found
 }
 
 async fn users(
@@ -147,7 +158,7 @@ async fn users(
 }
 
 /// All futures at once, their results in order.
-async fn all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+pub(super) async fn all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut running: Vec<_> = futures.map(Box::pin).collect();
     let mut results: Vec<Option<T>> = running.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
@@ -173,16 +184,14 @@ fn print_cluster(cluster: &Cluster, seen: &Seen) {
     let mut rows = vec![
         ["node", "address", "role", "version", "timeline", "position", "lag"].map(str::to_owned),
     ];
-    for (node, facts) in seen.snapshot.nodes.iter().zip(&seen.facts) {
-        rows.push(row(node, facts.as_ref().ok()));
-    }
+    rows.extend(seen.snapshot.nodes.iter().map(row));
     print!("{}", table(&rows));
     for finding in &seen.findings {
-        print_finding(finding, seen.facts.len());
+        print_finding(finding, seen.snapshot.nodes.len());
     }
 }
 
-fn row(node: &Node, facts: Option<&Facts>) -> [String; 7] {
+fn row(node: &Node) -> [String; 7] {
     let none = || "-".to_owned();
     let role = match (&node.health, node.role) {
         (Health::Healthy, Role::Primary) => "primary",
@@ -201,8 +210,8 @@ fn row(node: &Node, facts: Option<&Facts>) -> [String; 7] {
         (Role::Replica, Lag::Unknown) => "unknown".to_owned(),
         _ => none(),
     };
-    let version = facts
-        .map_or_else(none, |facts| facts.version.split(' ').next().unwrap_or_default().to_owned());
+    let version = node.version.as_deref().and_then(|version| version.split(' ').next());
+    let version = version.map_or_else(none, str::to_owned);
     [
         node.name.to_string(),
         node.address.to_string(),

@@ -37,7 +37,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn new(severity: Severity, text: impl Into<String>) -> Finding {
+    pub(super) fn new(severity: Severity, text: impl Into<String>) -> Finding {
         Finding {
             severity,
             text: text.into(),
@@ -47,12 +47,12 @@ impl Finding {
         }
     }
 
-    fn sql(mut self, line: impl Into<String>) -> Finding {
+    pub(super) fn sql(mut self, line: impl Into<String>) -> Finding {
         self.sql.push(line.into());
         self
     }
 
-    fn on_nodes(mut self) -> Finding {
+    pub(super) fn on_nodes(mut self) -> Finding {
         self.place = Place::Nodes;
         self
     }
@@ -105,7 +105,12 @@ pub(super) fn of_node(config: &Config, cluster: &Cluster, facts: &Facts) -> Vec<
         let finding = finding.sql("ALTER SYSTEM SET hot_standby_feedback = on;");
         findings.push(finding.sql("SELECT pg_reload_conf();").on_nodes());
     }
-    findings.extend(connections(config, cluster, facts));
+    let free = usize::try_from(facts.connections).unwrap_or(0);
+    if let Some((severity, text, wanted)) = free_connections(config, cluster, free) {
+        let finding = Finding::new(severity, text + ", which needs a restart");
+        let sql = format!("ALTER SYSTEM SET max_connections = {wanted};");
+        findings.push(finding.sql(sql).on_nodes());
+    }
     let scram = config.auth.method == AuthMethod::ScramSha256 && config.auth.query.is_some();
     if !facts.recovering && scram && facts.password_encryption == "md5" {
         let text =
@@ -161,9 +166,13 @@ fn privileges(cluster: &Cluster, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Whether the pools could ask for more connections than the node has.
-fn connections(config: &Config, cluster: &Cluster, facts: &Facts) -> Option<Finding> {
-    let free = usize::try_from(facts.connections).unwrap_or(0);
+/// Whether the pools could ask for more connections than the node has free; then also how many it
+/// should have.
+pub(super) fn free_connections(
+    config: &Config,
+    cluster: &Cluster,
+    free: usize,
+) -> Option<(Severity, String, usize)> {
     let (users, databases) = (config.users.len().max(1), cluster.databases.len().max(1));
     let pools = users * databases;
     let most = cluster.pool.size_max * pools + SERVICE_CONNECTIONS;
@@ -175,8 +184,8 @@ fn connections(config: &Config, cluster: &Cluster, facts: &Facts) -> Option<Find
     );
     (most > free).then(|| {
         let severity = if size_max + SERVICE_CONNECTIONS > free { Severity::Missing } else { Severity::Advice };
-        let finding = Finding::new(severity, format!("the pools may open {sizes}, but max_connections leaves {free}; lower pool.size_max, or raise it, which needs a restart"));
-        finding.sql(format!("ALTER SYSTEM SET max_connections = {};", most + 100 - most % 50)).on_nodes()
+        let text = format!("the pools may open {sizes}, but max_connections leaves {free}; lower pool.size_max, or raise it");
+        (severity, text, most + 100 - most % 50)
     })
 }
 

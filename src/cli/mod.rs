@@ -4,6 +4,7 @@
 //! a [`Exit`]; what it has to say is a sentence.
 
 mod check;
+mod check_mysql;
 mod explain;
 mod facts;
 mod findings;

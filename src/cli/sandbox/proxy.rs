@@ -3,7 +3,7 @@
 
 use super::servers::group::{Group, Member};
 use super::servers::process::{free_port, reserve};
-use super::servers::{Cluster, wait_until};
+use super::servers::{Cluster, mysql, wait_until};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::fs;
@@ -23,6 +23,19 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 /// A configuration for the cluster's servers with free ports, to be changed before
 /// [`Proxy::start`]: the superuser and the user `app`, everything else as by default.
 pub fn config(cluster: &Cluster, port: u16) -> Result<Value> {
+    let mut config = config_of(cluster, "postgres", port)?;
+    config["clusters"]["main"]["service"]["database"] = json!("postgres");
+    Ok(config)
+}
+
+/// The same for a cluster of MySQL or MariaDB.
+pub fn mysql_config(cluster: &mysql::Cluster, port: u16) -> Result<Value> {
+    let mut config = config_of(cluster, "mysql", port)?;
+    config["clusters"]["main"]["engine"] = json!(cluster.primary().engine.word());
+    Ok(config)
+}
+
+fn config_of<S: Member>(cluster: &Group<S>, protocol: &str, port: u16) -> Result<Value> {
     let port = match port {
         0 => free_port()?,
         // Taken or not will show when the proxy binds it; the next line must not choose it too.
@@ -39,14 +52,10 @@ pub fn config(cluster: &Cluster, port: u16) -> Result<Value> {
         .collect();
     let users = [&cluster.app, &cluster.superuser]
         .map(|login| json!({ "name": login.user, "password": login.password }));
-    let service = json!({
-        "user": cluster.service.user,
-        "password": cluster.service.password,
-        "database": "postgres",
-    });
+    let service = json!({ "user": cluster.service.user, "password": cluster.service.password });
     Ok(json!({
         "listen": {
-            "postgres": [format!("127.0.0.1:{port}")],
+            protocol: [format!("127.0.0.1:{port}")],
             "http": format!("127.0.0.1:{http_port}"),
         },
         "users": users,

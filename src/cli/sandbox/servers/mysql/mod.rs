@@ -34,6 +34,16 @@ pub enum Engine {
     MariaDb,
 }
 
+impl Engine {
+    /// As in the proxy's configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Engine::MySql => "mysql",
+            Engine::MariaDb => "mariadb",
+        }
+    }
+}
+
 /// Settings that make a server small and quick to start. Durability is not wanted: the folder is
 /// deleted at the end.
 const SETTINGS: &[(&str, &str)] = &[
