@@ -16,6 +16,7 @@ mod lag;
 mod maintenance;
 mod messages;
 mod mysql_login;
+mod mysql_reads;
 mod mysql_servers;
 mod operations;
 mod pins;

@@ -56,7 +56,10 @@ pub fn trace(text: &[u8], tokens: &[Token], catalog: &Catalog, found: &mut Found
         into = token.bytes(text).eq_ignore_ascii_case(b"into")
             || into && (token.kind == Kind::UserVariable || token.bytes(text) == b",");
         match token.kind {
-            Kind::UserVariable if into || next == b":=" => {
+            // Outside of SET nothing else is assigned.
+            Kind::UserVariable | Kind::Mark
+                if into && token.kind == Kind::UserVariable || token.bytes(text) == b":=" =>
+            {
                 found.problem(Effect::Write, "user_variable", "it assigns a user variable");
                 found.effect(SessionEffect::Pin(Pin::Variable));
             }
