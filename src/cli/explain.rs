@@ -13,7 +13,7 @@ use crate::route::{Choice, Policy, choose};
 use crate::session::{Class, Need, Session, Wish};
 use crate::sql::{
     Catalog, CatalogRows, Dialect, Effect, FunctionRules, Persistence, RelationKind, RelationRow,
-    SessionEffect, Statement, classify, split_statements,
+    SessionEffect, Statement, classify, mysql, split_statements,
 };
 use crate::topology::{Role, Snapshot};
 use anyhow::Context;
@@ -132,12 +132,13 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
         watch::runtime()?.block_on(ask(&cluster, &database))?
     };
     let asker = Asker { config: &config, cluster: &cluster, known };
+    let dialect = asker.dialect();
     // In JSON the note stands in every object.
     if let (Format::Text, Some(note)) = (args.format, asker.note()) {
         println!("Note: {note}.\n");
     }
     let mut out = std::io::stdout().lock();
-    for statement in split_statements(&text, Dialect::STANDARD) {
+    for statement in split_statements(&text, dialect) {
         let told = asker.explain(statement, args.format)?;
         match out.write_all(told.as_bytes()) {
             Ok(()) => {}
@@ -198,6 +199,10 @@ enum Known {
 }
 
 async fn ask(cluster: &Arc<Cluster>, database: &str) -> anyhow::Result<Known> {
+    if cluster.engine.mysql().is_some() {
+        let why = "the catalogs of MySQL and MariaDB servers are not asked for";
+        return Ok(Known::Nothing(why.to_owned()));
+    }
     let tls = watch::service_tls(cluster)?;
     let topology = watch::settled(cluster, &tls).await;
     let snapshot = topology.load_full();
@@ -236,18 +241,22 @@ impl Asker<'_> {
         }
     }
 
+    /// The servers' default rules.
+    fn dialect(&self) -> Dialect {
+        match self.cluster.engine.mysql() {
+            Some(engine) => Dialect::MySql(mysql::Reading::new(engine)),
+            None => Dialect::STANDARD,
+        }
+    }
+
     fn classify(&self, text: &str, catalog: &Catalog) -> Statement {
-        classify(text.as_bytes(), Dialect::STANDARD, catalog, self.config.limits.parse_bytes_max)
+        classify(text.as_bytes(), self.dialect(), catalog, self.config.limits.parse_bytes_max)
     }
 
     /// Classifies with every relation of the statement taken for a plain table.
     fn assume(&self, text: &str) -> Statement {
-        let rules = || FunctionRules {
-            read: self.cluster.routing.read_functions.iter().cloned().collect(),
-            write: self.cluster.routing.write_functions.iter().cloned().collect(),
-        };
         let mut names = BTreeSet::new();
-        let mut statement = self.classify(text, &Catalog::build(CatalogRows::default(), rules()));
+        let mut statement = self.classify(text, &self.assumed(&names));
         for _ in 0..ASSUME_ROUNDS {
             let named = statement.tables_read.iter().chain(&statement.tables_written);
             let before = names.len();
@@ -255,11 +264,29 @@ impl Asker<'_> {
             if names.len() == before {
                 break;
             }
-            let relations = (1..).zip(&names).map(|(oid, name)| plain_table(oid, name)).collect();
-            let rows = CatalogRows { relations, ..CatalogRows::default() };
-            statement = self.classify(text, &Catalog::build(rows, rules()));
+            statement = self.classify(text, &self.assumed(&names));
         }
         statement
+    }
+
+    /// A catalog that has these tables and nothing else.
+    fn assumed(&self, names: &BTreeSet<Arc<str>>) -> Catalog {
+        let rules = FunctionRules {
+            read: self.cluster.routing.read_functions.iter().cloned().collect(),
+            write: self.cluster.routing.write_functions.iter().cloned().collect(),
+        };
+        match self.cluster.engine.mysql() {
+            Some(engine) => {
+                let tables = names.iter().map(|name| plain_table_of_mysql(name)).collect();
+                let rows = mysql::CatalogRows { tables, ..mysql::CatalogRows::default() };
+                mysql::build(engine, rows, rules)
+            }
+            None => {
+                let tables = (1..).zip(names).map(|(oid, name)| plain_table(oid, name));
+                let rows = CatalogRows { relations: tables.collect(), ..CatalogRows::default() };
+                Catalog::build(rows, rules)
+            }
+        }
     }
 
     fn explanation<'a>(&self, text: &'a str, statement: &'a Statement) -> Explanation<'a> {
@@ -422,6 +449,16 @@ fn plain_table(oid: u32, name: &str) -> RelationRow {
     }
 }
 
+fn plain_table_of_mysql(name: &str) -> mysql::TableRow {
+    let (schema, name) = name.split_once('.').unwrap_or(("", name));
+    mysql::TableRow {
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+        kind: mysql::TableKind::Base,
+        definition: None,
+    }
+}
+
 fn effect(effect: Effect) -> &'static str {
     match effect {
         Effect::Read => "read",
@@ -512,6 +549,36 @@ clusters:
             for key in ["statement", "effect", "target", "reason"] {
                 assert!(json[key].is_string(), "{sql}: {key} is missing in {json}");
             }
+        }
+    }
+
+    /// The same for MySQL and MariaDB.
+    #[test]
+    fn statements_of_mysql_are_explained_without_a_server() {
+        for engine in ["mysql", "mariadb"] {
+            let engine = format!("databases: [shop]\n    engine: {engine}");
+            let file = FILE.replace("databases: {shop: shop_live}", &engine);
+            let config = Config::parse("t.yaml", &file, Path::new(""), &|_| None);
+            let config = config.expect("valid").config;
+            let known = Known::Nothing("no server was asked".to_owned());
+            let asker = Asker { config: &config, cluster: &config.clusters[0], known };
+            for (sql, effect, target, reason, pins) in [
+                ("SELECT * FROM `orders` o JOIN s.items LIMIT 1, 2", "read", "replica", "", ""),
+                ("SELECT my_read(1)", "read", "replica", "", ""),
+                ("SELECT lower('x')", "write", "primary", "write_functions", ""),
+                ("REPLACE INTO t VALUES (1)", "write", "primary", "REPLACE", ""),
+                ("SELECT 1 /*!99999 INTO @a */", "unknown", "primary", "version", "variable"),
+                ("SET @a = 1", "session", "primary", "", "variable"),
+                ("SELECT GET_LOCK('a', 1)", "write", "primary", "get_lock()", "advisory_lock"),
+                ("START TRANSACTION READ ONLY", "transaction", "replica", "", ""),
+            ] {
+                let statement = asker.assume(sql);
+                let told = asker.explanation(sql, &statement);
+                assert_eq!((told.effect, told.target), (effect, target), "{sql}: {told:?}");
+                assert!(told.reason.contains(reason), "{sql}: {told:?}");
+                assert_eq!(told.pins.first().copied().unwrap_or_default(), pins, "{sql}");
+            }
+            assert_eq!(split_statements("SELECT `;`; SELECT ';' # ;\n;", asker.dialect()).len(), 2);
         }
     }
 

@@ -176,6 +176,15 @@ impl Engine {
         matches!(self, Engine::Mysql | Engine::Mariadb)
     }
 
+    /// By whose rules SQL is read, if not by PostgreSQL's.
+    pub fn mysql(self) -> Option<crate::sql::mysql::Engine> {
+        match self {
+            Engine::Postgres => None,
+            Engine::Mysql => Some(crate::sql::mysql::Engine::MySql),
+            Engine::Mariadb => Some(crate::sql::mysql::Engine::MariaDb),
+        }
+    }
+
     /// The port of a node whose address names none.
     fn server_port(self) -> u16 {
         if self.speaks_mysql() { 3306 } else { 5432 }

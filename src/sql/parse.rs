@@ -40,7 +40,8 @@ pub struct Parsed {
 /// Parses the tokens of exactly one statement, `mysql`: of MySQL or MariaDB.
 pub fn parse(text: &[u8], tokens: &[Token], mysql: bool) -> Result<Parsed, Refusal> {
     let (out, variadic, depth, values) = (Vec::new(), false, 0, None);
-    let mut writer = Writer { text, tokens, mysql, at: 0, out, variadic, depth, values };
+    let lists = Vec::new();
+    let mut writer = Writer { text, tokens, mysql, at: 0, out, variadic, depth, values, lists };
     writer.run()?;
     let Writer { out, variadic, .. } = writer;
     let dialect: &dyn Dialect = if mysql { &MySqlDialect {} } else { &PostgreSqlDialect {} };
@@ -175,6 +176,8 @@ pub(super) struct Writer<'a> {
     depth: usize,
     /// Inside the rows of a VALUES that stands at this depth.
     values: Option<usize>,
+    /// For each open parenthesis of MySQL's whether tables are listed in it.
+    pub(super) lists: Vec<bool>,
 }
 
 impl Writer<'_> {
@@ -223,6 +226,10 @@ impl Writer<'_> {
                 }
                 Kind::Text if self.mysql && self.continues_literal() => {}
                 Kind::Text => self.literal(P::SingleQuotedString("x".to_owned())),
+                Kind::Number if self.mysql => {
+                    self.drop_introducer();
+                    self.literal(P::Number("1".to_owned(), false));
+                }
                 Kind::Number => self.literal(P::Number("1".to_owned(), false)),
                 Kind::Parameter => self.out.push(P::Placeholder(lower(bytes))),
                 Kind::Mark => self.write_mark(bytes)?,
@@ -347,10 +354,13 @@ impl Writer<'_> {
         let token = match bytes {
             b"(" => {
                 self.depth += 1;
+                let lists = self.mysql && self.lists_tables();
+                self.lists.push(lists);
                 P::LParen
             }
             b")" => {
                 self.depth = self.depth.saturating_sub(1);
+                self.lists.pop();
                 if self.values.is_some_and(|depth| depth > self.depth) {
                     self.values = None;
                 }
@@ -365,6 +375,10 @@ impl Writer<'_> {
                     }
                     None => P::Comma,
                 }
+            }
+            b"," if self.lists.last() == Some(&true) => {
+                self.push_word("cross");
+                P::make_word("join", None)
             }
             b"[" => P::LBracket,
             b"]" => P::RBracket,

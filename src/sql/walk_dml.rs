@@ -47,7 +47,7 @@ impl Walk<'_> {
     }
 
     fn insert(&mut self, insert: Insert, scope: ScopeId) {
-        self.changes("INSERT");
+        self.changes(if insert.replace_into { "REPLACE" } else { "INSERT" });
         if let TableObject::TableName(name) = &insert.table {
             self.target(name);
         }

@@ -55,11 +55,13 @@ pub fn trace(text: &[u8], tokens: &[Token], catalog: &Catalog, found: &mut Found
         let next = tokens.get(at + 1).map_or(&b""[..], |next| next.bytes(text));
         into = token.bytes(text).eq_ignore_ascii_case(b"into")
             || into && (token.kind == Kind::UserVariable || token.bytes(text) == b",");
+        // Outside of SET nothing else is assigned by `:=`.
+        let assigns = match token.kind {
+            Kind::UserVariable => into,
+            _ => token.bytes(text) == b":=",
+        };
         match token.kind {
-            // Outside of SET nothing else is assigned.
-            Kind::UserVariable | Kind::Mark
-                if into && token.kind == Kind::UserVariable || token.bytes(text) == b":=" =>
-            {
+            _ if assigns => {
                 found.problem(Effect::Write, "user_variable", "it assigns a user variable");
                 found.effect(SessionEffect::Pin(Pin::Variable));
             }

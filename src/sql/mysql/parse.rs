@@ -39,12 +39,15 @@ impl Writer<'_> {
         }
     }
 
-    /// Whether the string here goes on what stands before it: another string, or the name of its
-    /// character set, which then is taken for the string.
+    /// Whether the string here goes on another one that stands before it.
     pub(in super::super) fn continues_literal(&mut self) -> bool {
-        if matches!(self.out.last(), Some(P::SingleQuotedString(_))) {
-            return true;
-        }
+        let continues = matches!(self.out.last(), Some(P::SingleQuotedString(_)));
+        self.drop_introducer();
+        continues
+    }
+
+    /// Takes back the name of a character set that stands before a literal: `_utf8mb4'a'`.
+    pub(in super::super) fn drop_introducer(&mut self) {
         let introduced = matches!(
             self.out.as_slice(),
             [.., before, P::Word(word)] if *before != P::Period
@@ -54,7 +57,18 @@ impl Writer<'_> {
         if introduced {
             self.out.pop();
         }
-        false
+    }
+
+    /// Whether tables are listed in the parenthesis here: `a LEFT JOIN (b, c) ON …`, which
+    /// sqlparser knows with CROSS JOIN in the place of the comma.
+    pub(in super::super) fn lists_tables(&self) -> bool {
+        let begins = match self.before().as_str() {
+            "from" | "join" | "straight_join" => true,
+            "(" | "," => self.lists.last() == Some(&true),
+            _ => false,
+        };
+        let is_query = matches!(self.word(1).as_str(), "select" | "with" | "values" | "table");
+        begins && !is_query
     }
 }
 
