@@ -1,6 +1,6 @@
 # make test   installs what is missing, then formatting, lints, unit and integration tests
 # make demo   installs what is missing, builds, and shows the proxy on real servers
-# make bench  compares with a direct connection, HAProxy and PgBouncer (about half an hour)
+# make bench  compares with a direct connection, a bare relay, HAProxy and PgBouncer (40 minutes)
 # make regress  runs PostgreSQL's own regression suite, directly and through the proxy
 # make soak   random sessions, direct and proxied, for SOAK_SECONDS from seed SOAK_SEED on
 # make fuzz   fuzzes the decoders and the classifier (needs cargo-fuzz and a nightly toolchain)
@@ -37,8 +37,9 @@ bench-deps:
 	scripts/install-deps.sh test bench
 
 bench: bench-deps
-	$(CARGO) build --locked --release --bin tiffin
-	python3 bench/bench.py --tiffin target/release/tiffin $(ARGS)
+	$(CARGO) build --locked --release --bin tiffin --example relay
+	python3 bench/bench.py --tiffin target/release/tiffin \
+		--relay target/release/examples/relay $(ARGS)
 
 regress:
 	scripts/install-deps.sh test regress

@@ -4,6 +4,7 @@
 One primary and two replicas on this machine (from `tiffin sandbox`), in front of them in turn
   direct     nothing
   haproxy    TCP mode, to the primary: a relay that reads nothing
+  relay      bench/relay.rs, to the primary: one on the proxy's own runtime, the floor
   pgbouncer  transaction mode, to the primary
   tiffin     transaction mode, splitting on: reads go to the replicas
 all without passwords and TLS. pgbench runs each row against each of them, round by round; the
@@ -38,7 +39,7 @@ SCALE = int(os.environ.get("BENCH_SCALE", "10"))
 IDLE_CLIENTS = int(os.environ.get("BENCH_CLIENTS", "10000"))
 POOL_SIZE = 20
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-TARGETS = ["direct", "haproxy", "pgbouncer", "tiffin"]
+TARGETS = ["direct", "haproxy", "relay", "pgbouncer", "tiffin"]
 # Name, pgbench's options, clients, queries per transaction.
 ROWS = [
     (f"{mode}-{clients}", ["-S", "-M", mode], clients, 1)
@@ -54,7 +55,9 @@ ROWS = [
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--tiffin", type=pathlib.Path, default="target/release/tiffin")
-    tiffin = arguments.parse_args().tiffin.resolve()
+    arguments.add_argument("--relay", type=pathlib.Path, default="target/release/examples/relay")
+    arguments = arguments.parse_args()
+    tiffin, relay = arguments.tiffin.resolve(), arguments.relay.resolve()
     wanted = os.environ.get("BENCH_ROWS", "")
     rows = [row for row in ROWS if not wanted or row[0] in wanted.split(",")]
     if not rows:
@@ -63,7 +66,7 @@ def main():
     with contextlib.ExitStack() as stack:
         servers = Servers(stack, tiffin)
         rows = [(name, [fill(option, servers.folder) for option in options], *rest) for name, options, *rest in rows]
-        proxies = start_proxies(stack, servers, tiffin)
+        proxies = start_proxies(stack, servers, tiffin, relay)
         results = run_rows(rows, proxies)
         print_table(rows, results)
         if IDLE_CLIENTS:
@@ -139,7 +142,7 @@ class Proxy:
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
 
 
-def start_proxies(stack, servers, tiffin):
+def start_proxies(stack, servers, tiffin, relay):
     folder = servers.folder
     primary = servers.ports["pg0"]
     proxies = {"direct": Proxy("direct", primary)}
@@ -161,6 +164,9 @@ listen postgres
 """
     )
     proxies["haproxy"] = spawn(stack, "haproxy", port, [program("haproxy"), "-db", "-f", config])
+
+    port = free_port()
+    proxies["relay"] = spawn(stack, "relay", port, [relay, str(port), str(primary)])
 
     version = subprocess.run([program("pgbouncer"), "--version"], capture_output=True, text=True).stdout
     print(version.splitlines()[0])
@@ -281,8 +287,8 @@ def measure(proxy, row, seconds):
 
 def print_table(rows, results):
     print(f"\nMedians of {ROUNDS} rounds of {SECONDS} s; {os.cpu_count()} cores; CPU of the proxy per query.\n")
-    print("| row         | target     |      tps | latency ms | CPU µs | CPU / haproxy | CPU / pgbouncer |")
-    print("|-------------|------------|---------:|-----------:|-------:|--------------:|----------------:|")
+    print("| row         | target     |      tps | latency ms | CPU µs | CPU / haproxy | CPU / relay | CPU / pgbouncer |")
+    print("|-------------|------------|---------:|-----------:|-------:|--------------:|------------:|----------------:|")
     for name, *_ in rows:
         medians = {
             target: [statistics.median(column) for column in zip(*results[name, target])] for target in TARGETS
@@ -290,15 +296,15 @@ def print_table(rows, results):
         for target in TARGETS:
             tps, latency, cpu = medians[target]
             label = target + ("*" if target == "pgbouncer" and name.startswith("prepared") else "")
-            columns = ["", "", ""]
+            columns = ["", "", "", ""]
             if target != "direct":
                 columns[0] = f"{cpu:.1f}"
-                for place, other in ((1, "haproxy"), (2, "pgbouncer")):
+                for place, other in ((1, "haproxy"), (2, "relay"), (3, "pgbouncer")):
                     if target != other and medians[other][2]:
                         columns[place] = f"{cpu / medians[other][2]:.2f}"
             print(
                 f"| {name:11} | {label:10} | {tps:8.0f} | {latency:10.3f} | "
-                f"{columns[0]:>6} | {columns[1]:>13} | {columns[2]:>15} |"
+                f"{columns[0]:>6} | {columns[1]:>13} | {columns[2]:>11} | {columns[3]:>15} |"
             )
     print("\n* session mode where this PgBouncer has no named statements in transaction mode (before 1.21)\n")
 
