@@ -121,4 +121,30 @@ fn a_custom_setting_that_was_reset_is_empty() {
     }
 }
 
-on_postgres_18!(half_a_date_style_keeps_the_other_half, a_custom_setting_that_was_reset_is_empty);
+on_postgres_18!(
+    half_a_date_style_keeps_the_other_half,
+    a_custom_setting_that_was_reset_is_empty,
+    a_snapshot_is_shared_by_sessions
+);
+
+/// A snapshot can be taken over on the server that has it, which is the primary, also by a session
+/// that only reads.
+#[test]
+fn a_snapshot_is_shared_by_sessions() {
+    let fixture = Fixture::build().replicas(1).start();
+    fixture.create_table("rows_of", "id int");
+    let [one, other, writer] = [(); 3].map(|()| fixture.session());
+    one.query("BEGIN ISOLATION LEVEL REPEATABLE READ").unwrap();
+    let snapshot = one.value("SELECT pg_export_snapshot()").unwrap();
+    writer.query("INSERT INTO rows_of VALUES (1)").unwrap();
+    for begin in
+        ["BEGIN ISOLATION LEVEL REPEATABLE READ", "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ"]
+    {
+        other.query(begin).unwrap();
+        other.query(&format!("SET TRANSACTION SNAPSHOT '{snapshot}'")).expect(begin);
+        assert_eq!(other.value("SELECT count(*) FROM rows_of").unwrap(), "0", "{begin}");
+        other.query("COMMIT").unwrap();
+    }
+    one.query("COMMIT").unwrap();
+    assert_eq!(writer.value("SELECT count(*) FROM rows_of").unwrap(), "1");
+}

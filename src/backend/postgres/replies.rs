@@ -260,6 +260,7 @@ impl Replies {
                 if let Some(done) = self.queue.pop_front() {
                     watch.changed(done.change);
                     if let Some(of) = done.shape {
+                        let message = if tag == b'T' { message } else { reply::NO_DATA };
                         watch.described(of, reply::shape(message));
                     }
                 }
