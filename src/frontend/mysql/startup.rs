@@ -10,6 +10,7 @@
 
 use super::auth::{self, Applicant, Said};
 use super::auth_context::AuthContext;
+use super::compress::Compression;
 pub use super::startup_refusal::Refusal;
 use crate::backend::mysql::auth::ServerSecret;
 use crate::backend::mysql::wire::{Packets, WireError};
@@ -61,7 +62,7 @@ impl Face {
     fn capabilities(&self) -> Capabilities {
         match self.mariadb {
             true => Capabilities::OFFERED.without(Capabilities::LONG_PASSWORD) | Capabilities::BULK,
-            false => Capabilities::OFFERED,
+            false => Capabilities::OFFERED | Capabilities::ZSTD,
         }
     }
 }
@@ -90,6 +91,8 @@ pub struct Accepted {
     pub attributes: Vec<Attribute>,
     pub server_secret: ServerSecret,
     pub connection_id: u32,
+    /// For everything behind the OK.
+    pub compression: Option<Compression>,
     /// Of the OK or ERR that comes next.
     pub sequence: u8,
     /// What the client has sent beyond its last packet of authentication.
@@ -204,13 +207,22 @@ struct Admitted {
     collation: u8,
     attributes: Vec<Attribute>,
     server_secret: ServerSecret,
+    compression: Option<Compression>,
 }
 
 impl Admitted {
     fn with(self, packets: Packets<Stream>, connection_id: u32) -> Accepted {
         let sequence = packets.sequence;
         let (stream, leftover) = packets.wire.into_parts();
-        let Admitted { user, database, capabilities, collation, attributes, server_secret } = self;
+        let Admitted {
+            user,
+            database,
+            capabilities,
+            collation,
+            attributes,
+            server_secret,
+            compression,
+        } = self;
         Accepted {
             stream,
             user,
@@ -220,6 +232,7 @@ impl Admitted {
             attributes,
             server_secret,
             connection_id,
+            compression,
             sequence,
             leftover,
         }
@@ -322,6 +335,7 @@ impl Door<'_> {
         let attributes = response.attributes.iter();
         Ok(Admitted {
             capabilities,
+            compression: Compression::agreed(capabilities, response.zstd_level),
             collation: response.collation,
             attributes: attributes.map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             server_secret,

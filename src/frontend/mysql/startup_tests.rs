@@ -1,6 +1,7 @@
 //! Both ends of a connection's start against each other, and against the mariadb client.
 
 use super::super::auth_context::{Account, AccountLookup, Credentials, Lookup};
+use super::super::compress::ClientStream;
 use super::*;
 use crate::backend::mysql::connect::{ConnectError, Established, Target, connect};
 use crate::config::tls::ServerTlsConnector;
@@ -108,7 +109,7 @@ struct Proxy {
     address: Address,
     context: Arc<AuthContext>,
     accounts: Arc<Accounts>,
-    openings: tokio::sync::mpsc::Receiver<Result<Opening, StartupError>>,
+    openings: tokio::sync::mpsc::Receiver<Result<Option<Told>, StartupError>>,
 }
 
 impl Proxy {
@@ -129,11 +130,17 @@ impl Proxy {
                 let (door, tell) = (door.clone(), tell.clone());
                 tokio::spawn(async move {
                     let (plain, peer) = (Plain::Tcp(tcp), PeerAddress::Tcp(peer));
-                    let mut opening = accept(plain, peer, &door, &face(mariadb), 7).await;
-                    if let Ok(Opening::Session(accepted)) = &mut opening {
-                        content(accepted).await;
-                    }
-                    let _ = tell.send(opening).await;
+                    let opening = accept(plain, peer, &door, &face(mariadb), 7).await;
+                    let told = match opening {
+                        Ok(Opening::Session(accepted)) => {
+                            let told = Told::of(&accepted);
+                            content(accepted).await;
+                            Ok(Some(told))
+                        }
+                        Ok(Opening::Closed) => Ok(None),
+                        Err(error) => Err(error),
+                    };
+                    let _ = tell.send(told).await;
                 });
             }
         });
@@ -153,9 +160,9 @@ impl Proxy {
         connect(&Target { address, tls, user, secret: &secret, flags, timeout: PATIENCE }).await
     }
 
-    async fn accepted(&mut self) -> Box<Accepted> {
+    async fn accepted(&mut self) -> Told {
         match self.openings.recv().await {
-            Some(Ok(Opening::Session(accepted))) => accepted,
+            Some(Ok(Some(told))) => told,
             other => panic!("{other:?}"),
         }
     }
@@ -166,25 +173,51 @@ impl Proxy {
     }
 }
 
+/// What was known of a client that was let in.
+#[derive(Debug)]
+struct Told {
+    user: String,
+    database: Option<String>,
+    server_secret: ServerSecret,
+    attributes: Vec<Attribute>,
+    tls: bool,
+    compression: Option<Compression>,
+}
+
+impl Told {
+    fn of(accepted: &Accepted) -> Told {
+        Told {
+            user: accepted.user.clone(),
+            database: accepted.database.clone(),
+            server_secret: accepted.server_secret.clone(),
+            attributes: accepted.attributes.clone(),
+            tls: accepted.stream.is_tls(),
+            compression: accepted.compression,
+        }
+    }
+}
+
 fn secret(password: &str) -> ServerSecret {
     ServerSecret::password(SecretString::from(password))
 }
 
 /// The OK that ends the start, and one for every command until the client leaves.
-async fn content(accepted: &mut Accepted) {
-    let mut sequence = accepted.sequence;
-    loop {
+async fn content(mut accepted: Box<Accepted>) {
+    let ok = |mut sequence: u8| {
         let mut out = Vec::new();
         OkPacket::plain(Status::AUTOCOMMIT).put(&mut out, &mut sequence, accepted.capabilities);
-        if accepted.stream.write_all(&out).await.is_err() || accepted.stream.flush().await.is_err()
-        {
+        out
+    };
+    accepted.stream.write_all(&ok(accepted.sequence)).await.unwrap();
+    accepted.stream.flush().await.unwrap();
+    let mut leftover = accepted.leftover;
+    let mut stream = ClientStream::new(accepted.stream, accepted.compression, &mut leftover);
+    let mut command = [0; 4096];
+    while let Ok(5..) = stream.read(&mut command).await {
+        if command[4] == 1 || stream.write_all(&ok(1)).await.is_err() {
             return;
         }
-        let mut command = [0; 4096];
-        match accepted.stream.read(&mut command).await {
-            Ok(1..) if command[4] != 1 => sequence = 1,
-            _ => return,
-        }
+        let _ = stream.flush().await;
     }
 }
 
@@ -345,7 +378,7 @@ async fn who_is_slow_is_told_so_and_who_leaves_is_no_error() {
     assert!(matches!(told, Err(StartupError::Timeout(_))), "{told:?}");
     let mut proxy = Proxy::start(no_tls(), false).await;
     drop(greeted(&proxy).await);
-    assert!(matches!(proxy.openings.recv().await, Some(Ok(Opening::Closed))));
+    assert!(matches!(proxy.openings.recv().await, Some(Ok(None))));
 }
 
 #[tokio::test]
@@ -389,6 +422,7 @@ async fn the_mariadb_client_gets_in_with_and_without_tls() {
         for (user, more, lets_in) in [
             ("alice", "--skip-ssl", true),
             ("alice", "--ssl", true),
+            ("alice", "--compress", true),
             ("native", "--skip-ssl", true),
             ("sha2", "--ssl", true),
             ("nobody", "--skip-ssl", false),
@@ -404,7 +438,9 @@ async fn the_mariadb_client_gets_in_with_and_without_tls() {
             if lets_in {
                 let accepted = proxy.accepted().await;
                 assert_eq!(accepted.database.as_deref(), Some("shop"));
-                assert_eq!(accepted.stream.is_tls(), more == "--ssl");
+                assert_eq!(accepted.tls, more != "--skip-ssl");
+                let zlib = accepted.compression == Some(Compression::Zlib);
+                assert_eq!(zlib, more == "--compress", "{user} {more} {mariadb}");
             } else {
                 assert!(told.contains("ERROR 1045 (28000): Access denied"), "{told}");
                 let _ = proxy.openings.recv().await;

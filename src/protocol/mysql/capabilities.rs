@@ -81,6 +81,7 @@ impl Capabilities {
             | Capabilities::LONG_FLAG.0
             | Capabilities::CONNECT_WITH_DB.0
             | Capabilities::NO_SCHEMA.0
+            | Capabilities::COMPRESS.0
             | Capabilities::ODBC.0
             | Capabilities::LOCAL_FILES.0
             | Capabilities::IGNORE_SPACE.0
