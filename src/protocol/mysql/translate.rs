@@ -72,6 +72,13 @@ impl Visible {
     }
 }
 
+/// What a status says of the session; the rest is about one statement.
+const LASTING: Status = Status::IN_TRANS
+    .with(Status::AUTOCOMMIT)
+    .with(Status::IN_TRANS_READONLY)
+    .with(Status::NO_BACKSLASH_ESCAPES)
+    .with(Status::ANSI_QUOTES);
+
 /// What one client makes of replies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Translation {
@@ -80,7 +87,7 @@ pub struct Translation {
     shift: u8,
     /// Bytes still to come of the packet that passes.
     passing: usize,
-    /// Of the last OK: what an EOF in the middle of a reply says.
+    /// Of the last OK, what lasts: an EOF in the middle of a reply says it.
     status: Status,
     /// Of the last packet that the client was given.
     sequence: u8,
@@ -145,7 +152,7 @@ impl Translation {
                 return old;
             }
             Told::Ok(ok) => {
-                self.status = ok.status.without(Status::STATE_CHANGED.with(Status::MORE_RESULTS));
+                self.status = Status(ok.status.0 & LASTING.0);
                 let mut sequence = self.sequence;
                 if old && ok.header == EOF {
                     put_eof(out, &mut sequence, ok.warnings, ok.status);

@@ -94,6 +94,19 @@ fn clients_get_what_they_negotiated() {
     }
 }
 
+/// A client that reads CURSOR_EXISTS behind definitions waits for no rows.
+#[test]
+fn what_was_said_of_an_earlier_statement_is_not_said_again() {
+    let mut translation = Translation::new(Capabilities::NONE);
+    let status = Status(0xFFFF);
+    let (told, mut out) = (Told::Ok(OkPacket::plain(status)), Vec::new());
+    translation.told(&told, &wire(&[b"\0"]), &Visible::default(), &mut out);
+    out.clear();
+    translation.begin();
+    translation.told(&Told::DefinitionsEnd, b"", &Visible::default(), &mut out);
+    assert_eq!(out[4..], *b"\xfe\0\0\x03\xa2");
+}
+
 #[test]
 fn variables_are_shown_by_name() {
     let these = VisibleVariables::These([Box::from(&b"last_gtid"[..])].into());
