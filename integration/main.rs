@@ -22,6 +22,7 @@ mod operations;
 mod pins;
 mod pooling;
 mod postgres_18;
+mod promotion;
 mod protocol;
 mod reads;
 mod routing;

@@ -23,7 +23,7 @@
 //! | [`backend`] | one server connection |
 //! | [`pool`] | server connections per node, user and database |
 //! | [`monitor`] | probes, lag, who is primary, catalogs |
-//! | [`failover`] | the gate that holds requests while there is no primary |
+//! | [`failover`] | the gate that holds requests while there is no primary; promotion, switchover |
 //! | [`frontend`] | one client's conversation |
 //! | [`admin`] | HTTP: health, metrics, the API |
 //! | [`server`] | the running program: threads, listeners, reload, drain |

@@ -11,6 +11,11 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long writes are held for a switchover unless the request says otherwise: less than the
+/// gate's default.
+const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Whether the request shows the token (`Authorization: Bearer …`).
 pub(super) fn authorise(
@@ -73,4 +78,22 @@ pub(super) fn pause(
     }
     cluster.topology.order(|orders| orders.paused = hold);
     Ok(json!({ "cluster": *cluster.name, "paused": hold }))
+}
+
+/// Begins to make a replica the primary; the number of the record that tells how it goes.
+pub(super) async fn switch_over(
+    cluster: &ClusterView,
+    node: Option<&str>,
+    timeout_ms: Option<u64>,
+) -> Result<Value, Refusal> {
+    let refuse = |status, error: &str| Refusal { status, error: error.to_owned() };
+    let node = node.ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "this needs `node`"))?;
+    let Some(control) = &cluster.control else {
+        return Err(refuse(StatusCode::CONFLICT, "this cluster's primary cannot be changed here"));
+    };
+    let timeout = timeout_ms.map_or(SWITCHOVER_TIMEOUT, Duration::from_millis);
+    match control.switch_over(node, timeout).await {
+        Ok(id) => Ok(json!({ "cluster": *cluster.name, "action": id })),
+        Err(error) => Err(refuse(StatusCode::CONFLICT, &error)),
+    }
 }

@@ -71,6 +71,7 @@ mod tests {
             primary: primary.map(NodeId),
             no_primary_because: "".into(),
             hold: Hold::Nothing,
+            lost: None,
             nodes: Vec::new(),
             last_change: None,
         }

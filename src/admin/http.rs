@@ -3,7 +3,7 @@
 use super::changes;
 use super::connection::BoundedListener;
 use super::view::{self, ClusterTopology};
-use super::{AdminState, ClusterView, JsonSource, page};
+use super::{AdminState, ClusterView, page};
 use crate::metrics::ControlMetrics;
 use crate::metrics::control::UPKEEP_INTERVAL;
 use crate::metrics::text::CONTENT_TYPE;
@@ -40,7 +40,8 @@ const PATHS: [&str; 7] = [
 ];
 
 /// What can be asked for with POST and the token.
-const CHANGES: [&str; 4] = ["/api/v1/drain", "/api/v1/undrain", "/api/v1/pause", "/api/v1/resume"];
+const CHANGES: [&str; 5] =
+    ["/api/v1/drain", "/api/v1/undrain", "/api/v1/pause", "/api/v1/resume", "/api/v1/switchover"];
 
 type Shared = State<Arc<AdminState>>;
 
@@ -107,6 +108,7 @@ fn router(state: Arc<AdminState>) -> Router {
         .route("/api/v1/undrain", post(undrain))
         .route("/api/v1/pause", post(pause))
         .route("/api/v1/resume", post(resume))
+        .route("/api/v1/switchover", post(switchover))
         .fallback(no_such_page)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::map_response(never_cached))
@@ -203,22 +205,23 @@ async fn topology(State(state): Shared, filter: Filtered) -> Result<Json<Value>,
 
 async fn failovers(State(state): Shared, filter: Filtered) -> Result<Json<Value>, Refusal> {
     let clusters = chosen(&state, &accepted(filter)?)?;
-    Ok(from_sources("failovers", &clusters, |view| &view.failovers))
+    Ok(from_sources(&clusters, |view| {
+        json!({
+            "name": *view.name,
+            "failovers": (view.failovers)(),
+            "actions": (view.actions)(),
+        })
+    }))
 }
 
 async fn lag(State(state): Shared, filter: Filtered) -> Result<Json<Value>, Refusal> {
     let clusters = chosen(&state, &accepted(filter)?)?;
-    Ok(from_sources("lag", &clusters, |view| &view.lag_history))
+    Ok(from_sources(&clusters, |view| json!({ "name": *view.name, "lag": (view.lag_history)() })))
 }
 
-/// `{"clusters": [{"name": …, "<key>": …}]}`.
-fn from_sources(
-    key: &str,
-    clusters: &[ClusterView],
-    source: fn(&ClusterView) -> &JsonSource,
-) -> Json<Value> {
-    let clusters: Vec<_> =
-        clusters.iter().map(|view| json!({ "name": *view.name, key: source(view)() })).collect();
+/// `{"clusters": […]}`.
+fn from_sources(clusters: &[ClusterView], source: fn(&ClusterView) -> Value) -> Json<Value> {
+    let clusters: Vec<_> = clusters.iter().map(source).collect();
     Json(json!({ "clusters": clusters }))
 }
 
@@ -236,6 +239,8 @@ async fn pools(State(state): Shared, filter: Filtered) -> Result<Json<Value>, Re
 struct Asked {
     cluster: String,
     node: Option<String>,
+    /// How long writes may be held for a switchover.
+    timeout_ms: Option<u64>,
 }
 
 type Change = Result<Query<Asked>, QueryRejection>;
@@ -275,6 +280,11 @@ async fn pause(State(state): Shared, headers: HeaderMap, change: Change) -> Answ
 async fn resume(State(state): Shared, headers: HeaderMap, change: Change) -> Answer {
     let (cluster, asked) = asked(&state, &headers, change)?;
     changes::pause(&cluster, asked.node.as_deref(), false).map(Json)
+}
+
+async fn switchover(State(state): Shared, headers: HeaderMap, change: Change) -> Answer {
+    let (cluster, asked) = asked(&state, &headers, change)?;
+    changes::switch_over(&cluster, asked.node.as_deref(), asked.timeout_ms).await.map(Json)
 }
 
 type Answer = Result<Json<Value>, Refusal>;

@@ -18,6 +18,7 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
+use crate::failover::Control;
 use crate::metrics::{ControlMetrics, PoolRegistry, Process, StatsRegistry};
 use crate::topology::Topology;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -39,6 +40,10 @@ pub struct ClusterView {
     pub needs_primary: bool,
     /// The journal of changes, oldest first: `/api/v1/failovers`; see [`sources::failovers`].
     pub failovers: JsonSource,
+    /// What was done to change the primary: also `/api/v1/failovers`; see [`sources::actions`].
+    pub actions: JsonSource,
+    /// Who changes the primary when an operator asks; `None`: nobody.
+    pub control: Option<Control>,
     /// Lag of each node over time: `/api/v1/lag`; see [`sources::lag_history`].
     pub lag_history: JsonSource,
 }

@@ -2,6 +2,7 @@
 
 use super::JsonSource;
 use super::view::milliseconds;
+use crate::failover::audit::{Audit, Record};
 use crate::monitor::journal::{Change, Entry, Journal};
 use crate::monitor::lags::{Lags, Point};
 use crate::topology::{Lag, NodeId, Position, Snapshot, Topology};
@@ -13,6 +14,44 @@ use std::time::{Instant, SystemTime};
 pub fn failovers(journal: &Arc<Journal>, topology: &Arc<Topology>) -> JsonSource {
     let (journal, topology) = (Arc::clone(journal), Arc::clone(topology));
     Arc::new(move || changes(&journal.entries(), &topology.load(), Instant::now()))
+}
+
+/// Also `/api/v1/failovers` of a cluster: what was done to change the primary, oldest first.
+pub fn actions(audit: &Arc<Audit>) -> JsonSource {
+    let audit = Arc::clone(audit);
+    Arc::new(move || audit.records().iter().map(action).collect())
+}
+
+fn action(record: &Record) -> Value {
+    let (state, error) = match &record.outcome {
+        None => ("running", None),
+        Some(Ok(())) => ("done", None),
+        Some(Err(error)) => ("failed", Some(&**error)),
+    };
+    let steps = record.steps.iter().map(|step| {
+        let (ok, told) = match &step.outcome {
+            Ok(told) => (true, told),
+            Err(error) => (false, error),
+        };
+        json!({
+            "what": *step.what,
+            "began_ms": milliseconds(step.began),
+            "took_ms": milliseconds(step.took),
+            "ok": ok,
+            "told": **told,
+        })
+    });
+    json!({
+        "id": record.id,
+        "kind": record.kind.word(),
+        "at_ms": since_1970(record.began_wall),
+        "from": *record.from,
+        "to": record.to.as_deref(),
+        "state": state,
+        "error": error,
+        "held_ms": record.held.map(milliseconds),
+        "steps": steps.collect::<Vec<_>>(),
+    })
 }
 
 /// `/api/v1/lag` of a cluster: each node's lag over the last minutes, oldest first.

@@ -12,6 +12,7 @@ mod maintain;
 mod remote;
 mod run;
 pub mod sandbox;
+mod status;
 mod watch;
 
 use crate::config::{Config, Loaded, Problems};
@@ -80,6 +81,12 @@ enum Command {
     /// Let the requests of a paused cluster go on
     #[command(after_help = maintain::EXAMPLES)]
     Resume(maintain::ClusterArgs),
+    /// Make a replica the primary in the place of the one that there is
+    #[command(long_about = status::SWITCHOVER, after_help = status::EXAMPLES)]
+    Switchover(status::SwitchoverArgs),
+    /// Show a running proxy's clusters, and what was done to change their primaries
+    #[command(long_about = status::ABOUT, after_help = status::EXAMPLES)]
+    Status(status::StatusArgs),
     /// Run the proxy
     #[command(long_about = run::ABOUT, after_help = run::EXAMPLES)]
     Run(run::RunArgs),
@@ -139,6 +146,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Undrain(args) => maintain::undrain(&args),
         Command::Pause(args) => maintain::pause(&args),
         Command::Resume(args) => maintain::resume(&args),
+        Command::Switchover(args) => status::switch_over(&args),
+        Command::Status(args) => status::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Sandbox(args) => sandbox::run(&args),
     };

@@ -2,12 +2,12 @@
 
 use super::check::{pair, tls_files};
 use super::file::{Node, Place, Value};
-use super::secret::secret;
+use super::secret::{is_given, secret};
 use super::section::Section;
 use super::tls::ServerTlsConnector;
 use super::{
-    Address, Balance, Cluster, Engine, Gate, Monitor, NodeConfig, Pool, Routing, ServerTls,
-    ServerTlsMode, Service, Word, units,
+    Address, Balance, Cluster, Engine, Failover, Gate, Monitor, NodeConfig, Pool, Routing,
+    ServerTls, ServerTlsMode, Service, Word, units,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -67,18 +67,20 @@ fn shared_databases(section: &Section<'_>, new: &Cluster, other: &Cluster) {
 fn cluster(name: &str, section: &Section<'_>) -> Cluster {
     let engine = section.chosen("engine");
     let nodes = nodes(section, engine);
-    let [of_service, of_tls, of_pool, of_routing] =
-        ["service", "tls", "pool", "routing"].map(|name| section.section(name));
+    let [of_service, of_tls, of_pool, of_routing, of_failover] =
+        ["service", "tls", "pool", "routing", "failover"].map(|name| section.section(name));
+    let by = service(&of_service, engine);
     let cluster = Cluster {
         name: name.into(),
         engine,
         databases: databases(section),
-        service: service(&of_service, engine),
+        service: by.clone(),
         server_tls: server_tls(&of_tls, &nodes),
         pool: pool(&of_pool),
         monitor: monitor(&section.section("monitor")),
         routing: routing(&of_routing),
         gate: gate(&section.section("gate")),
+        failover: failover(&of_failover, &by),
         nodes,
     };
     weights(section, &cluster);
@@ -88,6 +90,7 @@ fn cluster(name: &str, section: &Section<'_>) -> Cluster {
             (&of_tls, "direct"),
             (&of_pool, "application_name_add_host"),
             (&of_routing, "max_lag_bytes"),
+            (&of_failover, "mode"),
         ];
         only_postgres(section, &cluster, &foreign);
     }
@@ -245,6 +248,7 @@ fn node<'w>(
     path: &str,
 ) -> Option<NodeConfig> {
     const WEIGHT: u32 = 100;
+    const PRIORITY: u32 = 100;
     let server_address = |text: &str| units::server_address(text, engine.server_port());
     if let Value::Text(text) = &item.value {
         let address = server_address(text)
@@ -258,6 +262,7 @@ fn node<'w>(
             zone: None,
             tags: Vec::new(),
             weight: WEIGHT,
+            priority: PRIORITY,
         });
     }
     if !matches!(item.value, Value::Map(_)) {
@@ -279,7 +284,8 @@ fn node<'w>(
     let address = section.parsed("address", server_address)?;
     let name = name.or(written).unwrap_or_else(|| address.to_string());
     named(cluster, place, path, &name);
-    Some(NodeConfig { name: name.into(), address, zone, tags, weight })
+    let priority = u32::try_from(section.number("priority")).unwrap_or(PRIORITY);
+    Some(NodeConfig { name: name.into(), address, zone, tags, weight, priority })
 }
 
 fn named(cluster: &Section<'_>, place: Place, path: &str, name: &str) {
@@ -389,6 +395,28 @@ fn routing(section: &Section<'_>) -> Routing {
         );
     }
     routing
+}
+
+fn failover(section: &Section<'_>, service: &Service) -> Failover {
+    let login = match section.text("user") {
+        Some(user) => Service { user, password: secret(section, "password"), ..service.clone() },
+        None => service.clone(),
+    };
+    if !section.has("user") && is_given(section, "password") {
+        section.note("password", "needs `user` beside it".to_owned());
+    }
+    let detect = section.section("detect");
+    Failover {
+        mode: section.chosen("mode"),
+        login,
+        confirm: detect.duration("confirm"),
+        timeout: detect.duration("timeout"),
+        step_timeout: section.duration("step_timeout"),
+        retry: section.duration("retry"),
+        fence_command: section.text("fence_command"),
+        rejoin_command: section.text("rejoin_command"),
+        command_timeout: section.duration("command_timeout"),
+    }
 }
 
 fn gate(section: &Section<'_>) -> Gate {

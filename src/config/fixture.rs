@@ -1,8 +1,8 @@
 //! For tests of other modules: a checked cluster as a short file would give it.
 
 use super::{
-    Address, Balance, Cluster, Engine, Gate, Monitor, NodeConfig, OnLag, Pool, PoolMode, Routing,
-    ServerTls, ServerTlsMode, Service,
+    Address, Balance, Cluster, Engine, Failover, FailoverMode, Gate, Monitor, NodeConfig, OnLag,
+    Pool, PoolMode, Routing, ServerTls, ServerTlsMode, Service,
 };
 use crate::sql::Consistency;
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ pub(crate) fn node(name: &str) -> NodeConfig {
         zone: None,
         tags: vec![],
         weight: 1,
+        priority: 100,
     }
 }
 
@@ -69,5 +70,21 @@ pub(crate) fn cluster(nodes: impl IntoIterator<Item = NodeConfig>) -> Cluster {
         },
         routing: routing(),
         gate: Gate { hold: Duration::from_secs(10), waiting_max: 100 },
+        failover: failover(),
+    }
+}
+
+/// By the user `watcher`.
+pub(crate) fn failover() -> Failover {
+    Failover {
+        mode: FailoverMode::Observe,
+        login: Service { user: "watcher".into(), password: None, database: "postgres".into() },
+        confirm: Duration::from_millis(500),
+        timeout: Duration::from_secs(5),
+        step_timeout: Duration::from_secs(30),
+        retry: Duration::from_secs(5),
+        fence_command: None,
+        rejoin_command: None,
+        command_timeout: Duration::from_secs(60),
     }
 }

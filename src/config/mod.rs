@@ -204,6 +204,7 @@ pub struct Cluster {
     pub monitor: Monitor,
     pub routing: Routing,
     pub gate: Gate,
+    pub failover: Failover,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,6 +215,8 @@ pub struct NodeConfig {
     pub tags: Vec<String>,
     /// For `balance: weighted`; 0 gets no reads.
     pub weight: u32,
+    /// Of equally advanced replicas the highest is promoted; 0 never is.
+    pub priority: u32,
 }
 
 /// Where a server listens.
@@ -339,6 +342,30 @@ pub struct Gate {
     pub hold: Duration,
     /// Requests that wait at once; one more is refused (53300).
     pub waiting_max: usize,
+}
+
+/// What is done when the primary is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    pub mode: FailoverMode,
+    /// Who promotes and re-points servers: `service` unless another user is given.
+    pub login: Service,
+    /// How long a primary must have been lost.
+    pub confirm: Duration,
+    /// How long a primary must have been silent that replicas are still connected to.
+    pub timeout: Duration,
+    pub step_timeout: Duration,
+    /// Between two attempts to promote.
+    pub retry: Duration,
+    pub fence_command: Option<String>,
+    pub rejoin_command: Option<String>,
+    pub command_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailoverMode {
+    Observe,
+    Promote,
 }
 
 #[derive(Debug, Clone)]

@@ -1,7 +1,8 @@
 //! The words that the file uses for the enums of the checked configuration.
 
 use super::{
-    AuthMethod, Balance, ClientTlsMode, Engine, LogFormat, OnLag, PoolMode, ServerTlsMode,
+    AuthMethod, Balance, ClientTlsMode, Engine, FailoverMode, LogFormat, OnLag, PoolMode,
+    ServerTlsMode,
 };
 use crate::sql::Consistency;
 
@@ -89,6 +90,11 @@ impl Word for OnLag {
         ("error", OnLag::Error),
         ("stale", OnLag::Stale),
     ];
+}
+
+impl Word for FailoverMode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("observe", FailoverMode::Observe), ("promote", FailoverMode::Promote)];
 }
 
 impl Word for LogFormat {

@@ -129,6 +129,7 @@ mod tests {
             primary: primary.map(NodeId),
             no_primary_because: Arc::from("pg-a does not answer"),
             hold: Hold::Nothing,
+            lost: None,
             nodes: Vec::new(),
             last_change: None,
         }

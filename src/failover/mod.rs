@@ -1,9 +1,26 @@
-//! What happens around a change of the primary: requests wait at the [`gate`], and the [`log`]
-//! tells afterwards what was when.
+//! What happens around a change of the primary: requests wait at the [`gate`], the [`log`] tells
+//! afterwards what was when, and where the configuration wants it, a replica is promoted.
 //!
-//! Who is the primary is decided by the monitor; nothing here promotes a node.
+//! ```text
+//!  snapshots ─▶ detect ─▶ control ─▶ takeover (the primary is lost)   ─▶ postgres ─▶ servers
+//!  operators ───────────▶    │    └▶ switchover (it hands over)       ─▶    │
+//!                            └────── audit: every step, with its duration ◀─┘
+//! ```
+//! Open [`control`] first. [`detect`], [`candidate`] and [`conninfo`] are pure. Who is the primary is
+//! decided by the monitor: a promotion counts once it sees it.
 
+pub mod audit;
+pub mod candidate;
+pub mod command;
+pub mod conninfo;
+pub mod control;
+pub mod detect;
 pub mod gate;
 pub mod log;
+pub mod postgres;
+pub mod switchover;
+pub mod takeover;
 
+pub use audit::Audit;
+pub use control::Control;
 pub use gate::{Gate, GateError};

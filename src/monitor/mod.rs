@@ -18,7 +18,7 @@ mod judged;
 pub mod lags;
 mod mysql;
 pub mod mysql_connection;
-mod postgres;
+pub(crate) mod postgres;
 pub mod probe;
 pub mod readset;
 pub mod report;
@@ -83,6 +83,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         primary: None,
         no_primary_because: Arc::from("no node has answered yet"),
         hold: Hold::Nothing,
+        lost: None,
         nodes: nodes.collect(),
         last_change: None,
     }

@@ -19,7 +19,9 @@ use super::probe::Outcome;
 use super::readset::Bounds;
 use super::report::{Reach, Report};
 use crate::config::{Cluster, Engine};
-use crate::topology::{Epoch, Health, Hold, Lag, Node, NodeId, Position, Role, Snapshot, Timeline};
+use crate::topology::{
+    Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, Snapshot, Timeline,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -178,6 +180,7 @@ impl Judge {
             primary,
             no_primary_because,
             hold: Hold::Nothing,
+            lost: self.lost(),
             nodes,
             last_change: self.last_change.clone(),
         }
@@ -317,6 +320,19 @@ impl Judge {
                 && node.report.as_ref().is_some_and(|report| report.receives(&replicas))
         });
         receiving.map(|node| &*node.name).collect()
+    }
+
+    fn lost(&self) -> Option<Lost> {
+        if self.election.primary.is_some() {
+            return None;
+        }
+        let judged = &self.nodes[usize::from(self.known.primary.as_ref()?.node.0)];
+        Some(Lost {
+            node: judged.id,
+            seen_at: judged.answered.map(|answered| answered.started_at),
+            silent: judged.failures >= self.failures_max && self.election.because.is_empty(),
+            followed: !self.receivers().is_empty(),
+        })
     }
 
     fn why_no_primary(&self) -> String {

@@ -36,6 +36,7 @@ fn snapshot(nodes: Vec<Node>) -> Snapshot {
         primary,
         no_primary_because: "".into(),
         hold: Hold::Nothing,
+        lost: None,
         nodes,
         last_change: None,
     }

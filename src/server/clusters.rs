@@ -4,7 +4,7 @@ use crate::admin::{ClusterView, sources};
 use crate::backend::postgres::connection::Connection;
 use crate::config::tls::{ServerTlsConnector, TlsError};
 use crate::config::{self, Config};
-use crate::failover::Gate;
+use crate::failover::{Audit, Control, Gate};
 use crate::frontend::cluster::ClusterHandle;
 use crate::frontend::commits::Commits;
 use crate::metrics::{ControlMetrics, PoolRegistry};
@@ -30,6 +30,8 @@ struct Watched {
     follower: JoinHandle<()>,
     /// Counts failovers.
     counter: JoinHandle<()>,
+    /// Changes the primary; ends by itself when the last handle is gone.
+    control: Control,
 }
 
 /// All clusters.
@@ -84,7 +86,7 @@ impl ClusterSet {
                 .map(|at| old.swap_remove(at));
             let watched = match before {
                 Some(before) => self.go_on(before, index, cluster, tls).await,
-                None => self.start(index, cluster, tls, Memory::default()),
+                None => self.start(index, cluster, tls, Memory::default(), Arc::default()),
             };
             self.watched.push(watched);
         }
@@ -100,6 +102,7 @@ impl ClusterSet {
         cluster: Arc<config::Cluster>,
         tls: Arc<ServerTlsConnector>,
         memory: Memory,
+        audit: Arc<Audit>,
     ) -> Watched {
         let (topology, evidence) = Topology::new(first_snapshot(&cluster));
         let past = Past { memory, ..Past::default() };
@@ -116,8 +119,11 @@ impl ClusterSet {
             topology,
             config: cluster,
         };
-        let running = Arc::new(Running { handle: Arc::new(handle), tls });
-        Watched { running, monitor, follower, counter }
+        let handle = Arc::new(handle);
+        let (config, topology) = (handle.config.clone(), handle.topology.clone());
+        let (control, _) = Control::spawn(config, topology, tls.clone(), audit);
+        let running = Arc::new(Running { handle, tls });
+        Watched { running, monitor, follower, counter, control }
     }
 
     /// A cluster that was there before, under its new configuration.
@@ -133,8 +139,9 @@ impl ClusterSet {
         if changed.nodes {
             // The memory is all that holds for other nodes.
             let orders = handle.topology.orders();
+            let audit = before.control.audit().clone();
             let memory = before.stop().await.map(|stopped| stopped.past.memory);
-            let watched = self.start(index, cluster, tls, memory.unwrap_or_default());
+            let watched = self.start(index, cluster, tls, memory.unwrap_or_default(), audit);
             watched.running.handle.topology.order(|now| *now = Orders::clone(&orders));
             return watched;
         }
@@ -147,12 +154,14 @@ impl ClusterSet {
         }
         let tls = if changed.login { tls } else { known.tls.clone() };
         let topology = handle.topology.clone();
-        let Watched { monitor, follower, counter, .. } = before;
+        let Watched { monitor, follower, counter, control, .. } = before;
+        control.reconfigure(cluster.clone(), tls.clone());
         let monitor = if changed.login || changed.probes {
             let Some(Stopped { past, evidence }) = monitor.stop().await else {
                 follower.abort();
                 counter.abort();
-                return self.start(index, cluster, tls, Memory::default());
+                let audit = control.audit().clone();
+                return self.start(index, cluster, tls, Memory::default(), audit);
             };
             self.watch(&cluster, &topology, evidence, &tls, past)
         } else {
@@ -181,7 +190,7 @@ impl ClusterSet {
             config: cluster,
         };
         let running = Arc::new(Running { handle: Arc::new(handle), tls });
-        Watched { running, monitor, follower, counter }
+        Watched { running, monitor, follower, counter, control }
     }
 
     fn watch(
@@ -239,6 +248,8 @@ impl ClusterSet {
                 topology: handle.topology.clone(),
                 needs_primary: true,
                 failovers: sources::failovers(watched.monitor.journal(), &handle.topology),
+                actions: sources::actions(watched.control.audit()),
+                control: Some(watched.control.clone()),
                 lag_history: sources::lag_history(watched.monitor.lags(), &handle.topology),
             }
         };

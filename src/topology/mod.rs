@@ -14,4 +14,6 @@ mod snapshot;
 pub use gtids::{GtidError, Gtids};
 pub use handle::{Evidence, Topology};
 pub use orders::Orders;
-pub use snapshot::{Epoch, Health, Hold, Lag, Node, NodeId, Position, Role, Snapshot, Timeline};
+pub use snapshot::{
+    Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, Snapshot, Timeline,
+};

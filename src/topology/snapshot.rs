@@ -72,6 +72,18 @@ pub enum Hold {
     Everything,
 }
 
+/// A primary that is one no more, while there is no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    pub node: NodeId,
+    /// When the last probe was started that it has answered.
+    pub seen_at: Option<Instant>,
+    /// It does not answer; otherwise it does, but as something else or under an objection.
+    pub silent: bool,
+    /// A replica that answers still receives from something that is no known replica.
+    pub followed: bool,
+}
+
 /// One server of a cluster at one moment.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -113,6 +125,8 @@ pub struct Snapshot {
     /// Why there is no primary (none found, split brain in words); empty when there is one.
     pub no_primary_because: Arc<str>,
     pub hold: Hold,
+    /// The primary that is missed; `None` while there is one, and before the first.
+    pub lost: Option<Lost>,
     /// In the order of the configuration: `nodes[id.0]` has that id.
     pub nodes: Vec<Node>,
     /// When the last primary change was seen, and a sentence that tells it.

@@ -68,6 +68,8 @@ fn cluster_view(name: &str, topology: &Arc<Topology>) -> ClusterView {
         topology: Arc::clone(topology),
         needs_primary: true,
         failovers: Arc::new(|| json!([{ "to": "pg-a" }])),
+        actions: Arc::new(|| json!([])),
+        control: None,
         lag_history: Arc::new(|| json!({ "pg-b": [[0, 12.5]] })),
     }
 }
@@ -84,6 +86,7 @@ pub(super) fn snapshot(now: Instant) -> Snapshot {
         primary: Some(NodeId(0)),
         no_primary_because: "".into(),
         hold: Hold::Nothing,
+        lost: None,
         nodes: vec![
             Node { position: log(2, 0x1_0300_0060), applied_at: Some(now), ..primary },
             Node {

@@ -124,7 +124,9 @@ async fn api_pages_show_what_was_given_in() {
         };
         let topology = get("topology").await;
         assert_eq!(topology["clusters"][0]["nodes"][1]["position"], "1/2FFF000");
-        let expected = json!({ "clusters": [{ "name": "main", "failovers": [{ "to": "pg-a" }] }] });
+        let failovers = json!([{ "to": "pg-a" }]);
+        let cluster = json!({ "name": "main", "failovers": failovers, "actions": [] });
+        let expected = json!({ "clusters": [cluster] });
         assert_eq!(get("failovers").await, expected);
         let lag = json!({ "clusters": [{ "name": "main", "lag": { "pg-b": [[0, 12.5]] } }] });
         assert_eq!(get("lag").await, lag);

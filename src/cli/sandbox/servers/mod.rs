@@ -194,6 +194,23 @@ impl Cluster {
         server.start_as_replica(&self.conninfo(upstream))
     }
 
+    /// Makes a former primary, whatever it has written since, a replica of `upstream`: what the
+    /// other does not have is taken back (`pg_rewind`; needs `wal_log_hints`).
+    pub fn rewind(&self, server: &Server, upstream: &Server) -> Result<()> {
+        if server.is_running() {
+            server.sigcont()?;
+            server.stop(Mode::Fast)?;
+        }
+        // It compares the control files, and the promotion is in there from the next checkpoint on.
+        upstream.execute("CHECKPOINT")?;
+        let Login { user, password } = &self.superuser;
+        let port = upstream.port;
+        let source =
+            format!("host=127.0.0.1 port={port} user={user} password={password} dbname=postgres");
+        server.rewind(&source)?;
+        self.rejoin(server, upstream)
+    }
+
     fn conninfo(&self, upstream: &Server) -> String {
         let Login { user, password } = &self.logins.replicator;
         let port = upstream.port;

@@ -1,5 +1,6 @@
 //! One server: its process, and what can be done to it.
 
+use super::folder;
 use super::group::Member;
 use super::process::{Place, Process, STOP_TIMEOUT, on_free_port};
 use super::query::{self, Rows, quote};
@@ -149,6 +150,15 @@ impl Server {
     pub fn restore_receiver(&self) -> Result<()> {
         let conninfo = self.cut_conninfo().take().context("the receiver is not cut")?;
         self.set("primary_conninfo", &quote(&conninfo))
+    }
+
+    /// A stopped server: takes back what `source` does not have.
+    pub(super) fn rewind(&self, source: &str) -> Result<()> {
+        let mut command = self.place.binaries.command("pg_rewind");
+        command.arg("--target-pgdata").arg(&self.data_dir).args(["--source-server", source]);
+        command.arg("--no-sync");
+        folder::run(command.current_dir(&self.data_dir))
+            .with_context(|| format!("rewind {}", self.name))
     }
 
     /// A stopped server: starts again as a replica that streams by this connection string.

@@ -1,0 +1,367 @@
+//! The proxy itself promotes a replica: when the primary is lost, and when an operator wants it.
+
+use crate::maintenance::{TOKEN, said, tiffin};
+use crate::support::relay::{Behaviour, Relay};
+use crate::support::{Cluster, Fixture, PATIENCE, Server, on_postgres_18, wait_until};
+use serde_json::Value;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const WRITERS: usize = 4;
+
+/// A cluster whose proxy promotes, and whose replicas confirm each write: nothing acknowledged may
+/// be missing after a change of the primary.
+fn promoting() -> crate::support::Builder {
+    Fixture::build()
+        .log_statements()
+        .setting("wal_log_hints", "on")
+        .key("gate.hold", "2min")
+        .key("failover.mode", "promote")
+        .config_with(|cluster, config| {
+            config["api"]["token"] = TOKEN.into();
+            let failover = &mut config["clusters"]["main"]["failover"];
+            failover["user"] = cluster.superuser.user.clone().into();
+            failover["password"] = cluster.superuser.password.clone().into();
+        })
+}
+
+fn start(builder: crate::support::Builder) -> Fixture {
+    let fixture = builder.start();
+    fixture.session().query("CREATE TABLE t (writer int, n int, PRIMARY KEY (writer, n))").unwrap();
+    fixture.cluster.wait_caught_up(fixture.cluster.primary()).unwrap();
+    confirm_writes(fixture.cluster.primary());
+    fixture
+}
+
+/// Writes are acknowledged once a replica has them.
+fn confirm_writes(primary: &Server) {
+    primary.set("synchronous_standby_names", "'ANY 1 (pg0, pg1, pg2)'").unwrap();
+    wait_until(PATIENCE, || {
+        primary
+            .query("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'quorum'")
+            .is_ok_and(|rows| rows.len() >= 2)
+    })
+    .expect("synchronous replicas");
+}
+
+/// What was done to change the primary, newest last.
+fn actions(fixture: &Fixture) -> Vec<Value> {
+    let (_, body) = fixture.proxy.get("/api/v1/failovers").unwrap();
+    let mut body: Value = serde_json::from_str(&body).unwrap();
+    match body["clusters"][0]["actions"].take() {
+        Value::Array(actions) => actions,
+        other => panic!("{other}"),
+    }
+}
+
+fn wait_done(fixture: &Fixture, count: usize) -> Value {
+    wait_until(PATIENCE, || {
+        let actions = actions(fixture);
+        actions.len() >= count && actions.iter().all(|action| action["state"] != "running")
+    })
+    .unwrap_or_else(|_| panic!("{:#?}\n{}", actions(fixture), fixture.proxy.log()));
+    actions(fixture).remove(count - 1)
+}
+
+fn epoch(fixture: &Fixture) -> u64 {
+    let (_, body) = fixture.proxy.get("/api/v1/topology").unwrap();
+    let body: Value = serde_json::from_str(&body).unwrap();
+    body["clusters"][0]["epoch"].as_u64().unwrap()
+}
+
+/// The server that the proxy has promoted, and the other replica.
+fn promoted<'a>(cluster: &'a Cluster, action: &Value) -> (&'a Server, &'a Server) {
+    let name = action["to"].as_str().unwrap_or_else(|| panic!("{action:#}"));
+    let (one, two) = (cluster.replica(0), cluster.replica(1));
+    if one.name == name { (one, two) } else { (two, one) }
+}
+
+/// Writers that go on until they are told to stop.
+#[derive(Default)]
+struct Writing {
+    stop: AtomicBool,
+    done: [AtomicUsize; WRITERS],
+    failed: AtomicUsize,
+}
+
+impl Writing {
+    /// The numbers of the writes that were acknowledged.
+    fn write(&self, fixture: &Fixture, writer: usize) -> Vec<i32> {
+        let mut session = fixture.session();
+        let mut done = Vec::new();
+        for n in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            match session.query(&format!("INSERT INTO t VALUES ({writer}, {n})")) {
+                Ok(_) => {
+                    done.push(n);
+                    self.done[writer].fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    println!("writer {writer}: {error:#}");
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    session = fixture.session();
+                }
+            }
+        }
+        done
+    }
+
+    /// Waits until every writer has `more` more writes acknowledged.
+    fn go_on(&self, more: usize) {
+        let before: Vec<usize> = self.done.iter().map(|n| n.load(Ordering::Relaxed)).collect();
+        wait_until(PATIENCE, || {
+            self.done.iter().zip(&before).all(|(n, b)| n.load(Ordering::Relaxed) >= b + more)
+        })
+        .expect("everybody writes");
+    }
+
+    fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs the writers around `work`; what each has seen acknowledged.
+fn around(fixture: &Fixture, writing: &Writing, work: impl FnOnce()) -> Vec<Vec<i32>> {
+    std::thread::scope(|scope| {
+        let writers: Vec<_> =
+            (0..WRITERS).map(|n| scope.spawn(move || writing.write(fixture, n))).collect();
+        writing.go_on(10);
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        writing.end();
+        if worked.is_err() {
+            for server in fixture.cluster.servers() {
+                let log = server.log();
+                let lines: Vec<&str> =
+                    log.lines().filter(|line| !line.contains("LOG:  execute")).collect();
+                println!("{}:", server.name);
+                lines[lines.len().saturating_sub(40)..].iter().for_each(|line| println!("{line}"));
+            }
+        }
+        let done = writers.into_iter().map(|task| task.join().unwrap()).collect();
+        worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        done
+    })
+}
+
+/// Whatever was acknowledged is there, and nothing twice (the key sees to that).
+fn check_books(fixture: &Fixture, primary: &Server, acknowledged: &[Vec<i32>]) {
+    let check = fixture.direct(primary);
+    for (writer, done) in acknowledged.iter().enumerate() {
+        let numbers: Vec<String> = done.iter().map(ToString::to_string).collect();
+        let sql = format!(
+            "SELECT count(*) FROM t WHERE writer = {writer} AND n = ANY ('{{{}}}'::int[])",
+            numbers.join(",")
+        );
+        assert_eq!(check.value(&sql).unwrap(), numbers.len().to_string(), "writer {writer}");
+    }
+}
+
+fn step<'a>(action: &'a Value, what: &str) -> &'a Value {
+    let steps = action["steps"].as_array().unwrap();
+    let found = steps.iter().find(|step| step["what"].as_str().unwrap().contains(what));
+    found.unwrap_or_else(|| panic!("no step {what}: {action:#}"))
+}
+
+#[test]
+fn a_killed_primary_is_replaced_and_shunned_when_it_returns() {
+    let fixture = start(promoting());
+    let old = fixture.cluster.primary();
+    let writing = Writing::default();
+    let acknowledged = around(&fixture, &writing, || {
+        let killed = Instant::now();
+        old.kill9().unwrap();
+        wait_until(PATIENCE, || !actions(&fixture).is_empty()).expect("it is noticed");
+        println!("measured: lost for certain {} ms after the kill", killed.elapsed().as_millis());
+        let action = wait_done(&fixture, 1);
+        println!("measured: no writes for {} ms", action["held_ms"]);
+        let (new, other) = promoted(&fixture.cluster, &action);
+        assert_eq!(action["state"], "done", "{action:#}");
+        assert_eq!((&action["kind"], &action["from"]), (&"failover".into(), &"pg0".into()));
+        assert_eq!(step(&action, "read-only")["ok"], false, "nobody answered there");
+        assert_eq!(step(&action, &format!("let {} follow", other.name))["ok"], true, "{action:#}");
+        writing.go_on(10);
+        assert_eq!(other.value("SELECT status FROM pg_stat_wal_receiver").unwrap(), "streaming");
+        // It comes back and would take writes from whoever asks.
+        old.start().unwrap();
+        let action = wait_done(&fixture, 2);
+        assert_eq!(step(&action, "read-only")["ok"], true, "{action:#}");
+        assert_eq!(old.value("SHOW default_transaction_read_only").unwrap(), "on");
+        writing.go_on(10);
+        assert_eq!(new.value("SELECT pg_is_in_recovery()").unwrap(), "f");
+    });
+    let action = &actions(&fixture)[0];
+    let (new, _) = promoted(&fixture.cluster, action);
+    check_books(&fixture, new, &acknowledged);
+    let log = old.log();
+    let restarted = log.rfind("database system was interrupted").expect("it was killed");
+    let after: Vec<&str> =
+        log[restarted..].lines().filter(|line| line.contains("app@app")).collect();
+    assert!(after.is_empty(), "statements on the old timeline: {after:?}");
+    let shown = tiffin(&fixture, &["status"]);
+    for word in ["failover from pg0 to", "promote pg", "open the gate", "writes held for"] {
+        assert!(said(&shown).contains(word), "{word}: {}", said(&shown));
+    }
+}
+
+/// A stall that ends by itself is not a lost primary, however often it comes.
+#[test]
+fn a_stall_is_no_alarm() {
+    let fixture = promoting().start();
+    let (primary, before) = (fixture.cluster.primary(), epoch(&fixture));
+    for _ in 0..4 {
+        primary.sigstop().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        primary.sigcont().unwrap();
+        wait_until(PATIENCE, || {
+            fixture.try_value("CREATE TEMP TABLE x ()").is_err_and(|error| {
+                // No row: it ran.
+                format!("{error:#}").contains("no row")
+            })
+        })
+        .expect("writes go on");
+    }
+    assert_eq!((epoch(&fixture), actions(&fixture)), (before, vec![]));
+}
+
+/// A frozen primary keeps its connections, also those of its replicas; and it may come to life.
+#[test]
+fn a_frozen_primary_is_replaced_and_what_it_says_later_is_not_passed_on() {
+    let fixture = start(promoting());
+    let old = fixture.cluster.primary();
+    let writing = Writing::default();
+    let acknowledged = around(&fixture, &writing, || {
+        old.sigstop().unwrap();
+        let action = wait_done(&fixture, 1);
+        assert_eq!(action["state"], "done", "{action:#}");
+        println!("measured: no writes for {} ms with a frozen primary", action["held_ms"]);
+        writing.go_on(10);
+        old.sigcont().unwrap();
+        wait_done(&fixture, 2);
+        writing.go_on(10);
+    });
+    let (new, _) = promoted(&fixture.cluster, &actions(&fixture)[0]);
+    check_books(&fixture, new, &acknowledged);
+    assert!(writing.failed.load(Ordering::Relaxed) <= WRITERS, "one each at most");
+}
+
+/// The proxy alone has lost the primary; its replicas still follow it.
+#[test]
+fn a_cut_link_is_no_lost_primary() {
+    let relay = Relay::start(Behaviour::Refuse);
+    let port = relay.port;
+    let fixture = promoting()
+        .unready()
+        .config_with(move |_, config| {
+            config["clusters"]["main"]["nodes"]["pg0"] = format!("127.0.0.1:{port}").into();
+        })
+        .key("failover.detect.timeout", "1s")
+        .start();
+    relay.set(Behaviour::Forward(fixture.cluster.primary().port));
+    fixture.proxy.wait_ready().unwrap();
+    fixture.wait_in_read_set(fixture.cluster.replicas());
+    relay.set(Behaviour::Refuse);
+    let receivers = || -> Vec<String> {
+        let pid = "SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        fixture.cluster.replicas().iter().filter_map(|server| server.value(pid).ok()).collect()
+    };
+    let before = receivers();
+    assert_eq!(before.len(), 2);
+    // They are made to connect again, twice, and can.
+    for _ in 0..2 {
+        let before = receivers();
+        wait_until(PATIENCE, || {
+            let now = receivers();
+            now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+        })
+        .expect("replicas connect again");
+    }
+    assert_eq!(actions(&fixture), Vec::<Value>::new());
+    relay.set(Behaviour::Forward(fixture.cluster.primary().port));
+    fixture.wait_primary(fixture.cluster.primary());
+    assert_eq!(actions(&fixture), Vec::<Value>::new());
+}
+
+#[test]
+fn a_switchover_shows_no_client_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let request = folder.path().join("request");
+    let line = format!(
+        "echo $TIFFIN_NODE $TIFFIN_PRIMARY_NODE > {0}.new; mv {0}.new {0}; \
+         while [ -e {0} ]; do sleep 0.05; done",
+        request.display()
+    );
+    let fixture = start(promoting().key("failover.rejoin_command", line));
+    let writing = Writing::default();
+    let acknowledged = around(&fixture, &writing, || {
+        for (from, to) in [("pg0", "pg1"), ("pg1", "pg2"), ("pg2", "pg0")] {
+            std::thread::scope(|scope| {
+                // What runs on the servers' machine.
+                let (fixture, request) = (&fixture, &request);
+                scope.spawn(move || {
+                    wait_until(PATIENCE, || request.exists()).expect("the command runs");
+                    let by_name = |name: &str| {
+                        fixture.cluster.servers().iter().find(|server| server.name == name).unwrap()
+                    };
+                    let asked = std::fs::read_to_string(request).unwrap();
+                    assert_eq!(asked.trim(), format!("{from} {to}"));
+                    fixture.cluster.rewind(by_name(from), by_name(to)).unwrap();
+                    std::fs::remove_file(request).unwrap();
+                });
+                let switched = tiffin(fixture, &["switchover", "--to", to, "--timeout", "60"]);
+                assert_eq!(switched.status.code(), Some(0), "{}", said(&switched));
+                assert!(said(&switched).contains("writes held for"), "{}", said(&switched));
+            });
+            writing.go_on(10);
+            // All of them are as they should be before the next.
+            let servers = fixture.cluster.servers();
+            fixture.wait_in_read_set(servers.iter().filter(|server| server.name != to));
+        }
+    });
+    assert_eq!(writing.failed.load(Ordering::Relaxed), 0, "errors");
+    check_books(&fixture, fixture.cluster.primary(), &acknowledged);
+    for action in actions(&fixture) {
+        println!("measured: switchover to {}: writes held {} ms", action["to"], action["held_ms"]);
+    }
+}
+
+#[test]
+fn a_switchover_that_cannot_be_changes_nothing() {
+    let fixture = promoting().start();
+    fixture.create_table("t", "n int");
+    let (primary, target) = (fixture.cluster.primary(), fixture.cluster.replica(0));
+    let before = epoch(&fixture);
+    let refused = |to: &str| {
+        let asked = tiffin(&fixture, &["switchover", "--to", to, "--timeout", "0.5"]);
+        assert_eq!(asked.status.code(), Some(1), "{}", said(&asked));
+        said(&asked)
+    };
+    assert!(refused("pg9").contains("there is no node pg9"));
+    assert!(refused("pg0").contains("pg0 is the primary"));
+
+    // A transaction that does not end.
+    let writer = fixture.session();
+    writer.query("BEGIN").unwrap();
+    writer.query("INSERT INTO t VALUES (1)").unwrap();
+    let told = refused(&target.name);
+    assert!(told.contains("leave pg0 the primary: requests go on there"), "{told}");
+    writer.query("INSERT INTO t VALUES (2)").unwrap();
+    writer.query("COMMIT").unwrap();
+
+    // A target that does not catch up.
+    target.pause_replay().unwrap();
+    fixture.session().query("INSERT INTO t VALUES (3)").unwrap();
+    refused(&target.name);
+    assert_eq!(primary.value("SELECT pg_is_in_recovery()").unwrap(), "f");
+    assert_eq!(target.value("SELECT pg_is_in_recovery()").unwrap(), "t");
+    assert_eq!(primary.value("SHOW default_transaction_read_only").unwrap(), "off");
+    fixture.session().query("INSERT INTO t VALUES (4)").unwrap();
+    assert_eq!(epoch(&fixture), before);
+    target.resume_replay().unwrap();
+}
+
+on_postgres_18!(
+    a_killed_primary_is_replaced_and_shunned_when_it_returns,
+    a_switchover_shows_no_client_an_error,
+);

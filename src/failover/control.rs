@@ -1,0 +1,359 @@
+//! The task that changes a cluster's primary: when it is lost, if the configuration wants that, and
+//! when an operator asks for it. One change at a time.
+
+use super::audit::{Act, Audit, Kind};
+use super::command;
+use super::detect::{self, Verdict};
+use super::postgres::Servers;
+use crate::config::tls::ServerTlsConnector;
+use crate::config::{Cluster, FailoverMode, NodeConfig};
+use crate::topology::{Evidence, Lost, Role, Snapshot, Topology};
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Orders on their way; an operator gives one at a time.
+const ORDERS_MAX: usize = 4;
+/// The monitor makes a snapshot at once when it is told of an order; a busy machine needs longer.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an old primary is looked for that has to be made a replica again.
+const RETURN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An operator's order.
+struct Order {
+    to: Arc<str>,
+    timeout: Duration,
+    /// Hears the number of the record, or why nothing was begun.
+    begun: oneshot::Sender<Result<u64, String>>,
+}
+
+/// A cluster's task as others see it. The task ends when the last of these is dropped.
+#[derive(Debug, Clone)]
+pub struct Control {
+    orders: mpsc::Sender<Order>,
+    audit: Arc<Audit>,
+    servers: Arc<ArcSwap<Servers>>,
+}
+
+impl Control {
+    /// Starts the task on the current runtime, which must be the control plane's.
+    pub fn spawn(
+        cluster: Arc<Cluster>,
+        topology: Arc<Topology>,
+        tls: Arc<ServerTlsConnector>,
+        audit: Arc<Audit>,
+    ) -> (Control, JoinHandle<()>) {
+        let (orders, received) = mpsc::channel(ORDERS_MAX);
+        let servers = Arc::new(ArcSwap::from_pointee(Servers { cluster, tls }));
+        let control = Control { orders, audit: audit.clone(), servers: servers.clone() };
+        let task = Task {
+            topology,
+            audit,
+            servers,
+            unfollowed: None,
+            asked: None,
+            retry_at: None,
+            outcast: None,
+        };
+        (control, tokio::spawn(task.run(received)))
+    }
+
+    pub fn audit(&self) -> &Arc<Audit> {
+        &self.audit
+    }
+
+    /// Another configuration for the same nodes; a change that is under way ends under the old one.
+    pub fn reconfigure(&self, cluster: Arc<Cluster>, tls: Arc<ServerTlsConnector>) {
+        self.servers.store(Arc::new(Servers { cluster, tls }));
+    }
+
+    /// Makes `to` the primary in the place of the one that there is. Gives the number of its
+    /// record as soon as it has begun, or why it is not.
+    pub async fn switch_over(&self, to: &str, timeout: Duration) -> Result<u64, String> {
+        let (begun, answer) = oneshot::channel();
+        let order = Order { to: to.into(), timeout, begun };
+        self.orders.try_send(order).map_err(|_| "another change is under way".to_owned())?;
+        answer.await.unwrap_or_else(|_| Err("the proxy ends".to_owned()))
+    }
+}
+
+/// The task's state between two changes.
+pub(super) struct Task {
+    pub(super) topology: Arc<Topology>,
+    audit: Arc<Audit>,
+    servers: Arc<ArcSwap<Servers>>,
+    /// Since when no replica was seen to receive from the lost primary.
+    unfollowed: Option<Instant>,
+    /// When the replicas were made to connect again.
+    asked: Option<Instant>,
+    /// No promotion before this.
+    retry_at: Option<Instant>,
+    /// The primary before, while it is neither a replica nor known to be off for good.
+    pub(super) outcast: Option<Arc<str>>,
+}
+
+impl Task {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut changed = self.topology.subscribe();
+        let mut returns = tokio::time::interval(RETURN_INTERVAL);
+        loop {
+            let look_again = self.look().await;
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order).await,
+                    None => return,
+                },
+                _ = changed.changed() => {}
+                () = until(look_again) => {}
+                _ = returns.tick() => self.look_after_outcast().await,
+            }
+        }
+    }
+
+    /// Looks at the newest snapshot and promotes if it has to be; when to look again without a
+    /// new one.
+    async fn look(&mut self) -> Option<Instant> {
+        let servers = self.servers.load_full();
+        let (snapshot, now) = (self.topology.load_full(), Instant::now());
+        match snapshot.lost {
+            Some(lost) if !lost.followed => self.unfollowed = self.unfollowed.or(Some(now)),
+            _ => self.unfollowed = None,
+        }
+        if snapshot.lost.is_none() {
+            self.asked = None;
+        }
+        let config = &servers.cluster.failover;
+        if config.mode == FailoverMode::Observe || snapshot.hold != crate::topology::Hold::Nothing {
+            return None;
+        }
+        let verdict = detect::verdict(&snapshot, config, self.unfollowed, self.asked, now);
+        match (verdict, self.retry_at.filter(|at| *at > now)) {
+            (Verdict::Nothing, _) => None,
+            (Verdict::Suspect(until), _) => Some(until),
+            (_, Some(retry)) => Some(retry),
+            (Verdict::Doubtful, None) => {
+                self.ask_replicas_to_reconnect(&servers, &snapshot).await;
+                Some(Instant::now() + detect::RECONNECT)
+            }
+            (Verdict::Down(lost), None) => {
+                self.take_over(&servers, &snapshot, &lost).await;
+                self.asked = None;
+                Some(Instant::now() + config.retry)
+            }
+        }
+    }
+
+    async fn take_over(&mut self, servers: &Servers, snapshot: &Snapshot, lost: &Lost) {
+        let old = snapshot.node(lost.node).name.clone();
+        tracing::warn!(cluster = %servers.cluster.name, "{old} is lost: promoting a replica");
+        let act = self.audit.begin(Kind::Failover, &old, None);
+        let done = super::takeover::run(self, servers, &act, lost).await;
+        self.retry_at = match &done {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!(cluster = %servers.cluster.name, "nothing was promoted: {error}");
+                Some(Instant::now() + servers.cluster.failover.retry)
+            }
+        };
+        act.end(done.as_ref().copied().map_err(String::as_str));
+    }
+
+    async fn obey(&mut self, order: Order) {
+        let servers = self.servers.load_full();
+        let snapshot = self.topology.load_full();
+        let Order { to, timeout, begun } = order;
+        let pair = match super::switchover::pair(&servers.cluster, &snapshot, &to) {
+            Ok(pair) => pair,
+            Err(error) => {
+                // Whoever asked may be gone.
+                let _ = begun.send(Err(error));
+                return;
+            }
+        };
+        let act = self.audit.begin(Kind::Switchover, &pair.from.name, Some(pair.to.name.clone()));
+        let _ = begun.send(Ok(act.id));
+        let done = super::switchover::run(self, &servers, &act, &pair, timeout).await;
+        if let Err(error) = &done {
+            tracing::error!(cluster = %servers.cluster.name, "the switchover failed: {error}");
+        }
+        act.end(done.as_ref().copied().map_err(String::as_str));
+    }
+
+    async fn ask_replicas_to_reconnect(&mut self, servers: &Servers, snapshot: &Snapshot) {
+        let bound = servers.cluster.monitor.timeout;
+        for node in snapshot.nodes.iter().filter(|node| node.role == Role::Replica) {
+            let config = &servers.cluster.nodes[usize::from(node.id.0)];
+            match super::takeover::bounded(bound, servers.reconnect(config)).await {
+                Ok(()) => tracing::info!(node = %node.name, "it was told to connect again"),
+                Err(error) => {
+                    tracing::warn!(node = %node.name, "cannot make it connect again: {error}")
+                }
+            }
+        }
+        self.asked = Some(Instant::now());
+    }
+
+    /// The primary before is back, still believing that it is one: it is made harmless, and a
+    /// replica if the configuration says how.
+    async fn look_after_outcast(&mut self) {
+        let Some(name) = self.outcast.clone() else { return };
+        let snapshot = self.topology.load_full();
+        let (Some(node), Some(primary)) = (snapshot.node_by_name(&name), snapshot.primary) else {
+            return;
+        };
+        if node.role == Role::Replica || snapshot.primary == Some(node.id) {
+            self.outcast = None;
+            return;
+        }
+        let servers = self.servers.load_full();
+        let old = &servers.cluster.nodes[usize::from(node.id.0)];
+        let new = &servers.cluster.nodes[usize::from(primary.0)];
+        let bound = servers.cluster.monitor.timeout;
+        // Only whoever answers, and as a primary.
+        let Ok(Ok(standing)) = timeout(bound, servers.standing(old)).await else { return };
+        if standing.recovering {
+            return;
+        }
+        tracing::warn!(node = %name, "the old primary is back and takes writes");
+        let act = self.audit.begin(Kind::Failover, &name, Some(new.name.clone()));
+        self.outcast = None;
+        isolate(&servers, &act, old).await;
+        self.rejoin(&servers, &act, old, new).await;
+        act.end(Ok(()));
+    }
+
+    /// Publishes an order, and waits for the snapshot that says so.
+    pub(super) async fn order(
+        &self,
+        change: impl Fn(&mut crate::topology::Orders),
+        holds: impl Fn(&Snapshot) -> bool,
+    ) -> Result<(), String> {
+        let mut changed = self.topology.subscribe();
+        self.topology.order(change);
+        let seen = async {
+            while !holds(&self.topology.load()) {
+                if changed.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let seen = timeout(PUBLISH_TIMEOUT, seen).await;
+        seen.map_err(|_| "the monitor does not follow".to_owned())
+    }
+
+    /// Waits until the monitor believes the new primary, and lets requests go there.
+    pub(super) async fn open(&self, name: &Arc<str>) -> Result<((), String), String> {
+        let mut changed = self.topology.subscribe();
+        let believed = async {
+            loop {
+                {
+                    let snapshot = self.topology.load();
+                    let primary = snapshot.primary.map(|id| snapshot.node(id));
+                    if primary.is_some_and(|node| node.name == *name) {
+                        return;
+                    }
+                }
+                self.topology.report(Evidence::ProbeNow);
+                if changed.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        if timeout(PUBLISH_TIMEOUT, believed).await.is_err() {
+            let because = self.topology.load().no_primary_because.to_string();
+            return Err(format!("the monitor does not believe it: {because}"));
+        }
+        self.order(
+            |orders| {
+                orders.fenced = None;
+                orders.switching = false;
+            },
+            |snapshot| snapshot.hold != crate::topology::Hold::Writes,
+        )
+        .await?;
+        Ok(((), "requests go on".to_owned()))
+    }
+
+    /// All other replicas are to receive from the new primary; one that cannot stays as it is, and
+    /// the audit says why.
+    pub(super) async fn follow(
+        &self,
+        servers: &Servers,
+        act: &Act,
+        (old, new): (&NodeConfig, &NodeConfig),
+    ) {
+        let bound = servers.cluster.failover.step_timeout;
+        for node in others(servers, old, new) {
+            let follow = async {
+                let told = super::takeover::bounded(bound, servers.follow(node, new)).await?;
+                Ok(((), told))
+            };
+            // What is left to do is the operator's; the change itself is made.
+            let _ = act.step(format!("let {} follow {}", node.name, new.name), follow).await;
+        }
+    }
+
+    /// Makes the old primary a replica of the new one, or marks it.
+    pub(super) async fn rejoin(
+        &mut self,
+        servers: &Servers,
+        act: &Act,
+        old: &NodeConfig,
+        new: &NodeConfig,
+    ) {
+        let config = &servers.cluster.failover;
+        let what = format!("make {} a replica of {}", old.name, new.name);
+        let work = async {
+            let Some(line) = &config.rejoin_command else {
+                return Err("it is left out until an operator has rebuilt or rewound it \
+                    (failover.rejoin_command is not set)"
+                    .to_owned());
+            };
+            let nodes = (old, Some(new));
+            let bound = config.command_timeout;
+            super::takeover::bounded(bound, servers.checkpoint(new)).await?;
+            command::run(line, &servers.cluster.name, nodes, bound).await.map(|told| ((), told))
+        };
+        if act.step(what, work).await.is_err() && config.rejoin_command.is_some() {
+            self.outcast = Some(old.name.clone());
+        }
+    }
+}
+
+/// The nodes that are neither of the two.
+pub(super) fn others<'a>(
+    servers: &'a Servers,
+    one: &NodeConfig,
+    two: &NodeConfig,
+) -> impl Iterator<Item = &'a NodeConfig> {
+    let (one, two) = (one.name.clone(), two.name.clone());
+    servers.cluster.nodes.iter().filter(move |node| node.name != one && node.name != two)
+}
+
+/// Makes a server that must not be the primary any more harmless, if it can be reached: read-only,
+/// and without clients.
+pub(super) async fn isolate(servers: &Servers, act: &Act, node: &NodeConfig) {
+    let bound = servers.cluster.monitor.timeout;
+    let work = async {
+        let work = async {
+            servers.set_read_only(node, true).await?;
+            servers.terminate(node).await
+        };
+        let ended =
+            timeout(bound, work).await.map_err(|_| format!("no answer within {bound:?}"))??;
+        Ok(((), format!("it is read-only, and {ended} sessions were ended")))
+    };
+    // Whoever cannot be reached is kept away by its timeline.
+    let _ = act.step(format!("set {} read-only", node.name), work).await;
+}
+
+/// Never, if there is no such moment.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,112 @@
+//! Whether a primary is lost for good. Pure.
+//!
+//! Three signs must agree: its probes fail (sessions that lose it make them fail at once), no
+//! replica receives from it, and both for a while. A link that is cut between the proxy and the
+//! primary alone shows by the second sign; a stall that no probe notices shows by the first.
+
+use crate::config::Failover;
+use crate::topology::{Lost, Snapshot};
+use std::time::{Duration, Instant};
+
+/// Replicas that were made to connect again have done so after this: the first new receiver is
+/// started at once (`WaitForWALToBecomeAvailable`, xlogrecovery.c), and a login takes no second.
+pub const RECONNECT: Duration = Duration::from_secs(3);
+
+/// What is known of the missing primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is one, or there never was, or what there is cannot be mended by a promotion.
+    Nothing,
+    /// It may be back soon; look again at this moment.
+    Suspect(Instant),
+    /// It is silent, but replicas hold connections to it that may be as dead as it is: let them
+    /// connect anew.
+    Doubtful,
+    Down(Lost),
+}
+
+/// Judges the missing primary of a snapshot. `unfollowed`: since when no replica was seen to
+/// receive from it. `asked`: when replicas were last made to connect anew.
+pub fn verdict(
+    snapshot: &Snapshot,
+    config: &Failover,
+    unfollowed: Option<Instant>,
+    asked: Option<Instant>,
+    now: Instant,
+) -> Verdict {
+    let Some(lost) = snapshot.lost.filter(|lost| lost.silent) else { return Verdict::Nothing };
+    let Some(seen_at) = lost.seen_at else { return Verdict::Nothing };
+    // For a moment after they were told to, that they do not receive says nothing.
+    if let Some(asked) = asked.filter(|asked| now < *asked + RECONNECT) {
+        return Verdict::Suspect(asked + RECONNECT);
+    }
+    match unfollowed {
+        Some(since) => {
+            let due = seen_at.max(since) + config.confirm;
+            if now >= due { Verdict::Down(lost) } else { Verdict::Suspect(due) }
+        }
+        None => {
+            let due = asked.map_or(seen_at, |asked| asked + RECONNECT) + config.timeout;
+            if now >= due { Verdict::Doubtful } else { Verdict::Suspect(due) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixture;
+    use crate::topology::{Epoch, Hold, NodeId};
+
+    #[test]
+    fn all_signs_must_agree_for_long_enough() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        // Confirm 500 ms, timeout 5 s. Columns: silent, last answer, unfollowed since, asked at,
+        // now; and the verdict's first letter with its moment.
+        type Row = (bool, Option<u64>, Option<u64>, Option<u64>, u64, &'static str, u64);
+        let table: &[Row] = &[
+            (false, Some(0), Some(0), None, 9000, "N", 0),
+            (true, None, Some(0), None, 9000, "N", 0),
+            (true, Some(0), Some(0), None, 499, "S", 500),
+            (true, Some(0), Some(0), None, 500, "D", 0),
+            // The replicas lost it later than the proxy.
+            (true, Some(0), Some(400), None, 899, "S", 900),
+            (true, Some(0), Some(400), None, 900, "D", 0),
+            // They had lost it before: the proxy's own sight counts.
+            (true, Some(1000), Some(200), None, 1499, "S", 1500),
+            // They still hold on to it.
+            (true, Some(0), None, None, 4999, "S", 5000),
+            (true, Some(0), None, None, 5000, "?", 0),
+            // Asked to connect again, they need a moment, and then have lost it or not.
+            (true, Some(0), Some(5100), Some(5000), 7_999, "S", 8_000),
+            (true, Some(0), Some(5100), Some(5000), 8_000, "D", 0),
+            (true, Some(0), None, Some(5000), 8_000, "S", 13_000),
+            (true, Some(0), None, Some(5000), 13_000, "?", 0),
+        ];
+        for (number, &(silent, seen, unfollowed, asked, now, letter, due)) in
+            table.iter().enumerate()
+        {
+            let lost = Lost { node: NodeId(0), seen_at: seen.map(at), silent, followed: false };
+            let snapshot = Snapshot {
+                version: 1,
+                epoch: Epoch(1),
+                primary: None,
+                no_primary_because: "".into(),
+                hold: Hold::Nothing,
+                lost: Some(lost),
+                nodes: Vec::new(),
+                last_change: None,
+            };
+            let (unfollowed, asked) = (unfollowed.map(at), asked.map(at));
+            let found = verdict(&snapshot, &fixture::failover(), unfollowed, asked, at(now));
+            let expected = match letter {
+                "N" => Verdict::Nothing,
+                "S" => Verdict::Suspect(at(due)),
+                "D" => Verdict::Down(lost),
+                _ => Verdict::Doubtful,
+            };
+            assert_eq!(found, expected, "row {number}");
+        }
+    }
+}

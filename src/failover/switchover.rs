@@ -1,0 +1,163 @@
+//! An operator hands the primary's part to a replica: no client sees an error.
+//!
+//! Requests that need the primary wait, open transactions end, the target applies all that was
+//! written, and only then it is promoted. Whatever fails before that is undone: the old primary
+//! goes on as if nothing had been.
+
+use super::audit::Act;
+use super::control::{Task, isolate, others};
+use super::postgres::Servers;
+use super::takeover::{bounded, lsn, promote};
+use crate::config::{Cluster, NodeConfig};
+use crate::topology::{Health, Hold, Orders, Role, Snapshot, Timeline};
+use std::time::{Duration, Instant};
+
+/// Who hands over to whom.
+pub(super) struct Pair {
+    pub(super) from: NodeConfig,
+    pub(super) to: NodeConfig,
+}
+
+/// The pair, or why it cannot be.
+pub(super) fn pair(cluster: &Cluster, snapshot: &Snapshot, to: &str) -> Result<Pair, String> {
+    if cluster.engine.speaks_mysql() {
+        return Err("primaries of MySQL and MariaDB are changed by other means".to_owned());
+    }
+    let target = snapshot.node_by_name(to).ok_or_else(|| format!("there is no node {to}"))?;
+    let Some(primary) = snapshot.primary else {
+        return Err(format!("there is no primary: {}", snapshot.no_primary_because));
+    };
+    if primary == target.id {
+        return Err(format!("{to} is the primary"));
+    }
+    if snapshot.hold != Hold::Nothing {
+        return Err(snapshot.closed_because().to_owned());
+    }
+    if target.role != Role::Replica || target.health != Health::Healthy {
+        let why =
+            if target.out_because.is_empty() { "it is no replica" } else { &target.out_because };
+        return Err(format!("{to} cannot be promoted: {why}"));
+    }
+    let config = |id: crate::topology::NodeId| cluster.nodes[usize::from(id.0)].clone();
+    Ok(Pair { from: config(primary), to: config(target.id) })
+}
+
+/// Runs the steps in order. `limit` bounds how long writes are held before the promotion.
+///
+/// # Errors
+/// Why the old primary is still the primary, or what went wrong after it was not.
+pub(super) async fn run(
+    task: &mut Task,
+    servers: &Servers,
+    act: &Act,
+    pair: &Pair,
+    limit: Duration,
+) -> Result<(), String> {
+    let since = Instant::now();
+    let Pair { from, to } = pair;
+    let ready = bounded(limit, hand_over(task, servers, act, pair)).await;
+    let timeline = match ready {
+        Ok(timeline) => timeline,
+        Err(error) => {
+            undo(task, servers, act, from).await;
+            return Err(error);
+        }
+    };
+    isolate(servers, act, from).await;
+    // A replica that had more than the target could not follow it.
+    for node in others(servers, from, to) {
+        let point = async {
+            let told = bounded(servers.cluster.monitor.timeout, servers.repoint(node, to)).await?;
+            Ok(((), told))
+        };
+        // One that does not answer cannot be waited for.
+        let _ = act.step(format!("point {} at {}", node.name, to.name), point).await;
+    }
+    // Whatever a session of its own could still write before it was ended is applied as well.
+    let last = act.step(format!("see that {} has everything", to.name), async {
+        let last = bounded(limit, servers.catch_up(from, to)).await?;
+        Ok(((), format!("applied up to {}", lsn(last))))
+    });
+    let promoted = match last.await {
+        Ok(()) => promote(servers, act, to, timeline).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = promoted {
+        // Only a server that is a standby for certain may be left one.
+        let standing = bounded(servers.cluster.monitor.timeout, servers.standing(to)).await;
+        if standing.is_ok_and(|standing| standing.recovering) {
+            undo(task, servers, act, from).await;
+            task.follow(servers, act, (from, from)).await;
+        } else {
+            let _ = task.order(release, |_| true).await;
+        }
+        return Err(error);
+    }
+    let opened = act.step("open the gate", task.open(&to.name)).await;
+    if opened.is_err() {
+        let _ = task.order(release, |_| true).await;
+        return opened;
+    }
+    act.opened(since);
+    task.follow(servers, act, (from, to)).await;
+    task.rejoin(servers, act, from, to).await;
+    Ok(())
+}
+
+/// Everything before the promotion that can be undone.
+async fn hand_over(
+    task: &Task,
+    servers: &Servers,
+    act: &Act,
+    pair: &Pair,
+) -> Result<Timeline, String> {
+    let Pair { from, to } = pair;
+    act.step(format!("see whether {} follows", to.name), async {
+        let last = servers.catch_up(from, to).await?;
+        Ok(((), format!("it has applied up to {}", lsn(last))))
+    })
+    .await?;
+    act.step("hold writes", async {
+        task.order(|orders| orders.switching = true, |now| now.hold != Hold::Nothing).await?;
+        Ok(((), "what needs the primary waits".to_owned()))
+    })
+    .await?;
+    act.step(format!("let transactions on {} end", from.name), async {
+        servers.wait_until_idle(from).await?;
+        Ok(((), "none is open".to_owned()))
+    })
+    .await?;
+    act.step(format!("wait for {} to apply everything", to.name), async {
+        let last = servers.catch_up(from, to).await?;
+        Ok(((), format!("applied up to {}", lsn(last))))
+    })
+    .await?;
+    let standing = servers.standing(from).await?;
+    let name = from.name.clone();
+    act.step(format!("keep requests away from {name}"), async {
+        let fence = |orders: &mut Orders| orders.fenced = Some(name.clone());
+        task.order(fence, |snapshot| snapshot.primary.is_none()).await?;
+        Ok(((), "it is the primary no more".to_owned()))
+    })
+    .await?;
+    standing.timeline.ok_or_else(|| format!("{} does not tell its timeline", from.name))
+}
+
+/// The old primary goes on.
+async fn undo(task: &Task, servers: &Servers, act: &Act, from: &NodeConfig) {
+    let bound = servers.cluster.failover.step_timeout;
+    let _ = act
+        .step(format!("leave {} the primary", from.name), async {
+            bounded(bound, servers.set_read_only(from, false)).await?;
+            task.order(release, |snapshot| snapshot.open_primary().is_some()).await?;
+            Ok(((), "requests go on there".to_owned()))
+        })
+        .await;
+    // Whatever has failed: nothing waits for a change that is not made.
+    task.topology.order(release);
+}
+
+fn release(orders: &mut Orders) {
+    orders.switching = false;
+    orders.fenced = None;
+}

@@ -1,0 +1,176 @@
+//! The primary is lost: a replica takes its place.
+//!
+//! Until the promotion is asked for, every failure leaves things as they were. After it, the new
+//! primary is what the monitor sees, and the rest (other replicas, the old primary) is made good
+//! as far as it can be.
+
+use super::audit::Act;
+use super::candidate::{Candidate, Wanted, choose};
+use super::command;
+use super::control::{Task, isolate};
+use super::postgres::{Servers, Standing};
+use crate::config::NodeConfig;
+use crate::topology::{Lost, Timeline};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// Runs the steps in order.
+///
+/// # Errors
+/// Why nothing was promoted, or why the promoted server is not used.
+pub(super) async fn run(
+    task: &mut Task,
+    servers: &Servers,
+    act: &Act,
+    lost: &Lost,
+) -> Result<(), String> {
+    let since = lost.seen_at.unwrap_or_else(Instant::now);
+    let old = &servers.cluster.nodes[usize::from(lost.node.0)];
+    let promoted = promoted(task, servers, act, old).await;
+    let new = match promoted {
+        Ok(new) => new,
+        Err(error) => {
+            let _ = task.order(|orders| orders.fenced = None, |_| true).await;
+            return Err(error);
+        }
+    };
+    let opened = act.step("open the gate", task.open(&new.name)).await;
+    if opened.is_err() {
+        let _ = task.order(|orders| orders.fenced = None, |_| true).await;
+        return opened;
+    }
+    act.opened(since);
+    task.follow(servers, act, (old, new)).await;
+    task.outcast = Some(old.name.clone());
+    if servers.cluster.failover.rejoin_command.is_some() {
+        task.rejoin(servers, act, old, new).await;
+    }
+    Ok(())
+}
+
+/// Fences the old primary and promotes the best replica.
+async fn promoted<'a>(
+    task: &Task,
+    servers: &'a Servers,
+    act: &Act,
+    old: &NodeConfig,
+) -> Result<&'a NodeConfig, String> {
+    let config = &servers.cluster.failover;
+    let name = old.name.clone();
+    act.step(format!("keep requests away from {name}"), async {
+        let fence = |orders: &mut crate::topology::Orders| orders.fenced = Some(name.clone());
+        task.order(fence, |snapshot| snapshot.primary.is_none()).await?;
+        Ok(((), "what it may answer from now on is not passed on".to_owned()))
+    })
+    .await?;
+    isolate(servers, act, old).await;
+    if let Some(line) = &config.fence_command {
+        act.step(format!("run failover.fence_command for {}", old.name), async {
+            let bound = config.command_timeout;
+            let told = command::run(line, &servers.cluster.name, (old, None), bound).await?;
+            Ok(((), told))
+        })
+        .await?;
+    }
+    let (new, timeline) = act.step("choose a replica", survey(task, servers, old)).await?;
+    act.chosen(&new.name);
+    promote(servers, act, new, timeline).await?;
+    Ok(new)
+}
+
+/// Promotes a replica and makes sure that it takes writes.
+pub(super) async fn promote(
+    servers: &Servers,
+    act: &Act,
+    new: &NodeConfig,
+    timeline: Timeline,
+) -> Result<(), String> {
+    let bound = servers.cluster.failover.step_timeout;
+    act.step(format!("promote {}", new.name), async {
+        bounded(bound, servers.promote(new)).await?;
+        Ok(((), "it is no standby any more".to_owned()))
+    })
+    .await?;
+    act.step(format!("see whether {} takes writes", new.name), async {
+        let timeline = bounded(bound, servers.verify(new, timeline)).await?;
+        Ok(((), format!("it does, on timeline {}", timeline.0)))
+    })
+    .await
+}
+
+/// Asks all replicas at once how far they are, and chooses.
+async fn survey<'a>(
+    task: &Task,
+    servers: &'a Servers,
+    old: &NodeConfig,
+) -> Result<((&'a NodeConfig, Timeline), String), String> {
+    let nodes: Vec<&NodeConfig> =
+        servers.cluster.nodes.iter().filter(|node| node.name != old.name).collect();
+    let bound = servers.cluster.monitor.timeout;
+    let asked: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let (servers, node) = (servers.clone(), NodeConfig::clone(node));
+            tokio::spawn(async move { bounded(bound, servers.standing(&node)).await })
+        })
+        .collect();
+    let mut standings: Vec<(&NodeConfig, Standing)> = Vec::new();
+    let mut told = Vec::new();
+    for (node, answer) in nodes.into_iter().zip(asked) {
+        match answer.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(standing) if standing.recovering => {
+                told.push(format!("{} at {}", node.name, lsn(standing.position)));
+                standings.push((node, standing));
+            }
+            Ok(_) => return Err(format!("{} is no standby: somebody else promotes", node.name)),
+            Err(error) => told.push(format!("{}: {error}", node.name)),
+        }
+    }
+    let told = told.join(", ");
+    let orders = task.topology.orders();
+    let candidates: Vec<Candidate> = standings
+        .iter()
+        .map(|(node, standing)| Candidate {
+            name: node.name.clone(),
+            system: standing.system,
+            timeline: standing.timeline,
+            position: standing.position,
+            priority: node.priority,
+            zone: node.zone.clone(),
+            drained: orders.drained.contains(&node.name),
+        })
+        .collect();
+    // Stranger or straggler: the monitor knows the cluster's system by what most nodes are, and a
+    // replica that it does not refuse is of it.
+    let snapshot = task.topology.load_full();
+    let known = |candidate: &&Candidate| {
+        let node = snapshot.node_by_name(&candidate.name);
+        node.is_some_and(|node| node.health == crate::topology::Health::Healthy)
+    };
+    let system = candidates.iter().find(known).map(|candidate| candidate.system);
+    let timeline = candidates.iter().filter(known).filter_map(|candidate| candidate.timeline).max();
+    let (Some(system), Some(timeline)) = (system, timeline) else {
+        return Err(format!("no replica can be promoted: {told}"));
+    };
+    let wanted = Wanted { system, timeline, zone: old.zone.clone() };
+    let best = choose(&candidates, &wanted).map_err(|error| format!("{error} ({told})"))?;
+    let chosen = standings.iter().find(|(node, _)| node.name == best.name).map(|(node, _)| *node);
+    let chosen = chosen.ok_or_else(|| told.clone())?;
+    Ok(((chosen, timeline), format!("{}, of {told}", best.name)))
+}
+
+pub(super) async fn bounded<T>(
+    bound: Duration,
+    work: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    match timeout(bound, work).await {
+        Ok(done) => done,
+        Err(_) => Err(format!("no answer within {bound:?}")),
+    }
+}
+
+/// An offset as PostgreSQL prints it.
+pub(super) fn lsn(offset: u64) -> Arc<str> {
+    format!("{:X}/{:X}", offset >> 32, offset & 0xFFFF_FFFF).into()
+}
