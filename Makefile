@@ -3,14 +3,17 @@
 # make bench  compares with a direct connection, a bare relay, HAProxy and PgBouncer (40 minutes)
 # make regress  runs PostgreSQL's own regression suite, directly and through the proxy
 # make soak   random sessions, direct and proxied, for SOAK_SECONDS from seed SOAK_SEED on
+# make chaos  kills, freezes and hands over primaries under load and checks the books
 # make fuzz   fuzzes the decoders and the classifier (needs cargo-fuzz and a nightly toolchain)
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 SOAK_SEED ?= 1
+CHAOS_ROUNDS ?= 100
+CHAOS_SEED ?= 1
 
-.PHONY: test lint deps test-deps demo bench bench-deps regress soak fuzz help
+.PHONY: test lint deps test-deps demo bench bench-deps regress soak chaos fuzz help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -48,6 +51,11 @@ regress:
 soak: deps
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) SOAK_SCRIPT=$(SOAK_SCRIPT) \
 		$(CARGO) test --locked --test integration soak::random -- --nocapture
+
+chaos: deps
+	CHAOS_ROUNDS=$(CHAOS_ROUNDS) CHAOS_SEED=$(CHAOS_SEED) \
+		$(CARGO) test --locked --test integration chaos::the_books -- --nocapture --test-threads 1 \
+		| grep -E '^measured:|^test |contradiction|panicked'
 
 fuzz:
 	scripts/fuzz.sh $(FUZZ_SECONDS)

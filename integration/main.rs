@@ -7,8 +7,10 @@
 mod auth;
 mod bad_input;
 mod catalog;
+mod chaos;
 mod commands;
 mod consistency;
+mod coordination;
 mod differential;
 mod drivers;
 mod failover;

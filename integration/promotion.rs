@@ -11,12 +11,13 @@ const WRITERS: usize = 4;
 
 /// A cluster whose proxy promotes, and whose replicas confirm each write: nothing acknowledged may
 /// be missing after a change of the primary.
-fn promoting() -> crate::support::Builder {
+pub fn promoting() -> crate::support::Builder {
     Fixture::build()
         .log_statements()
         .setting("wal_log_hints", "on")
         .key("gate.hold", "2min")
         .key("failover.mode", "promote")
+        .key("failover.retry", "500ms")
         .config_with(|cluster, config| {
             config["api"]["token"] = TOKEN.into();
             let failover = &mut config["clusters"]["main"]["failover"];
@@ -34,7 +35,7 @@ fn start(builder: crate::support::Builder) -> Fixture {
 }
 
 /// Writes are acknowledged once a replica has them.
-fn confirm_writes(primary: &Server) {
+pub fn confirm_writes(primary: &Server) {
     primary.set("synchronous_standby_names", "'ANY 1 (pg0, pg1, pg2)'").unwrap();
     wait_until(PATIENCE, || {
         primary
@@ -45,7 +46,7 @@ fn confirm_writes(primary: &Server) {
 }
 
 /// What was done to change the primary, newest last.
-fn actions(fixture: &Fixture) -> Vec<Value> {
+pub fn actions(fixture: &Fixture) -> Vec<Value> {
     let (_, body) = fixture.proxy.get("/api/v1/failovers").unwrap();
     let mut body: Value = serde_json::from_str(&body).unwrap();
     match body["clusters"][0]["actions"].take() {
@@ -54,13 +55,16 @@ fn actions(fixture: &Fixture) -> Vec<Value> {
     }
 }
 
-fn wait_done(fixture: &Fixture, count: usize) -> Value {
-    wait_until(PATIENCE, || {
-        let actions = actions(fixture);
-        actions.len() >= count && actions.iter().all(|action| action["state"] != "running")
-    })
-    .unwrap_or_else(|_| panic!("{:#?}\n{}", actions(fixture), fixture.proxy.log()));
-    actions(fixture).remove(count - 1)
+/// The changes of the primary that were made; one that could not be is tried again.
+pub fn made(fixture: &Fixture) -> Vec<Value> {
+    actions(fixture).into_iter().filter(|action| action["state"] == "done").collect()
+}
+
+/// Waits for this many changes; the last of them.
+pub fn wait_done(fixture: &Fixture, count: usize) -> Value {
+    wait_until(PATIENCE, || made(fixture).len() >= count)
+        .unwrap_or_else(|_| panic!("{:#?}\n{}", actions(fixture), fixture.proxy.log()));
+    made(fixture).remove(count - 1)
 }
 
 fn epoch(fixture: &Fixture) -> u64 {
@@ -173,11 +177,10 @@ fn a_killed_primary_is_replaced_and_shunned_when_it_returns() {
         let killed = Instant::now();
         old.kill9().unwrap();
         wait_until(PATIENCE, || !actions(&fixture).is_empty()).expect("it is noticed");
-        println!("measured: lost for certain {} ms after the kill", killed.elapsed().as_millis());
+        println!("measured: promotion begun {} ms after the kill", killed.elapsed().as_millis());
         let action = wait_done(&fixture, 1);
         println!("measured: no writes for {} ms", action["held_ms"]);
         let (new, other) = promoted(&fixture.cluster, &action);
-        assert_eq!(action["state"], "done", "{action:#}");
         assert_eq!((&action["kind"], &action["from"]), (&"failover".into(), &"pg0".into()));
         assert_eq!(step(&action, "read-only")["ok"], false, "nobody answered there");
         assert_eq!(step(&action, &format!("let {} follow", other.name))["ok"], true, "{action:#}");
@@ -191,7 +194,7 @@ fn a_killed_primary_is_replaced_and_shunned_when_it_returns() {
         writing.go_on(10);
         assert_eq!(new.value("SELECT pg_is_in_recovery()").unwrap(), "f");
     });
-    let action = &actions(&fixture)[0];
+    let action = &made(&fixture)[0];
     let (new, _) = promoted(&fixture.cluster, action);
     check_books(&fixture, new, &acknowledged);
     let log = old.log();
@@ -234,14 +237,13 @@ fn a_frozen_primary_is_replaced_and_what_it_says_later_is_not_passed_on() {
     let acknowledged = around(&fixture, &writing, || {
         old.sigstop().unwrap();
         let action = wait_done(&fixture, 1);
-        assert_eq!(action["state"], "done", "{action:#}");
         println!("measured: no writes for {} ms with a frozen primary", action["held_ms"]);
         writing.go_on(10);
         old.sigcont().unwrap();
         wait_done(&fixture, 2);
         writing.go_on(10);
     });
-    let (new, _) = promoted(&fixture.cluster, &actions(&fixture)[0]);
+    let (new, _) = promoted(&fixture.cluster, &made(&fixture)[0]);
     check_books(&fixture, new, &acknowledged);
     assert!(writing.failed.load(Ordering::Relaxed) <= WRITERS, "one each at most");
 }

@@ -2,7 +2,7 @@
 # Installs what this machine lacks, with apt-get, as root or by sudo. Does nothing, and asks the
 # network nothing, when all is there.
 #
-#   scripts/install-deps.sh test            PostgreSQL's and MariaDB's server programs, a C
+#   scripts/install-deps.sh test            PostgreSQL's and MariaDB's server programs, etcd, a C
 #                                           compiler, and beside them PostgreSQL 18 and MySQL 9
 #                                           (scripts/postgresql-18.sh, scripts/mysql-9.sh)
 #   scripts/install-deps.sh test drivers    also the languages of the drivers' programs, and
@@ -57,6 +57,7 @@ for group in "${@:-test}"; do
         has_postgres || missing="$missing postgresql"
         # Not mariadb-server, which would start a service. Debian's packages of MySQL exclude it.
         need mariadb-server-core mariadbd mariadb-install-db
+        need etcd-server etcd
         need mariadb-client mariadb mariadb-dump
         ;;
     drivers)

@@ -6,8 +6,8 @@ use super::secret::{is_given, secret};
 use super::section::Section;
 use super::tls::ServerTlsConnector;
 use super::{
-    Address, Balance, Cluster, Engine, Failover, Gate, Monitor, NodeConfig, Pool, Routing,
-    ServerTls, ServerTlsMode, Service, Word, units,
+    Address, Balance, Cluster, Coordination, Engine, Failover, Gate, LeaseTerms, Monitor,
+    NodeConfig, Pool, Routing, ServerTls, ServerTlsMode, Service, Word, units,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -411,12 +411,32 @@ fn failover(section: &Section<'_>, service: &Service) -> Failover {
         login,
         confirm: detect.duration("confirm"),
         timeout: detect.duration("timeout"),
+        quorum: section.chosen("quorum"),
+        lease: lease(section),
         step_timeout: section.duration("step_timeout"),
         retry: section.duration("retry"),
         fence_command: section.text("fence_command"),
         rejoin_command: section.text("rejoin_command"),
         command_timeout: section.duration("command_timeout"),
     }
+}
+
+fn lease(section: &Section<'_>) -> Option<LeaseTerms> {
+    let etcd = section.section("etcd");
+    let terms = LeaseTerms {
+        endpoints: etcd.texts("endpoints"),
+        life: etcd.duration("lease"),
+        prefix: etcd.text("prefix").unwrap_or_default(),
+    };
+    let coordination: Coordination = section.chosen("coordination");
+    if coordination == Coordination::None {
+        return None;
+    }
+    if terms.endpoints.is_empty() {
+        let message = "is `etcd`, which needs `etcd.endpoints`".to_owned();
+        section.contradiction("coordination", message);
+    }
+    Some(terms)
 }
 
 fn gate(section: &Section<'_>) -> Gate {

@@ -2,7 +2,7 @@
 
 use super::{
     Address, Balance, Cluster, Engine, Failover, FailoverMode, Gate, Monitor, NodeConfig, OnLag,
-    Pool, PoolMode, Routing, ServerTls, ServerTlsMode, Service,
+    Pool, PoolMode, Quorum, Routing, ServerTls, ServerTlsMode, Service,
 };
 use crate::sql::Consistency;
 use std::collections::BTreeMap;
@@ -81,6 +81,8 @@ pub(crate) fn failover() -> Failover {
         login: Service { user: "watcher".into(), password: None, database: "postgres".into() },
         confirm: Duration::from_millis(500),
         timeout: Duration::from_secs(5),
+        quorum: Quorum::Off,
+        lease: None,
         step_timeout: Duration::from_secs(30),
         retry: Duration::from_secs(5),
         fence_command: None,

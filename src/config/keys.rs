@@ -7,8 +7,8 @@ use super::schema::Preset::{Absent, Is, None as Nothing, Required, Shown};
 use super::schema::{Key, Kind, Preset};
 use super::words::words;
 use super::{
-    AuthMethod, Balance, ClientTlsMode, Engine, FailoverMode, LogFormat, OnLag, PoolMode,
-    ServerTlsMode,
+    AuthMethod, Balance, ClientTlsMode, Coordination, Engine, FailoverMode, LogFormat, OnLag,
+    PoolMode, Quorum, ServerTlsMode,
 };
 use crate::sql::Consistency;
 
@@ -208,6 +208,17 @@ pub(super) static KEYS: &[Key] = &[
         "It has been unhealthy and no replica has received from it for this long. Shorter interruptions change nothing."),
     key("clusters.*.failover.detect.timeout", Duration { min: SECOND, max: HOUR }, Is("3s"),
         "It has not answered for this long, though replicas still hold a connection to it: these are made to connect again, which a frozen primary does not answer."),
+    key("clusters.*.failover.quorum", Choice(words::<Quorum>), Is("off"),
+        "`majority`: while not more than half of the nodes answer, no node is taken for the primary: the others may have another one. Of two nodes both must answer then."),
+    key("clusters.*.failover.coordination", Choice(words::<Coordination>), Is("none"),
+        "`etcd`: of several proxies only the one that has the cluster's lease there changes primaries; `none`: let only one have `mode: promote`."),
+    key("clusters.*.failover.etcd", Section, Absent(""), "Where the lease is (etcd 3.4 or later, without TLS)."),
+    key("clusters.*.failover.etcd.endpoints", Texts, Is("[]"),
+        "The members' client addresses as `host:port`."),
+    key("clusters.*.failover.etcd.lease", Duration { min: 2 * SECOND, max: HOUR }, Is("6s"),
+        "A proxy that is gone has the lease no longer than this; in whole seconds."),
+    key("clusters.*.failover.etcd.prefix", Text, Is("/tiffin"),
+        "The lease's key is this, the cluster's name and `/promoter`."),
     key("clusters.*.failover.step_timeout", Duration { min: SECOND, max: HOUR }, Is("30s"),
         "No step takes longer: a promotion, a server's answer, a replica that is to follow."),
     key("clusters.*.failover.retry", Duration { min: 100, max: HOUR }, Is("5s"),

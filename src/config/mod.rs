@@ -354,12 +354,37 @@ pub struct Failover {
     pub confirm: Duration,
     /// How long a primary must have been silent that replicas are still connected to.
     pub timeout: Duration,
+    pub quorum: Quorum,
+    /// `None`: no other proxy changes this cluster's primary.
+    pub lease: Option<LeaseTerms>,
     pub step_timeout: Duration,
     /// Between two attempts to promote.
     pub retry: Duration,
     pub fence_command: Option<String>,
     pub rejoin_command: Option<String>,
     pub command_timeout: Duration,
+}
+
+/// Where several proxies agree on who acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// `host:port` of etcd's members.
+    pub endpoints: Vec<String>,
+    pub life: Duration,
+    pub prefix: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quorum {
+    Off,
+    /// While half of the nodes or less answer, none is the primary.
+    Majority,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coordination {
+    None,
+    Etcd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

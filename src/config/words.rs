@@ -1,8 +1,8 @@
 //! The words that the file uses for the enums of the checked configuration.
 
 use super::{
-    AuthMethod, Balance, ClientTlsMode, Engine, FailoverMode, LogFormat, OnLag, PoolMode,
-    ServerTlsMode,
+    AuthMethod, Balance, ClientTlsMode, Coordination, Engine, FailoverMode, LogFormat, OnLag,
+    PoolMode, Quorum, ServerTlsMode,
 };
 use crate::sql::Consistency;
 
@@ -95,6 +95,16 @@ impl Word for OnLag {
 impl Word for FailoverMode {
     const WORDS: &'static [(&'static str, Self)] =
         &[("observe", FailoverMode::Observe), ("promote", FailoverMode::Promote)];
+}
+
+impl Word for Quorum {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Quorum::Off), ("majority", Quorum::Majority)];
+}
+
+impl Word for Coordination {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Coordination::None), ("etcd", Coordination::Etcd)];
 }
 
 impl Word for LogFormat {

@@ -4,13 +4,15 @@
 use super::audit::{Act, Audit, Kind};
 use super::command;
 use super::detect::{self, Verdict};
+use super::etcd::Etcd;
+use super::lease::{Lease, Terms};
 use super::postgres::Servers;
 use crate::config::tls::ServerTlsConnector;
-use crate::config::{Cluster, FailoverMode, NodeConfig};
+use crate::config::{Cluster, FailoverMode, LeaseTerms, NodeConfig};
 use crate::topology::{Evidence, Lost, Role, Snapshot, Topology};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -19,6 +21,8 @@ use tokio::time::timeout;
 const ORDERS_MAX: usize = 4;
 /// The monitor makes a snapshot at once when it is told of an order; a busy machine needs longer.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a proxy without the lease looks whether it has it.
+const LEASE_INTERVAL: Duration = Duration::from_millis(200);
 /// How often an old primary is looked for that has to be made a replica again.
 const RETURN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -57,6 +61,7 @@ impl Control {
             asked: None,
             retry_at: None,
             outcast: None,
+            lease: None,
         };
         (control, tokio::spawn(task.run(received)))
     }
@@ -93,6 +98,8 @@ pub(super) struct Task {
     retry_at: Option<Instant>,
     /// The primary before, while it is neither a replica nor known to be off for good.
     pub(super) outcast: Option<Arc<str>>,
+    /// Under the terms of the configuration that is in force; `None`: there is no other proxy.
+    lease: Option<(LeaseTerms, Arc<Lease>)>,
 }
 
 impl Task {
@@ -117,6 +124,7 @@ impl Task {
     /// new one.
     async fn look(&mut self) -> Option<Instant> {
         let servers = self.servers.load_full();
+        self.follow_terms(&servers.cluster);
         let (snapshot, now) = (self.topology.load_full(), Instant::now());
         match snapshot.lost {
             Some(lost) if !lost.followed => self.unfollowed = self.unfollowed.or(Some(now)),
@@ -130,6 +138,11 @@ impl Task {
             return None;
         }
         let verdict = detect::verdict(&snapshot, config, self.unfollowed, self.asked, now);
+        let acts = matches!(verdict, Verdict::Doubtful | Verdict::Down(_));
+        if acts && let Err(error) = self.may_act() {
+            tracing::debug!(cluster = %servers.cluster.name, "not promoting: {error}");
+            return Some(now + LEASE_INTERVAL);
+        }
         match (verdict, self.retry_at.filter(|at| *at > now)) {
             (Verdict::Nothing, _) => None,
             (Verdict::Suspect(until), _) => Some(until),
@@ -143,6 +156,29 @@ impl Task {
                 self.asked = None;
                 Some(Instant::now() + config.retry)
             }
+        }
+    }
+
+    /// The lease of the configuration of now.
+    fn follow_terms(&mut self, cluster: &Cluster) {
+        let terms = &cluster.failover.lease;
+        if self.lease.as_ref().map(|(terms, _)| terms) == terms.as_ref() {
+            return;
+        }
+        self.lease = terms.as_ref().map(|terms| {
+            let etcd =
+                Etcd { endpoints: terms.endpoints.clone(), timeout: cluster.monitor.timeout };
+            let key = format!("{}/{}/promoter", terms.prefix, cluster.name);
+            let lease = Lease::spawn(Terms { etcd, key, name: own_name(), life: terms.life });
+            (terms.clone(), lease)
+        });
+    }
+
+    /// Whether this proxy may change the primary at this moment.
+    pub(super) fn may_act(&self) -> Result<(), String> {
+        match &self.lease {
+            Some((_, lease)) => lease.check(Instant::now()),
+            None => Ok(()),
         }
     }
 
@@ -165,7 +201,9 @@ impl Task {
         let servers = self.servers.load_full();
         let snapshot = self.topology.load_full();
         let Order { to, timeout, begun } = order;
-        let pair = match super::switchover::pair(&servers.cluster, &snapshot, &to) {
+        let pair =
+            self.may_act().and_then(|()| super::switchover::pair(&servers.cluster, &snapshot, &to));
+        let pair = match pair {
             Ok(pair) => pair,
             Err(error) => {
                 // Whoever asked may be gone.
@@ -183,7 +221,7 @@ impl Task {
     }
 
     async fn ask_replicas_to_reconnect(&mut self, servers: &Servers, snapshot: &Snapshot) {
-        let bound = servers.cluster.monitor.timeout;
+        let bound = servers.patience();
         for node in snapshot.nodes.iter().filter(|node| node.role == Role::Replica) {
             let config = &servers.cluster.nodes[usize::from(node.id.0)];
             match super::takeover::bounded(bound, servers.reconnect(config)).await {
@@ -200,6 +238,9 @@ impl Task {
     /// replica if the configuration says how.
     async fn look_after_outcast(&mut self) {
         let Some(name) = self.outcast.clone() else { return };
+        if self.may_act().is_err() {
+            return;
+        }
         let snapshot = self.topology.load_full();
         let (Some(node), Some(primary)) = (snapshot.node_by_name(&name), snapshot.primary) else {
             return;
@@ -211,7 +252,7 @@ impl Task {
         let servers = self.servers.load_full();
         let old = &servers.cluster.nodes[usize::from(node.id.0)];
         let new = &servers.cluster.nodes[usize::from(primary.0)];
-        let bound = servers.cluster.monitor.timeout;
+        let bound = servers.patience();
         // Only whoever answers, and as a primary.
         let Ok(Ok(standing)) = timeout(bound, servers.standing(old)).await else { return };
         if standing.recovering {
@@ -220,7 +261,7 @@ impl Task {
         tracing::warn!(node = %name, "the old primary is back and takes writes");
         let act = self.audit.begin(Kind::Failover, &name, Some(new.name.clone()));
         self.outcast = None;
-        isolate(&servers, &act, old).await;
+        isolate(&servers, &act, old, servers.patience()).await;
         self.rejoin(&servers, &act, old, new).await;
         act.end(Ok(()));
     }
@@ -335,8 +376,7 @@ pub(super) fn others<'a>(
 
 /// Makes a server that must not be the primary any more harmless, if it can be reached: read-only,
 /// and without clients.
-pub(super) async fn isolate(servers: &Servers, act: &Act, node: &NodeConfig) {
-    let bound = servers.cluster.monitor.timeout;
+pub(super) async fn isolate(servers: &Servers, act: &Act, node: &NodeConfig, bound: Duration) {
     let work = async {
         let work = async {
             servers.set_read_only(node, true).await?;
@@ -348,6 +388,13 @@ pub(super) async fn isolate(servers: &Servers, act: &Act, node: &NodeConfig) {
     };
     // Whoever cannot be reached is kept away by its timeline.
     let _ = act.step(format!("set {} read-only", node.name), work).await;
+}
+
+/// What the others see: the machine, the process, and when it asked first.
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{}:{}:{}", host.trim(), std::process::id(), since.as_millis())
 }
 
 /// Never, if there is no such moment.

@@ -6,7 +6,7 @@
 //!  operators ───────────▶    │    └▶ switchover (it hands over)       ─▶    │
 //!                            └────── audit: every step, with its duration ◀─┘
 //! ```
-//! Open [`control`] first. [`detect`], [`candidate`] and [`conninfo`] are pure. Who is the primary is
+//! Of several proxies only the one that has the [`lease`] acts. Open [`control`] first. [`detect`], [`candidate`] and [`conninfo`] are pure. Who is the primary is
 //! decided by the monitor: a promotion counts once it sees it.
 
 pub mod audit;
@@ -15,7 +15,9 @@ pub mod command;
 pub mod conninfo;
 pub mod control;
 pub mod detect;
+pub mod etcd;
 pub mod gate;
+pub mod lease;
 pub mod log;
 pub mod postgres;
 pub mod switchover;

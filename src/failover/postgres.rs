@@ -228,9 +228,15 @@ impl Servers {
         set_conninfo(&client, &changed).await
     }
 
+    /// How long a server that answers its probes may take for an errand: as long as the monitor
+    /// takes to call it unhealthy.
+    pub fn patience(&self) -> Duration {
+        self.cluster.monitor.timeout * self.cluster.monitor.failures.max(1)
+    }
+
     async fn connect(&self, node: &NodeConfig) -> Result<Client, String> {
         let failover = &self.cluster.failover;
-        let bound = self.cluster.monitor.timeout;
+        let bound = self.patience();
         let (login, tls) = (&failover.login, &self.tls);
         let mut config = control_config(&node.address, login, tls, APPLICATION_NAME, bound);
         config.options(OPTIONS);

@@ -63,11 +63,11 @@ pub(super) async fn run(
             return Err(error);
         }
     };
-    isolate(servers, act, from).await;
+    isolate(servers, act, from, servers.patience()).await;
     // A replica that had more than the target could not follow it.
     for node in others(servers, from, to) {
         let point = async {
-            let told = bounded(servers.cluster.monitor.timeout, servers.repoint(node, to)).await?;
+            let told = bounded(servers.patience(), servers.repoint(node, to)).await?;
             Ok(((), told))
         };
         // One that does not answer cannot be waited for.
@@ -78,13 +78,13 @@ pub(super) async fn run(
         let last = bounded(limit, servers.catch_up(from, to)).await?;
         Ok(((), format!("applied up to {}", lsn(last))))
     });
-    let promoted = match last.await {
+    let promoted = match last.await.and_then(|()| task.may_act()) {
         Ok(()) => promote(servers, act, to, timeline).await,
         Err(error) => Err(error),
     };
     if let Err(error) = promoted {
         // Only a server that is a standby for certain may be left one.
-        let standing = bounded(servers.cluster.monitor.timeout, servers.standing(to)).await;
+        let standing = bounded(servers.patience(), servers.standing(to)).await;
         if standing.is_ok_and(|standing| standing.recovering) {
             undo(task, servers, act, from).await;
             task.follow(servers, act, (from, from)).await;

@@ -10,7 +10,7 @@ use super::command;
 use super::control::{Task, isolate};
 use super::postgres::{Servers, Standing};
 use crate::config::NodeConfig;
-use crate::topology::{Lost, Timeline};
+use crate::topology::{Health, Lost, Timeline};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -64,7 +64,8 @@ async fn promoted<'a>(
         Ok(((), "what it may answer from now on is not passed on".to_owned()))
     })
     .await?;
-    isolate(servers, act, old).await;
+    // A frozen one would be waited for in vain.
+    isolate(servers, act, old, servers.cluster.monitor.timeout).await;
     if let Some(line) = &config.fence_command {
         act.step(format!("run failover.fence_command for {}", old.name), async {
             let bound = config.command_timeout;
@@ -75,6 +76,7 @@ async fn promoted<'a>(
     }
     let (new, timeline) = act.step("choose a replica", survey(task, servers, old)).await?;
     act.chosen(&new.name);
+    task.may_act()?;
     promote(servers, act, new, timeline).await?;
     Ok(new)
 }
@@ -105,9 +107,15 @@ async fn survey<'a>(
     servers: &'a Servers,
     old: &NodeConfig,
 ) -> Result<((&'a NodeConfig, Timeline), String), String> {
-    let nodes: Vec<&NodeConfig> =
-        servers.cluster.nodes.iter().filter(|node| node.name != old.name).collect();
-    let bound = servers.cluster.monitor.timeout;
+    // Whoever does not answer probes is not waited for.
+    let snapshot = task.topology.load_full();
+    let answers = |node: &&NodeConfig| {
+        let node = snapshot.node_by_name(&node.name);
+        node.is_some_and(|node| node.health == Health::Healthy)
+    };
+    let others = servers.cluster.nodes.iter().filter(|node| node.name != old.name);
+    let nodes: Vec<&NodeConfig> = others.filter(answers).collect();
+    let bound = servers.patience();
     let asked: Vec<_> = nodes
         .iter()
         .map(|node| {
@@ -141,15 +149,9 @@ async fn survey<'a>(
             drained: orders.drained.contains(&node.name),
         })
         .collect();
-    // Stranger or straggler: the monitor knows the cluster's system by what most nodes are, and a
-    // replica that it does not refuse is of it.
-    let snapshot = task.topology.load_full();
-    let known = |candidate: &&Candidate| {
-        let node = snapshot.node_by_name(&candidate.name);
-        node.is_some_and(|node| node.health == crate::topology::Health::Healthy)
-    };
-    let system = candidates.iter().find(known).map(|candidate| candidate.system);
-    let timeline = candidates.iter().filter(known).filter_map(|candidate| candidate.timeline).max();
+    // Whom the monitor calls healthy is of the cluster's system.
+    let system = candidates.first().map(|candidate| candidate.system);
+    let timeline = candidates.iter().filter_map(|candidate| candidate.timeline).max();
     let (Some(system), Some(timeline)) = (system, timeline) else {
         return Err(format!("no replica can be promoted: {told}"));
     };

@@ -18,7 +18,7 @@ use super::judged::{Answered, Judged, Picture};
 use super::probe::Outcome;
 use super::readset::Bounds;
 use super::report::{Reach, Report};
-use crate::config::{Cluster, Engine};
+use crate::config::{Cluster, Engine, Quorum};
 use crate::topology::{
     Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, Snapshot, Timeline,
 };
@@ -43,6 +43,9 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Judge {
     failures_max: u32,
+    quorum: Quorum,
+    /// Too few nodes answer for any to be the primary.
+    isolated: bool,
     interval: Duration,
     /// A primary that has not answered for this long may have written on unseen.
     unseen_after: Duration,
@@ -80,6 +83,8 @@ impl Judge {
         };
         Judge {
             failures_max: cluster.monitor.failures.max(1),
+            quorum: cluster.failover.quorum,
+            isolated: false,
             interval: cluster.monitor.interval,
             unseen_after: cluster.monitor.interval * 2 + cluster.monitor.timeout,
             nodes,
@@ -149,6 +154,7 @@ impl Judge {
         }
         self.settle_system();
         self.raise_timeline();
+        self.see_quorum();
         self.election = self.elect();
         if let Some((node, timeline)) = self.election.primary {
             self.follow_primary(node, timeline, outcome.finished_at);
@@ -210,9 +216,37 @@ impl Judge {
             ours.filter_map(|report| report.timeline).max().max(self.known.timeline);
     }
 
+    /// With too few nodes in sight the others may have another primary: what was opened to this
+    /// one is of an older epoch at once.
+    fn see_quorum(&mut self) {
+        let isolated = self.is_isolated();
+        if isolated && !self.isolated && self.election.primary.is_some() {
+            self.epoch = Epoch(self.epoch.0 + 1);
+        }
+        self.isolated = isolated;
+    }
+
+    fn is_isolated(&self) -> bool {
+        self.quorum == Quorum::Majority && self.answering() * 2 <= self.nodes.len()
+    }
+
+    fn answering(&self) -> usize {
+        let answers = |node: &&Judged| node.report.is_some() && node.failures < self.failures_max;
+        self.nodes.iter().filter(answers).count()
+    }
+
     fn elect(&self) -> Election {
         if self.known.system.is_none() {
             return Election::default();
+        }
+        if self.isolated {
+            let because = format!(
+                "only {} of {} nodes answer, and the others may have another primary \
+                 (failover.quorum)",
+                self.answering(),
+                self.nodes.len()
+            );
+            return Election { because, ..Election::default() };
         }
         let claims = self.nodes.iter().filter(|node| node.failures < self.failures_max);
         let heard = claims.filter(|node| self.fenced.as_ref() != Some(&node.name));
@@ -608,6 +642,28 @@ mod tests {
 
     fn after_start(name: &str, rounds: &[([Answer; 3], &str)], because: &str) {
         check(name, &[&START, rounds].concat(), because);
+    }
+
+    #[test]
+    fn without_a_majority_in_sight_there_is_no_primary() {
+        let mut cluster = fixture::cluster(["a", "b", "c"].map(fixture::node));
+        cluster.failover.quorum = Quorum::Majority;
+        let mut world = World::new();
+        world.judge = Judge::new(&cluster, Memory::default());
+        let all = [P(1, 10), R(1, 10), R(1, 10)];
+        let mut seen = |answers| summary(&world.round(answers));
+        seen(all);
+        assert_eq!(seen(all), "aP bR+ cR+ e1");
+        for _ in 0..3 {
+            seen([P(1, 10), R(1, 10), Down]);
+        }
+        assert_eq!(seen([P(1, 10), R(1, 10), Down]), "aP bR+ c! e1");
+        for _ in 0..3 {
+            seen([P(1, 10), Down, Down]);
+        }
+        // Its connections are of an older epoch, also when the others are back.
+        assert_eq!(seen([P(1, 10), Down, Down]), "a- b! c! e2");
+        assert_eq!(seen([P(1, 10), R(1, 10), Down]), "aP bR+ c! e2");
     }
 
     #[test]

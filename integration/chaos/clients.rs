@@ -1,0 +1,197 @@
+//! Clients that write and read at random through the proxy, and remember what they were told.
+
+use super::history::{Books, Event, Op, Outcome};
+use crate::support::{Fixture, PATIENCE, Session, sqlstate, wait_until};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+pub const SESSIONS: usize = 6;
+pub const LISTS: usize = 8;
+pub const ACCOUNTS: usize = 8;
+pub const START: i64 = 1000;
+
+/// What the proxy itself answers to a statement that it has not sent.
+const NOT_SENT: &[&str] = &["57P03", "53300"];
+
+/// What the clients share.
+#[derive(Default)]
+pub struct Play {
+    pub stop: AtomicBool,
+    next: AtomicU64,
+    pub done: [AtomicUsize; SESSIONS],
+    /// Statements that ended with an error, whatever it says.
+    pub errors: AtomicUsize,
+}
+
+/// Makes the tables.
+pub fn set_up(fixture: &Fixture) {
+    let session = fixture.session();
+    let tables = format!(
+        "CREATE TABLE lists (id int PRIMARY KEY, items bigint[] NOT NULL DEFAULT '{{}}');
+         CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL);
+         CREATE TABLE transfers (id bigint NOT NULL);
+         CREATE TABLE registers (id int PRIMARY KEY, value bigint NOT NULL);
+         INSERT INTO lists SELECT n FROM generate_series(0, {LISTS} - 1) n;
+         INSERT INTO accounts SELECT n, {START} FROM generate_series(0, {ACCOUNTS} - 1) n;
+         INSERT INTO registers SELECT n, 0 FROM generate_series(0, {SESSIONS} - 1) n;"
+    );
+    session.query(&tables).expect("make the tables");
+    // Until the catalog is loaded again, reads of what it does not know go to the primary, and may
+    // write for all that is known.
+    fixture.cluster.wait_caught_up(fixture.cluster.primary()).expect("replicas catch up");
+    let primary = fixture.cluster.primary().port.to_string();
+    let read = "SELECT inet_server_port(), count(*) FROM registers";
+    wait_until(PATIENCE, || fixture.try_value(read).is_ok_and(|port| port != primary))
+        .expect("reads go to replicas");
+}
+
+/// What is there in the end, read where it was written.
+pub fn books(session: &Session) -> Books {
+    let numbers = |sql: &str| -> Vec<u64> {
+        let rows = session.query(sql).expect("read the books");
+        rows.iter().map(|row| row[0].as_deref().unwrap().parse().unwrap()).collect()
+    };
+    let list = |list: usize| {
+        numbers(&format!(
+            "SELECT value FROM lists, unnest(items) WITH ORDINALITY AS item (value, place)
+             WHERE id = {list} ORDER BY place"
+        ))
+    };
+    let balances = session.query("SELECT balance FROM accounts ORDER BY id").expect("accounts");
+    Books {
+        lists: (0..LISTS).map(list).collect(),
+        balances: balances.iter().map(|row| row[0].as_deref().unwrap().parse().unwrap()).collect(),
+        transfers: numbers("SELECT id FROM transfers"),
+        registers: numbers("SELECT value FROM registers ORDER BY id"),
+    }
+}
+
+impl Play {
+    /// Waits until every client has done `more` more.
+    pub fn go_on(&self, more: usize) {
+        let before: Vec<usize> = self.done.iter().map(|n| n.load(Ordering::Relaxed)).collect();
+        wait_until(PATIENCE, || {
+            self.done.iter().zip(&before).all(|(n, b)| n.load(Ordering::Relaxed) >= b + more)
+        })
+        .expect("every client goes on");
+    }
+
+    /// One client until it is told to stop.
+    pub fn run(&self, fixture: &Fixture, client: usize, seed: u64) -> Vec<Event> {
+        let mut history = Vec::new();
+        let mut dice = Dice(seed ^ (client as u64) << 32 | 1);
+        let mut connection = fixture.session();
+        // A new connection is a new session, which may read what is older.
+        let mut session = client;
+        let mut set = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            let op = self.choose(&mut dice, client, &mut set);
+            match perform(&connection, op) {
+                (Some(op), outcome, None) => history.push(Event { session, op, outcome }),
+                (op, outcome, error) => {
+                    let error = error.unwrap_or_default();
+                    println!("client {client}: {op:?} {outcome:?}: {error}");
+                    self.errors.fetch_add(1, Ordering::Relaxed);
+                    history.extend(op.map(|op| Event { session, op, outcome }));
+                    if connection.query("SELECT 1").is_err() {
+                        session += SESSIONS;
+                        connection = self.connect(fixture);
+                    }
+                }
+            }
+            self.done[client].fetch_add(1, Ordering::Relaxed);
+        }
+        history
+    }
+
+    fn connect(&self, fixture: &Fixture) -> Session {
+        let mut connected = None;
+        wait_until(PATIENCE, || {
+            connected = Session::connect(&fixture.config()).ok();
+            connected.is_some()
+        })
+        .expect("a new session");
+        connected.expect("it was waited for")
+    }
+
+    fn choose(&self, dice: &mut Dice, client: usize, set: &mut u64) -> Op {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        match dice.below(10) {
+            0..3 => Op::Append { list: dice.below(LISTS), value: id },
+            3..5 => {
+                let from = dice.below(ACCOUNTS);
+                let to = (from + 1 + dice.below(ACCOUNTS - 1)) % ACCOUNTS;
+                Op::Transfer { id, from, to, amount: 1 + dice.below(9) as i64 }
+            }
+            5..7 => {
+                *set += 1;
+                Op::Set { register: client, value: *set }
+            }
+            _ => Op::Read { register: dice.below(SESSIONS), value: 0 },
+        }
+    }
+}
+
+/// Performs a step: what is to be remembered of it, how it ended, and the error if there was one.
+fn perform(session: &Session, op: Op) -> (Option<Op>, Outcome, Option<String>) {
+    let write = |sql: &str| match session.query(sql) {
+        Ok(_) => (Some(op), Outcome::Acknowledged, None),
+        Err(error) => (Some(op), outcome(&error), Some(format!("{error:#}"))),
+    };
+    match op {
+        Op::Append { list, value } => {
+            write(&format!("UPDATE lists SET items = items || {value}::bigint WHERE id = {list}"))
+        }
+        Op::Set { register, value } => {
+            write(&format!("UPDATE registers SET value = {value} WHERE id = {register}"))
+        }
+        Op::Transfer { id, from, to, amount } => {
+            // In the order of the accounts, so that two transfers never wait for each other.
+            let change = |account: usize, by: i64| {
+                format!("UPDATE accounts SET balance = balance + {by} WHERE id = {account}")
+            };
+            let mut changes = [(from, -amount), (to, amount)];
+            changes.sort_unstable();
+            let begun = session
+                .query("BEGIN")
+                .and_then(|_| session.query(&change(changes[0].0, changes[0].1)))
+                .and_then(|_| session.query(&change(changes[1].0, changes[1].1)))
+                .and_then(|_| session.query(&format!("INSERT INTO transfers VALUES ({id})")));
+            if let Err(error) = begun {
+                // COMMIT was never sent: whatever the error says, nothing may be there.
+                let _ = session.query("ROLLBACK");
+                return (Some(op), Outcome::Failed, Some(format!("{error:#}")));
+            }
+            write("COMMIT")
+        }
+        Op::Read { register, .. } => {
+            match session.value(&format!("SELECT value FROM registers WHERE id = {register}")) {
+                Ok(value) => {
+                    let value = value.parse().expect("a number");
+                    (Some(Op::Read { register, value }), Outcome::Acknowledged, None)
+                }
+                Err(error) => (None, Outcome::Unknown, Some(format!("{error:#}"))),
+            }
+        }
+    }
+}
+
+/// What an error of a statement that commits says of it.
+fn outcome(error: &anyhow::Error) -> Outcome {
+    match sqlstate(error) {
+        Some(state) if NOT_SENT.contains(&&*state.to_string()) => Outcome::Failed,
+        _ => Outcome::Unknown,
+    }
+}
+
+/// SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((x ^ (x >> 31)) % limit as u64).expect("below the limit")
+    }
+}
