@@ -1,10 +1,12 @@
-//! The classifier of one worker: digest, cache, and on a miss the pure [`classify`].
+//! The classifier of one worker: the texts of now, digest, cache, and on a miss the pure
+//! [`classify`].
 
 use super::cache::{Cache, Circumstances};
 use super::catalog::Catalog;
 use super::classify::classify;
 use super::dialect::Dialect;
-use super::scan;
+use super::recent::Recent;
+use super::scan::{self, Room};
 use super::statement::Statement;
 use std::sync::Arc;
 
@@ -22,8 +24,9 @@ pub struct Limits {
 /// One per worker; not shared.
 pub struct Classifier {
     limits: Limits,
+    recent: Recent,
     cache: Cache,
-    digest: Vec<u8>,
+    digest: Room,
     hits: u64,
     misses: u64,
 }
@@ -31,7 +34,8 @@ pub struct Classifier {
 impl Classifier {
     pub fn new(limits: Limits) -> Classifier {
         let cache = Cache::new(limits.cache_max);
-        Classifier { limits, cache, digest: Vec::new(), hits: 0, misses: 0 }
+        let recent = Recent::new();
+        Classifier { limits, recent, cache, digest: Room::default(), hits: 0, misses: 0 }
     }
 
     /// What the text does, read by the rules that hold in the session now.
@@ -40,18 +44,26 @@ impl Classifier {
             self.misses += 1;
             return Arc::new(classify(text, dialect, catalog, self.limits.parse_bytes_max));
         }
-        let digest = scan::digest(text, dialect, &mut self.digest);
         let circumstances = Circumstances { catalog: catalog.version, dialect };
+        if let Some(statement) = self.recent.find(text, circumstances) {
+            self.hits += 1;
+            return Arc::clone(statement);
+        }
+        let digest = scan::digest(text, dialect, &mut self.digest);
         let hash = self.cache.hash(digest, circumstances);
         if let Some(statement) = self.cache.get(hash, digest, circumstances) {
             self.hits += 1;
-            return Arc::clone(statement);
+            let statement = Arc::clone(statement);
+            if let Some(literals) = self.digest.left_out() {
+                self.recent.keep(text, literals, circumstances, &statement);
+            }
+            return statement;
         }
         self.misses += 1;
         let statement = Arc::new(classify(text, dialect, catalog, self.limits.parse_bytes_max));
         self.cache.insert(hash, digest, circumstances, Arc::clone(&statement));
-        if self.digest.capacity() > DIGEST_BUFFER_BYTES_MAX {
-            self.digest = Vec::new();
+        if self.digest.size() > DIGEST_BUFFER_BYTES_MAX {
+            self.digest = Room::default();
         }
         statement
     }

@@ -79,6 +79,10 @@ pub struct Token {
 }
 
 impl Token {
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.start..self.end
+    }
+
     pub fn bytes<'a>(&self, text: &'a [u8]) -> &'a [u8] {
         text.get(self.start..self.end).unwrap_or_default()
     }

@@ -33,6 +33,7 @@ pub mod hint;
 mod lex;
 pub mod mysql;
 mod parse;
+mod recent;
 mod scan;
 mod settings;
 mod split;

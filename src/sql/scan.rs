@@ -39,21 +39,43 @@ enum Last {
     Other,
 }
 
-/// The normalised text, written into `room`, which the caller reuses and which only grows: words
+/// Memory for digests, which the caller reuses and which only grows.
+#[derive(Debug, Default)]
+pub struct Room {
+    bytes: Vec<u8>,
+    /// The literals of the text that was digested last, in order.
+    literals: Vec<Token>,
+}
+
+impl Room {
+    /// The literals that the last digest leaves out; `None` if it is the whole text.
+    pub fn left_out(&self) -> Option<&[Token]> {
+        (self.bytes.first() != Some(&WHOLE_MARK)).then_some(&*self.literals)
+    }
+
+    /// Bytes that it has grown to.
+    pub fn size(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+/// The normalised text, written into `room`: words
 /// in lower case, literals as marks, no comments (but the hint at the head), no white space that
 /// means nothing, lists of literals behind IN as one. Two texts with the same digest are
 /// classified alike.
 ///
 /// Texts whose literals may change the class (anything but plain queries and DML, and the calls
 /// of `set_config` and `current_setting`) are their own digest.
-pub fn digest<'r>(text: &[u8], dialect: Dialect, room: &'r mut Vec<u8>) -> &'r [u8] {
+pub fn digest<'r>(text: &[u8], dialect: Dialect, room: &'r mut Room) -> &'r [u8] {
+    let Room { bytes: room, literals } = room;
+    literals.clear();
     let hint = hint::find(text).unwrap_or_default();
     // A token adds at most a space to its own length.
     let needed = hint.len() + 1 + 2 * text.len() + 1;
     if room.len() < needed {
         room.resize(needed, 0);
     }
-    let mut out = Out { room, at: 0 };
+    let mut out = Out { room, at: 0, literals };
     if !hint.is_empty() {
         out.extend(hint);
         out.push(HINT_MARK);
@@ -69,7 +91,7 @@ pub fn digest<'r>(text: &[u8], dialect: Dialect, room: &'r mut Vec<u8>) -> &'r [
         out.push(WHOLE_MARK);
         out.extend(text);
     }
-    let Out { room, at } = out;
+    let Out { room, at, .. } = out;
     &room[..at]
 }
 
@@ -77,6 +99,7 @@ pub fn digest<'r>(text: &[u8], dialect: Dialect, room: &'r mut Vec<u8>) -> &'r [
 struct Out<'r> {
     room: &'r mut [u8],
     at: usize,
+    literals: &'r mut Vec<Token>,
 }
 
 impl Out<'_> {
@@ -124,6 +147,7 @@ fn normalise(text: &[u8], mut lexer: impl Words, out: &mut Out<'_>) -> bool {
         let bytes = token.bytes(text);
         match token.kind {
             Kind::Text | Kind::Number => {
+                out.literals.push(token);
                 let mark = if token.kind == Kind::Text { TEXT_MARK } else { NUMBER_MARK };
                 if in_list && out.ends_with(&[mark, b',']) {
                     out.at -= 1;
@@ -282,7 +306,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Vec<u8> {
-        digest(text.as_bytes(), Dialect::STANDARD, &mut Vec::new()).to_vec()
+        digest(text.as_bytes(), Dialect::STANDARD, &mut Room::default()).to_vec()
     }
 
     #[test]
