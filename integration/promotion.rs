@@ -8,6 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 4;
+/// As docs/failover.md has it; the password, too.
+const PRIVILEGES: &str = "\
+CREATE ROLE tiffin_failover LOGIN REPLICATION PASSWORD '…'
+    IN ROLE pg_monitor, pg_signal_backend, pg_checkpoint;
+GRANT EXECUTE ON FUNCTION pg_promote, pg_reload_conf TO tiffin_failover;
+GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, default_transaction_read_only TO tiffin_failover;
+";
 
 /// A cluster whose proxy promotes, and whose replicas confirm each write: nothing acknowledged may
 /// be missing after a change of the primary.
@@ -18,11 +25,12 @@ pub fn promoting() -> crate::support::Builder {
         .key("gate.hold", "2min")
         .key("failover.mode", "promote")
         .key("failover.retry", "500ms")
-        .config_with(|cluster, config| {
+        .sql(PRIVILEGES)
+        .config(|config| {
             config["api"]["token"] = TOKEN.into();
             let failover = &mut config["clusters"]["main"]["failover"];
-            failover["user"] = cluster.superuser.user.clone().into();
-            failover["password"] = cluster.superuser.password.clone().into();
+            failover["user"] = "tiffin_failover".into();
+            failover["password"] = "…".into();
         })
 }
 
@@ -166,6 +174,11 @@ fn step<'a>(action: &'a Value, what: &str) -> &'a Value {
     let steps = action["steps"].as_array().unwrap();
     let found = steps.iter().find(|step| step["what"].as_str().unwrap().contains(what));
     found.unwrap_or_else(|| panic!("no step {what}: {action:#}"))
+}
+
+#[test]
+fn the_documentation_has_the_privileges_that_suffice() {
+    assert!(include_str!("../docs/failover.md").contains(PRIVILEGES));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::audit::{Act, Audit, Kind};
 use super::command;
-use super::detect::{self, Verdict};
+use super::detect::{self, Signs, Verdict};
 use super::etcd::Etcd;
 use super::lease::{Lease, Terms};
 use super::postgres::Servers;
@@ -57,8 +57,7 @@ impl Control {
             topology,
             audit,
             servers,
-            unfollowed: None,
-            asked: None,
+            signs: Signs::default(),
             retry_at: None,
             outcast: None,
             lease: None,
@@ -90,10 +89,7 @@ pub(super) struct Task {
     pub(super) topology: Arc<Topology>,
     audit: Arc<Audit>,
     servers: Arc<ArcSwap<Servers>>,
-    /// Since when no replica was seen to receive from the lost primary.
-    unfollowed: Option<Instant>,
-    /// When the replicas were made to connect again.
-    asked: Option<Instant>,
+    signs: Signs,
     /// No promotion before this.
     retry_at: Option<Instant>,
     /// The primary before, while it is neither a replica nor known to be off for good.
@@ -126,18 +122,12 @@ impl Task {
         let servers = self.servers.load_full();
         self.follow_terms(&servers.cluster);
         let (snapshot, now) = (self.topology.load_full(), Instant::now());
-        match snapshot.lost {
-            Some(lost) if !lost.followed => self.unfollowed = self.unfollowed.or(Some(now)),
-            _ => self.unfollowed = None,
-        }
-        if snapshot.lost.is_none() {
-            self.asked = None;
-        }
+        self.signs.see(&snapshot, now);
         let config = &servers.cluster.failover;
         if config.mode == FailoverMode::Observe || snapshot.hold != crate::topology::Hold::Nothing {
             return None;
         }
-        let verdict = detect::verdict(&snapshot, config, self.unfollowed, self.asked, now);
+        let verdict = detect::verdict(&snapshot, config, &self.signs, now);
         let acts = matches!(verdict, Verdict::Doubtful | Verdict::Down(_));
         if acts && let Err(error) = self.may_act() {
             tracing::debug!(cluster = %servers.cluster.name, "not promoting: {error}");
@@ -153,7 +143,7 @@ impl Task {
             }
             (Verdict::Down(lost), None) => {
                 self.take_over(&servers, &snapshot, &lost).await;
-                self.asked = None;
+                self.signs.asked = None;
                 Some(Instant::now() + config.retry)
             }
         }
@@ -231,7 +221,7 @@ impl Task {
                 }
             }
         }
-        self.asked = Some(Instant::now());
+        self.signs.asked = Some(Instant::now());
     }
 
     /// The primary before is back, still believing that it is one: it is made harmless, and a

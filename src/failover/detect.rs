@@ -25,17 +25,35 @@ pub enum Verdict {
     Down(Lost),
 }
 
-/// Judges the missing primary of a snapshot. `unfollowed`: since when no replica was seen to
-/// receive from it. `asked`: when replicas were last made to connect anew.
-pub fn verdict(
-    snapshot: &Snapshot,
-    config: &Failover,
-    unfollowed: Option<Instant>,
-    asked: Option<Instant>,
-    now: Instant,
-) -> Verdict {
+/// What was seen over several snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Signs {
+    /// Since when there is no primary.
+    pub missed: Option<Instant>,
+    /// Since when no replica was seen to receive from the lost one.
+    pub unfollowed: Option<Instant>,
+    /// When replicas were last made to connect anew.
+    pub asked: Option<Instant>,
+}
+
+impl Signs {
+    /// Takes in a snapshot.
+    pub fn see(&mut self, snapshot: &Snapshot, now: Instant) {
+        let Some(lost) = snapshot.lost else {
+            *self = Signs::default();
+            return;
+        };
+        self.missed = self.missed.or(Some(now));
+        self.unfollowed = self.unfollowed.or(Some(now)).filter(|_| !lost.followed);
+    }
+}
+
+/// Judges the missing primary of a snapshot.
+pub fn verdict(snapshot: &Snapshot, config: &Failover, signs: &Signs, now: Instant) -> Verdict {
+    let Signs { missed, unfollowed, asked } = *signs;
     let Some(lost) = snapshot.lost.filter(|lost| lost.silent) else { return Verdict::Nothing };
-    let Some(seen_at) = lost.seen_at else { return Verdict::Nothing };
+    // After a reload of the configuration in the middle of it, its last answer is not known.
+    let Some(seen_at) = lost.seen_at.or(missed) else { return Verdict::Nothing };
     // For a moment after they were told to, that they do not receive says nothing.
     if let Some(asked) = asked.filter(|asked| now < *asked + RECONNECT) {
         return Verdict::Suspect(asked + RECONNECT);
@@ -67,7 +85,9 @@ mod tests {
         type Row = (bool, Option<u64>, Option<u64>, Option<u64>, u64, &'static str, u64);
         let table: &[Row] = &[
             (false, Some(0), Some(0), None, 9000, "N", 0),
-            (true, None, Some(0), None, 9000, "N", 0),
+            // Its last answer is not known: it has been missed since the beginning.
+            (true, None, Some(0), None, 499, "S", 500),
+            (true, None, Some(0), None, 9000, "D", 0),
             (true, Some(0), Some(0), None, 499, "S", 500),
             (true, Some(0), Some(0), None, 500, "D", 0),
             // The replicas lost it later than the proxy.
@@ -98,8 +118,9 @@ mod tests {
                 nodes: Vec::new(),
                 last_change: None,
             };
-            let (unfollowed, asked) = (unfollowed.map(at), asked.map(at));
-            let found = verdict(&snapshot, &fixture::failover(), unfollowed, asked, at(now));
+            let signs =
+                Signs { missed: Some(at(0)), unfollowed: unfollowed.map(at), asked: asked.map(at) };
+            let found = verdict(&snapshot, &fixture::failover(), &signs, at(now));
             let expected = match letter {
                 "N" => Verdict::Nothing,
                 "S" => Verdict::Suspect(at(due)),

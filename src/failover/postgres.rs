@@ -62,10 +62,13 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
   AND application_name <> 'tiffin monitor'
   AND (state <> 'idle' OR xact_start IS NOT NULL)";
 
+/// Of superusers only if this is one: `pg_signal_backend` does not reach them, and trying fails the
+/// whole statement.
 const TERMINATE_SQL: &str = "\
-SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
-  AND application_name <> 'tiffin monitor'";
+SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+  AND a.application_name <> 'tiffin monitor'
+  AND (NOT r.rolsuper OR current_setting('is_superuser')::bool)";
 
 /// A cluster's servers.
 #[derive(Debug, Clone)]
