@@ -20,6 +20,7 @@ mod messages;
 mod mysql_login;
 mod mysql_reads;
 mod mysql_servers;
+mod mysql_sessions;
 mod operations;
 mod pins;
 mod pooling;

@@ -55,7 +55,7 @@ pub struct Opening<'a, C: ServerConnection> {
     pub user: &'a str,
     pub database: &'a str,
     /// As in the pool's key.
-    pub flags: u32,
+    pub flags: u64,
     pub secret: &'a C::Secret,
     pub timeout: Duration,
     pub lifetime: Duration,

@@ -1,21 +1,30 @@
 //! A cluster as the conversations see it: shared by all workers, and one worker's part.
 
 use super::commits::{Commits, LocalCommits};
-use crate::backend::ServerConnection;
+use super::mysql::startup::Face;
 use crate::backend::postgres::connection::{Connection, Reported};
+use crate::backend::{ServerConnection, mysql};
 use crate::config;
 use crate::failover::Gate;
 use crate::monitor::catalog::PostgresCatalogs;
+use crate::monitor::mysql_catalog::MysqlCatalogs;
 use crate::pool::{LocalPools, Pools};
 use crate::session::Settings;
 use crate::topology::Topology;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Logins whose parameters are remembered, per worker.
+/// Logins that are remembered, with their parameters if the server tells any, per worker.
 const WELCOMES_MAX: usize = 1024;
+
+/// What is greeted with as long as no server has been seen: the oldest that is spoken of here.
+const VERSION_MYSQL: &str = "8.0.0";
+const VERSION_MARIADB: &str = "10.6.0-MariaDB";
+
+/// What clients that name no character set of their own are offered.
+const UTF8MB4_GENERAL_CI: u8 = 45;
 
 /// The part of a cluster that each kind of server has of its own.
 pub trait Engine: 'static {
@@ -34,6 +43,21 @@ impl Engine for Postgres {
     type Catalogs = PostgresCatalogs;
     type Memory = Welcomes;
 }
+
+/// Clusters of MySQL or MariaDB servers.
+pub struct Mysql;
+
+impl Engine for Mysql {
+    type Connection = mysql::connection::Connection;
+    type Catalogs = MysqlCatalogs;
+    type Memory = Logins;
+}
+
+/// Users that a server has let in, each with the schema that it found.
+pub type Logins = RefCell<HashSet<Login>>;
+
+/// A user, and the schema that it named.
+pub type Login = (Arc<str>, Option<Arc<str>>);
 
 /// What servers report to a session of this kind at its start.
 pub type Welcomes = RefCell<HashMap<WelcomeKey, Arc<Reported>>>;
@@ -127,5 +151,31 @@ impl LocalCluster {
     /// Servers were restarted or promoted: what they report may have changed.
     pub fn forget_welcomes(&self) {
         self.memory.borrow_mut().clear();
+    }
+}
+
+impl LocalCluster<Mysql> {
+    /// What the greeting says of the servers.
+    pub fn face(&self) -> Face {
+        let mariadb = self.handle.config.engine == config::Engine::Mariadb;
+        let snapshot = self.handle.topology.load();
+        let primary = snapshot.primary.map(|node| snapshot.node(node));
+        let version =
+            primary.into_iter().chain(&snapshot.nodes).find_map(|node| node.version.as_deref());
+        let unknown = if mariadb { VERSION_MARIADB } else { VERSION_MYSQL };
+        let version = version.unwrap_or(unknown).to_owned();
+        Face { version, mariadb, collation: UTF8MB4_GENERAL_CI }
+    }
+
+    pub fn knows_login(&self, login: &Login) -> bool {
+        self.memory.borrow().contains(login)
+    }
+
+    pub fn remember_login(&self, login: Login) {
+        let mut logins = self.memory.borrow_mut();
+        if logins.len() >= WELCOMES_MAX {
+            logins.clear();
+        }
+        logins.insert(login);
     }
 }

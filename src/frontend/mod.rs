@@ -2,9 +2,11 @@
 //!
 //! Open [`postgres::conversation`] for the stages of a request.
 
+pub mod choice;
 pub mod cluster;
 pub mod commits;
 mod farewell;
 pub mod mysql;
 pub mod postgres;
+pub mod stall;
 pub mod worker;

@@ -1,18 +1,21 @@
 //! What the conversations of one worker thread share. `!Send`: nothing in here is locked.
 
-use super::cluster::LocalCluster;
+use super::cluster::{LocalCluster, Mysql};
+use crate::backend::mysql::connection::{Kill, KillKey};
+use crate::backend::mysql::variables::Variables;
 use crate::backend::postgres::connection::{CancelKey, Reported};
 use crate::config::Limits;
 use crate::metrics::WorkerStats;
 use crate::protocol::buffer::Buffer;
 use crate::session::Settings;
 use crate::sql::Classifier;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
+use tokio::sync::oneshot;
 
 /// Read buffers start at this size. A short query and its reply fit twice over; a large result
 /// is read in pieces of it.
@@ -41,6 +44,7 @@ pub struct Worker {
     limits: RefCell<Rc<Limits>>,
     pub classifier: RefCell<Classifier>,
     pub clusters: RefCell<Vec<Rc<LocalCluster>>>,
+    pub mysql_clusters: RefCell<Vec<Rc<LocalCluster<Mysql>>>>,
     pub draining: Cell<bool>,
     /// What still runs is ended now.
     pub cutting: Cell<bool>,
@@ -49,7 +53,47 @@ pub struct Worker {
     buffers: RefCell<Vec<Buffer>>,
     settings: RefCell<HashSet<Arc<Settings>>>,
     reported: RefCell<HashSet<Arc<Reported>>>,
+    variables: RefCell<HashSet<Arc<Variables>>>,
+    killer: RefCell<Option<Killer>>,
     next_id: Cell<u64>,
+}
+
+/// What it takes to cancel the statement that a connection runs.
+#[derive(Debug, Clone)]
+pub enum Running {
+    Postgres(Arc<CancelKey>),
+    Mysql(Arc<KillKey>),
+}
+
+/// The bit that tells the proxy's connection ids from the servers' for clients of MySQL: a
+/// server would have to have served two thousand million clients to give such a one.
+pub const MYSQL_ID: u32 = 1 << 31;
+
+/// What came of a KILL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Killed {
+    Done,
+    NotThere,
+    NotOwner,
+}
+
+/// Passes KILLs to the workers.
+pub type Killer = Box<dyn Fn(KillRequest)>;
+
+/// A KILL, on its way to the worker that has the session.
+#[derive(Debug)]
+pub struct KillRequest {
+    pub process_id: i32,
+    pub user: Arc<str>,
+    pub what: Cancel,
+    pub done: oneshot::Sender<Killed>,
+}
+
+/// What somebody asks of another session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancel {
+    Statement,
+    Session,
 }
 
 /// How the outside reaches a conversation: to cancel its statement, to end it.
@@ -59,18 +103,37 @@ pub struct Entry {
     pub secret: Box<[u8]>,
     session: u32,
     /// The connection that runs the session's statement.
-    cancel: RefCell<Option<Arc<CancelKey>>>,
+    cancel: RefCell<Option<Running>>,
     /// Cancel requests under way to that connection: until they have arrived it stays with the
     /// session, or they would hit the next one's statement.
     pub cancelling: Cell<u32>,
     /// The session was cancelled while it waited for a connection.
     pub cancelled: Cell<bool>,
+    /// Whose session it is, where that decides who may kill it.
+    user: OnceCell<Arc<str>>,
+    /// The session is to end.
+    pub killed: Cell<bool>,
     pub waiting: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
+impl Running {
+    async fn cancel(&self) -> Result<(), String> {
+        match self {
+            Running::Postgres(key) => key.cancel().await.map_err(|error| error.to_string()),
+            Running::Mysql(key) => key.kill(Kill::Query).await.map_err(|error| error.to_string()),
+        }
+    }
+}
+
 impl Entry {
-    pub fn bind(&self, cancel: Option<Arc<CancelKey>>) {
+    /// The user has proved who it is.
+    pub fn belongs_to(&self, user: Arc<str>) {
+        // Asked once.
+        let _ = self.user.set(user);
+    }
+
+    pub fn bind(&self, cancel: Option<Running>) {
         *self.cancel.borrow_mut() = cancel;
     }
 
@@ -97,6 +160,7 @@ impl Worker {
             limits: RefCell::new(Rc::new(limits)),
             classifier: RefCell::new(classifier),
             clusters: RefCell::default(),
+            mysql_clusters: RefCell::default(),
             draining: Cell::new(false),
             cutting: Cell::new(false),
             entries: RefCell::default(),
@@ -104,6 +168,8 @@ impl Worker {
             buffers: RefCell::default(),
             settings: RefCell::default(),
             reported: RefCell::default(),
+            variables: RefCell::default(),
+            killer: RefCell::default(),
             next_id: Cell::new(1),
         }
     }
@@ -129,6 +195,20 @@ impl Worker {
             };
             Some((cluster.clone(), name.into()))
         })
+    }
+
+    /// The cluster for clients of MySQL and MariaDB: the one that lists the schema, else the one
+    /// that takes any, else, for a client that names none, the first.
+    pub fn mysql_cluster_of(&self, schema: Option<&str>) -> Option<Rc<LocalCluster<Mysql>>> {
+        let clusters = self.mysql_clusters.borrow();
+        let listed = |cluster: &&Rc<LocalCluster<Mysql>>| {
+            let databases = &cluster.handle.config.databases;
+            schema.is_some_and(|schema| databases.contains_key(schema))
+        };
+        let any = |cluster: &&Rc<LocalCluster<Mysql>>| cluster.handle.config.databases.is_empty();
+        let found = clusters.iter().find(listed).or_else(|| clusters.iter().find(any));
+        let first = clusters.first().filter(|_| schema.is_none());
+        found.or(first).cloned()
     }
 
     pub fn limits(&self) -> Rc<Limits> {
@@ -166,6 +246,10 @@ impl Worker {
         intern(&mut self.settings.borrow_mut(), settings)
     }
 
+    pub fn intern_variables(&self, variables: Arc<Variables>) -> Arc<Variables> {
+        intern(&mut self.variables.borrow_mut(), variables)
+    }
+
     pub fn intern_reported(&self, reported: Arc<Reported>) -> Arc<Reported> {
         intern(&mut self.reported.borrow_mut(), reported)
     }
@@ -187,6 +271,8 @@ impl Worker {
             cancel: RefCell::default(),
             cancelling: Cell::new(0),
             cancelled: Cell::new(false),
+            user: OnceCell::new(),
+            killed: Cell::new(false),
             waiting: Cell::new(false),
             waker: RefCell::default(),
         });
@@ -209,19 +295,38 @@ impl Worker {
         let Some(entry) = entry.filter(|entry| same(&entry.secret, secret)) else {
             return false;
         };
-        let running = entry.cancel.borrow().clone();
-        let Some(running) = running else {
-            entry.cancelled.set(entry.waiting.get());
-            entry.wake();
-            return true;
-        };
-        entry.cancelling.set(entry.cancelling.get() + 1);
-        if let Err(error) = running.cancel().await {
-            tracing::warn!(%error, "a cancel request did not reach its server");
-        }
-        entry.cancelling.set(entry.cancelling.get() - 1);
-        entry.wake();
+        entry.cancel(Cancel::Statement).await;
         true
+    }
+
+    /// Who may kill a session is decided by its user.
+    pub async fn killed(&self, request: KillRequest) {
+        let session = request.process_id.cast_unsigned() & ((1 << SESSION_BITS) - 1);
+        let entry = self.entries.borrow().get(&session).cloned();
+        let entry = entry.filter(|entry| entry.process_id == request.process_id);
+        let outcome = match entry.as_ref().and_then(|entry| entry.user.get().zip(Some(entry))) {
+            None => Killed::NotThere,
+            Some((user, _)) if *user != request.user => Killed::NotOwner,
+            Some((_, entry)) => {
+                entry.cancel(request.what).await;
+                Killed::Done
+            }
+        };
+        // Whoever asked may have left.
+        let _ = request.done.send(outcome);
+    }
+
+    /// Kills another session, of whichever worker.
+    pub async fn kill(&self, id: u64, user: &Arc<str>, what: Cancel) -> Killed {
+        let Ok(id) = u32::try_from(id) else { return Killed::NotThere };
+        let process_id = (id & !MYSQL_ID).cast_signed();
+        let (done, outcome) = oneshot::channel();
+        let request = KillRequest { process_id, user: user.clone(), what, done };
+        match &*self.killer.borrow() {
+            Some(killer) => killer(request),
+            None => return Killed::NotThere,
+        }
+        outcome.await.unwrap_or(Killed::NotThere)
     }
 
     /// Wakes every session so that it looks at `draining`.
@@ -229,6 +334,31 @@ impl Worker {
         for entry in self.entries.borrow().values() {
             entry.wake();
         }
+    }
+
+    /// How KILLs reach the workers.
+    pub fn set_killer(&self, killer: Killer) {
+        *self.killer.borrow_mut() = Some(killer);
+    }
+}
+
+impl Entry {
+    /// Cancels what the session runs, or its wait for a connection; or ends the session, which
+    /// then sees to its statement itself.
+    async fn cancel(&self, what: Cancel) {
+        let running = self.cancel.borrow().clone();
+        match (what, running) {
+            (Cancel::Session, _) => self.killed.set(true),
+            (Cancel::Statement, None) => self.cancelled.set(self.waiting.get()),
+            (Cancel::Statement, Some(running)) => {
+                self.cancelling.set(self.cancelling.get() + 1);
+                if let Err(error) = running.cancel().await {
+                    tracing::warn!("a cancel request did not reach its server: {error}");
+                }
+                self.cancelling.set(self.cancelling.get() - 1);
+            }
+        }
+        self.wake();
     }
 }
 

@@ -17,6 +17,7 @@ pub mod journal;
 mod judged;
 pub mod lags;
 mod mysql;
+pub mod mysql_catalog;
 pub mod mysql_connection;
 pub(crate) mod postgres;
 pub mod probe;

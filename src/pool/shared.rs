@@ -18,7 +18,7 @@ pub struct PoolKey {
     pub user: Arc<str>,
     pub database: Arc<str>,
     /// What else of a login tells connections apart, as the engine numbers it; 0 if nothing does.
-    pub flags: u32,
+    pub flags: u64,
 }
 
 /// Asks a worker for an idle connection of a pool.

@@ -1,14 +1,16 @@
 //! The parts of each cluster (monitor, gate, catalogs, pools), and how they follow a reload.
 
 use crate::admin::{ClusterView, sources};
-use crate::backend::postgres::connection::Connection;
 use crate::config::tls::{ServerTlsConnector, TlsError};
 use crate::config::{self, Config};
 use crate::failover::{Audit, Control, Gate};
-use crate::frontend::cluster::ClusterHandle;
+use crate::frontend::cluster::{ClusterHandle, Engine, Mysql, Postgres};
 use crate::frontend::commits::Commits;
+use crate::metrics::control::ClusterEvents;
 use crate::metrics::{ControlMetrics, PoolRegistry};
 use crate::monitor::catalog::{PostgresCatalogs, PostgresLoader};
+use crate::monitor::catalogs::{Cache, Loader};
+use crate::monitor::mysql_catalog::{MysqlCatalogs, MysqlLoader};
 use crate::monitor::{Memory, Monitor, MonitorHandle, Past, Stopped, first_snapshot};
 use crate::pool::{Lend, Pools};
 use crate::topology::{Evidence, Orders, Topology};
@@ -18,44 +20,136 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// One cluster that is watched and served.
-pub struct Running {
-    pub handle: Arc<ClusterHandle>,
+pub struct Running<E: Engine = Postgres> {
+    pub handle: Arc<ClusterHandle<E>>,
     pub tls: Arc<ServerTlsConnector>,
 }
 
-struct Watched {
-    running: Arc<Running>,
+struct Watched<E: Engine> {
+    running: Arc<Running<E>>,
     monitor: MonitorHandle,
     /// Tells the catalogs of a new primary.
     follower: JoinHandle<()>,
     /// Counts failovers.
     counter: JoinHandle<()>,
-    /// Changes the primary; ends by itself when the last handle is gone.
-    control: Control,
+    /// What it has done, and who changes the primary, where the engine's can be changed; that
+    /// ends by itself when the last handle is gone.
+    audit: Arc<Audit>,
+    control: Option<Control>,
+}
+
+/// Where each worker hears that another one is short of a connection.
+#[derive(Default)]
+pub struct Lenders {
+    pub postgres: Vec<mpsc::Sender<LendOf<Postgres>>>,
+    pub mysql: Vec<mpsc::Sender<LendOf<Mysql>>>,
+}
+
+/// A question for an idle connection of an engine's pool.
+pub type LendOf<E> = Lend<<E as Engine>::Connection>;
+
+/// The handles of all clusters.
+#[derive(Clone)]
+pub struct Handles {
+    pub postgres: Vec<Arc<ClusterHandle>>,
+    pub mysql: Vec<Arc<ClusterHandle<Mysql>>>,
 }
 
 /// All clusters.
 pub struct ClusterSet {
-    lenders: Vec<mpsc::Sender<Lend<Connection>>>,
+    tools: Tools,
+    postgres: Vec<Watched<Postgres>>,
+    mysql: Vec<Watched<Mysql>>,
+}
+
+/// What clusters are made with.
+struct Tools {
+    lenders: Lenders,
     pools: Arc<PoolRegistry>,
     control: Arc<ControlMetrics>,
-    watched: Vec<Watched>,
+}
+
+/// An engine whose clusters can be served: its own parts of one.
+trait Served: Engine + Sized {
+    /// Whether the proxy can change the primary.
+    const IS_CONTROLLED: bool;
+
+    fn lenders(lenders: &Lenders) -> Vec<mpsc::Sender<LendOf<Self>>>;
+
+    /// With the task that tells them of each change of the primary.
+    fn catalogs(
+        cluster: &Arc<config::Cluster>,
+        topology: &Arc<Topology>,
+        tls: &Arc<ServerTlsConnector>,
+        events: ClusterEvents,
+    ) -> (Arc<Self::Catalogs>, JoinHandle<()>);
+}
+
+impl Served for Postgres {
+    const IS_CONTROLLED: bool = true;
+
+    fn lenders(lenders: &Lenders) -> Vec<mpsc::Sender<LendOf<Postgres>>> {
+        lenders.postgres.clone()
+    }
+
+    fn catalogs(
+        cluster: &Arc<config::Cluster>,
+        topology: &Arc<Topology>,
+        tls: &Arc<ServerTlsConnector>,
+        events: ClusterEvents,
+    ) -> (Arc<PostgresCatalogs>, JoinHandle<()>) {
+        let loader = PostgresLoader::new(cluster.clone(), topology.clone(), tls.clone());
+        follow(loader, cluster, topology, events)
+    }
+}
+
+impl Served for Mysql {
+    const IS_CONTROLLED: bool = false;
+
+    fn lenders(lenders: &Lenders) -> Vec<mpsc::Sender<LendOf<Mysql>>> {
+        lenders.mysql.clone()
+    }
+
+    fn catalogs(
+        cluster: &Arc<config::Cluster>,
+        topology: &Arc<Topology>,
+        _: &Arc<ServerTlsConnector>,
+        events: ClusterEvents,
+    ) -> (Arc<MysqlCatalogs>, JoinHandle<()>) {
+        follow(MysqlLoader::new(cluster.clone(), topology.clone()), cluster, topology, events)
+    }
+}
+
+fn follow<L: Loader>(
+    loader: L,
+    cluster: &config::Cluster,
+    topology: &Arc<Topology>,
+    events: ClusterEvents,
+) -> (Arc<Cache<L>>, JoinHandle<()>) {
+    let catalogs = Cache::new(loader, cluster.monitor.catalog_interval, Handle::current());
+    let catalogs = Arc::new(catalogs.counted(events));
+    let (follower, topology) = (catalogs.clone(), topology.clone());
+    (catalogs, tokio::spawn(async move { follower.follow(&topology).await }))
 }
 
 /// A new configuration whose files could be read.
 pub struct Prepared {
-    clusters: Vec<(Arc<config::Cluster>, Arc<ServerTlsConnector>)>,
+    clusters: Vec<Opened>,
 }
+
+/// A cluster with its TLS files read.
+type Opened = (Arc<config::Cluster>, Arc<ServerTlsConnector>);
 
 type Failed = (Arc<str>, TlsError);
 
 impl ClusterSet {
     pub fn new(
-        lenders: Vec<mpsc::Sender<Lend<Connection>>>,
+        lenders: Lenders,
         pools: Arc<PoolRegistry>,
         control: Arc<ControlMetrics>,
     ) -> ClusterSet {
-        ClusterSet { lenders, pools, control, watched: Vec::new() }
+        let tools = Tools { lenders, pools, control };
+        ClusterSet { tools, postgres: Vec::new(), mysql: Vec::new() }
     }
 
     /// Reads what the configuration names; changes nothing.
@@ -78,68 +172,99 @@ impl ClusterSet {
     /// Replaces the clusters. What a new configuration does not concern goes on: connections, the
     /// monitor and what it has seen, catalogs, the epoch.
     pub async fn commit(&mut self, prepared: Prepared) {
-        let mut old = std::mem::take(&mut self.watched);
-        for (index, (cluster, tls)) in prepared.clusters.into_iter().enumerate() {
+        let numbered = prepared.clusters.into_iter().enumerate();
+        let (mysql, postgres): (Vec<_>, Vec<_>) =
+            numbered.partition(|(_, (cluster, _))| cluster.engine.speaks_mysql());
+        self.tools.replace(&mut self.postgres, postgres).await;
+        self.tools.replace(&mut self.mysql, mysql).await;
+    }
+
+    pub fn handles(&self) -> Handles {
+        Handles { postgres: handles(&self.postgres), mysql: handles(&self.mysql) }
+    }
+
+    /// Those of PostgreSQL.
+    pub fn running(&self) -> Vec<Arc<Running>> {
+        self.postgres.iter().map(|watched| watched.running.clone()).collect()
+    }
+
+    /// In the order of the configuration.
+    pub fn views(&self) -> Vec<ClusterView> {
+        let mut views: Vec<_> = self.postgres.iter().map(Watched::view).collect();
+        views.extend(self.mysql.iter().map(Watched::view));
+        views.sort_by_key(|(index, _)| *index);
+        views.into_iter().map(|(_, view)| view).collect()
+    }
+
+    pub async fn stop(&mut self) {
+        stop_all(std::mem::take(&mut self.postgres)).await;
+        stop_all(std::mem::take(&mut self.mysql)).await;
+    }
+}
+
+impl Tools {
+    /// Replaces the clusters of one engine.
+    async fn replace<E: Served>(&self, watched: &mut Vec<Watched<E>>, next: Vec<(usize, Opened)>) {
+        let mut old = std::mem::take(watched);
+        for (index, (cluster, tls)) in next {
             let before = old
                 .iter()
                 .position(|watched| watched.running.handle.config.name == cluster.name)
                 .map(|at| old.swap_remove(at));
-            let watched = match before {
+            watched.push(match before {
                 Some(before) => self.go_on(before, index, cluster, tls).await,
                 None => self.start(index, cluster, tls, Memory::default(), Arc::default()),
-            };
-            self.watched.push(watched);
+            });
         }
-        for watched in old {
-            watched.stop().await;
-        }
+        stop_all(old).await;
     }
 
     /// A cluster of which nothing is known but what a monitor of the same name remembers.
-    fn start(
+    fn start<E: Served>(
         &self,
         index: usize,
         cluster: Arc<config::Cluster>,
         tls: Arc<ServerTlsConnector>,
         memory: Memory,
         audit: Arc<Audit>,
-    ) -> Watched {
+    ) -> Watched<E> {
         let (topology, evidence) = Topology::new(first_snapshot(&cluster));
         let past = Past { memory, ..Past::default() };
         let monitor = self.watch(&cluster, &topology, evidence, &tls, past);
-        let (catalogs, follower) = self.catalogs(&cluster, &topology, &tls);
         let events = self.control.cluster(&cluster.name);
+        let (catalogs, follower) = E::catalogs(&cluster, &topology, &tls, events.clone());
         let counter = tokio::spawn(crate::admin::failovers::count(topology.clone(), events));
         let handle = ClusterHandle {
             index,
             gate: gate(&cluster),
             catalogs,
-            pools: self.pools(&cluster, &topology, &tls),
-            commits: Commits::new(self.lenders.len()),
+            pools: self.pools::<E>(&cluster, &topology, &tls),
+            commits: Commits::new(self.lenders.postgres.len()),
             topology,
             config: cluster,
         };
         let handle = Arc::new(handle);
         let (config, topology) = (handle.config.clone(), handle.topology.clone());
-        let (control, _) = Control::spawn(config, topology, tls.clone(), audit);
+        let control = E::IS_CONTROLLED
+            .then(|| Control::spawn(config, topology, tls.clone(), audit.clone()).0);
         let running = Arc::new(Running { handle, tls });
-        Watched { running, monitor, follower, counter, control }
+        Watched { running, monitor, follower, counter, audit, control }
     }
 
     /// A cluster that was there before, under its new configuration.
-    async fn go_on(
+    async fn go_on<E: Served>(
         &self,
-        before: Watched,
+        before: Watched<E>,
         index: usize,
         cluster: Arc<config::Cluster>,
         tls: Arc<ServerTlsConnector>,
-    ) -> Watched {
+    ) -> Watched<E> {
         let known = before.running.clone();
         let (handle, changed) = (&known.handle, Changed::between(&known.handle.config, &cluster));
         if changed.nodes {
             // The memory is all that holds for other nodes.
             let orders = handle.topology.orders();
-            let audit = before.control.audit().clone();
+            let audit = before.audit.clone();
             let memory = before.stop().await.map(|stopped| stopped.past.memory);
             let watched = self.start(index, cluster, tls, memory.unwrap_or_default(), audit);
             watched.running.handle.topology.order(|now| *now = Orders::clone(&orders));
@@ -154,13 +279,14 @@ impl ClusterSet {
         }
         let tls = if changed.login { tls } else { known.tls.clone() };
         let topology = handle.topology.clone();
-        let Watched { monitor, follower, counter, control, .. } = before;
-        control.reconfigure(cluster.clone(), tls.clone());
+        let Watched { monitor, follower, counter, audit, control, .. } = before;
+        if let Some(control) = &control {
+            control.reconfigure(cluster.clone(), tls.clone());
+        }
         let monitor = if changed.login || changed.probes {
             let Some(Stopped { past, evidence }) = monitor.stop().await else {
                 follower.abort();
                 counter.abort();
-                let audit = control.audit().clone();
                 return self.start(index, cluster, tls, Memory::default(), audit);
             };
             self.watch(&cluster, &topology, evidence, &tls, past)
@@ -169,12 +295,13 @@ impl ClusterSet {
         };
         let (catalogs, follower) = if changed.login || changed.catalog {
             follower.abort();
-            self.catalogs(&cluster, &topology, &tls)
+            let events = self.control.cluster(&cluster.name);
+            E::catalogs(&cluster, &topology, &tls, events)
         } else {
             (handle.catalogs.clone(), follower)
         };
         let pools = if changed.login {
-            self.pools(&cluster, &topology, &tls)
+            self.pools::<E>(&cluster, &topology, &tls)
         } else {
             handle.pools.set_limits(&cluster.pool);
             handle.pools.clone()
@@ -190,7 +317,7 @@ impl ClusterSet {
             config: cluster,
         };
         let running = Arc::new(Running { handle: Arc::new(handle), tls });
-        Watched { running, monitor, follower, counter, control }
+        Watched { running, monitor, follower, counter, audit, control }
     }
 
     fn watch(
@@ -206,64 +333,44 @@ impl ClusterSet {
         Monitor::spawn_counted(cluster.clone(), topology, evidence, tls, past, probes.collect())
     }
 
-    /// With the task that tells them of each change of the primary.
-    fn catalogs(
+    fn pools<E: Served>(
         &self,
         cluster: &Arc<config::Cluster>,
         topology: &Arc<Topology>,
         tls: &Arc<ServerTlsConnector>,
-    ) -> (Arc<PostgresCatalogs>, JoinHandle<()>) {
-        let loader = PostgresLoader::new(cluster.clone(), topology.clone(), tls.clone());
-        let interval = cluster.monitor.catalog_interval;
-        let catalogs = PostgresCatalogs::new(loader, interval, Handle::current());
-        let catalogs = Arc::new(catalogs.counted(self.control.cluster(&cluster.name)));
-        let (follower, topology) = (catalogs.clone(), topology.clone());
-        (catalogs, tokio::spawn(async move { follower.follow(&topology).await }))
-    }
-
-    fn pools(
-        &self,
-        cluster: &Arc<config::Cluster>,
-        topology: &Arc<Topology>,
-        tls: &Arc<ServerTlsConnector>,
-    ) -> Arc<Pools<Connection>> {
-        let (registry, lenders) = (self.pools.clone(), self.lenders.clone());
+    ) -> Arc<Pools<E::Connection>> {
+        let (registry, lenders) = (self.pools.clone(), E::lenders(&self.lenders));
         let pools = Pools::new(cluster.clone(), topology.clone(), tls.clone(), registry, lenders);
         Arc::new(pools)
     }
+}
 
-    pub fn handles(&self) -> Vec<Arc<ClusterHandle>> {
-        self.watched.iter().map(|watched| watched.running.handle.clone()).collect()
-    }
+fn handles<E: Engine>(watched: &[Watched<E>]) -> Vec<Arc<ClusterHandle<E>>> {
+    watched.iter().map(|watched| watched.running.handle.clone()).collect()
+}
 
-    pub fn running(&self) -> Vec<Arc<Running>> {
-        self.watched.iter().map(|watched| watched.running.clone()).collect()
-    }
-
-    pub fn views(&self) -> Vec<ClusterView> {
-        let view = |watched: &Watched| {
-            let handle = &watched.running.handle;
-            ClusterView {
-                name: handle.config.name.clone(),
-                topology: handle.topology.clone(),
-                needs_primary: true,
-                failovers: sources::failovers(watched.monitor.journal(), &handle.topology),
-                actions: sources::actions(watched.control.audit()),
-                control: Some(watched.control.clone()),
-                lag_history: sources::lag_history(watched.monitor.lags(), &handle.topology),
-            }
-        };
-        self.watched.iter().map(view).collect()
-    }
-
-    pub async fn stop(&mut self) {
-        for watched in std::mem::take(&mut self.watched) {
-            watched.stop().await;
-        }
+async fn stop_all<E: Engine>(watched: Vec<Watched<E>>) {
+    for watched in watched {
+        watched.stop().await;
     }
 }
 
-impl Watched {
+impl<E: Engine> Watched<E> {
+    /// With its position in the configuration.
+    fn view(&self) -> (usize, ClusterView) {
+        let handle = &self.running.handle;
+        let view = ClusterView {
+            name: handle.config.name.clone(),
+            topology: handle.topology.clone(),
+            needs_primary: true,
+            failovers: sources::failovers(self.monitor.journal(), &handle.topology),
+            actions: sources::actions(&self.audit),
+            control: self.control.clone(),
+            lag_history: sources::lag_history(self.monitor.lags(), &handle.topology),
+        };
+        (handle.index, view)
+    }
+
     async fn stop(self) -> Option<Stopped> {
         self.follower.abort();
         self.counter.abort();

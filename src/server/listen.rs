@@ -2,7 +2,8 @@
 
 use super::StartError;
 use super::worker::{Message, WorkerHandle};
-use crate::config::ListenAddress;
+use crate::config::{Listen, ListenAddress};
+use crate::frontend::mysql::errors;
 use crate::frontend::postgres::startup::PeerAddress;
 use crate::protocol::postgres::error::Report;
 use socket2::{SockRef, TcpKeepalive};
@@ -27,7 +28,14 @@ pub enum Socket {
     Unix(std::os::unix::net::UnixStream),
 }
 
-pub type Arrived = (Socket, PeerAddress);
+/// What is spoken on a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Postgres,
+    Mysql,
+}
+
+pub type Arrived = (Socket, PeerAddress, Protocol);
 
 enum Listener {
     Tcp(TcpListener),
@@ -35,16 +43,18 @@ enum Listener {
     Unix(UnixListener, PathBuf),
 }
 
-/// All sockets that PostgreSQL clients come in by.
+/// All sockets that clients come in by.
 pub struct Listeners {
-    listeners: Vec<Listener>,
+    listeners: Vec<(Listener, Protocol)>,
     next: usize,
 }
 
 impl Listeners {
-    pub async fn bind(addresses: &[ListenAddress]) -> Result<Listeners, StartError> {
+    pub async fn bind(listen: &Listen) -> Result<Listeners, StartError> {
         let mut listeners = Vec::new();
-        for address in addresses {
+        let postgres = listen.postgres.iter().map(|address| (address, Protocol::Postgres));
+        let mysql = listen.mysql.iter().map(|address| (address, Protocol::Mysql));
+        for (address, protocol) in postgres.chain(mysql) {
             let (bound, words) = match address {
                 ListenAddress::Tcp(address) => {
                     (TcpListener::bind(address).await.map(Listener::Tcp), address.to_string())
@@ -55,7 +65,8 @@ impl Listeners {
                     (bind_unix(path), words)
                 }
             };
-            listeners.push(bound.map_err(|error| StartError::Listen { address: words, error })?);
+            let bound = bound.map_err(|error| StartError::Listen { address: words, error })?;
+            listeners.push((bound, protocol));
         }
         Ok(Listeners { listeners, next: 0 })
     }
@@ -66,17 +77,23 @@ impl Listeners {
             let accepted = poll_fn(|cx| {
                 for step in 0..self.listeners.len() {
                     let at = (self.next + step) % self.listeners.len();
-                    let ready = match &self.listeners[at] {
+                    let (listener, protocol) = &self.listeners[at];
+                    let protocol = *protocol;
+                    let ready = match listener {
                         Listener::Tcp(listener) => listener.poll_accept(cx).map(|accepted| {
                             accepted.and_then(|(stream, peer)| {
                                 stream.set_nodelay(true)?;
                                 keep_alive(&stream)?;
-                                Ok((Socket::Tcp(stream.into_std()?), PeerAddress::Tcp(peer)))
+                                Ok((
+                                    Socket::Tcp(stream.into_std()?),
+                                    PeerAddress::Tcp(peer),
+                                    protocol,
+                                ))
                             })
                         }),
                         Listener::Unix(listener, _) => listener.poll_accept(cx).map(|accepted| {
                             let (stream, _) = accepted?;
-                            Ok((Socket::Unix(stream.into_std()?), PeerAddress::Unix))
+                            Ok((Socket::Unix(stream.into_std()?), PeerAddress::Unix, protocol))
                         }),
                     };
                     if let Poll::Ready(accepted) = ready {
@@ -102,7 +119,7 @@ impl Listeners {
 
     /// No more clients.
     pub fn close(&mut self) {
-        for listener in self.listeners.drain(..) {
+        for (listener, _) in self.listeners.drain(..) {
             if let Listener::Unix(_, path) = listener {
                 let _ = fs::remove_file(path);
             }
@@ -118,7 +135,7 @@ impl Drop for Listeners {
 
 impl fmt::Display for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, listener) in self.listeners.iter().enumerate() {
+        for (index, (listener, _)) in self.listeners.iter().enumerate() {
             if index > 0 {
                 f.write_str(", ")?;
             }
@@ -135,21 +152,33 @@ impl fmt::Display for Listeners {
 }
 
 /// Hands a client to the least loaded worker, or tells it that there are too many.
-pub async fn place((socket, peer): Arrived, workers: &[WorkerHandle], clients_max: usize) {
+pub async fn place(
+    (socket, peer, protocol): Arrived,
+    workers: &[WorkerHandle],
+    clients_max: usize,
+) {
     let clients: usize = workers.iter().map(WorkerHandle::clients).sum();
     let least = workers.iter().min_by_key(|worker| worker.clients());
     let Some(worker) = least.filter(|_| clients < clients_max) else {
         tracing::warn!(%peer, clients_max, "a client was refused: limits.clients_max is reached");
-        refuse(socket);
+        refuse(socket, protocol);
         return;
     };
-    worker.send(Message::Client(socket, peer)).await;
+    worker.send(Message::Client(socket, peer, protocol)).await;
 }
 
 /// Before start-up there is no protocol to speak of; every client reads this one message.
-fn refuse(socket: Socket) {
+fn refuse(socket: Socket, protocol: Protocol) {
     let mut out = Vec::new();
-    Report::fatal("53300", "sorry, too many clients already").put(&mut out);
+    match protocol {
+        Protocol::Postgres => {
+            Report::fatal("53300", "sorry, too many clients already").put(&mut out);
+        }
+        Protocol::Mysql => {
+            let code = errors::TOO_MANY_CONNECTIONS;
+            errors::put(&mut out, &mut 0, code, "Too many connections");
+        }
+    }
     // A fresh socket's buffer takes it at once, or the client does not care.
     let _ = match socket {
         Socket::Tcp(mut tcp) => tcp.write(&out),

@@ -16,7 +16,8 @@ pub mod worker;
 
 use crate::admin::{AdminState, http};
 use crate::config::tls::TlsError;
-use crate::config::{Cluster, Config, Problems};
+use crate::config::{Config, Problems};
+use crate::frontend::mysql::auth_context::AuthContext as MysqlAuthContext;
 use crate::frontend::postgres::auth_context::{AuthContext, ContextError};
 use crate::metrics::{ControlMetrics, Layout, PoolRegistry, Process, StatsRegistry};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -30,7 +31,7 @@ use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use worker::{Message, WorkerHandle};
+use worker::{Auth, Message, WorkerHandle};
 
 /// How long the last replies may take after the drain, and the control thread to end.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -46,8 +47,6 @@ pub enum StartError {
     Auth(#[from] ContextError),
     #[error("cluster {cluster}: {error}")]
     ServerTls { cluster: Arc<str>, error: TlsError },
-    #[error("cluster {0}: its engine cannot be served yet, only checked")]
-    Engine(Arc<str>),
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
@@ -57,8 +56,6 @@ pub enum StartError {
 pub enum ReloadError {
     #[error("the file has mistakes:\n{0}")]
     Problems(#[from] Problems),
-    #[error("cluster {0}: its engine cannot be served yet, only checked")]
-    Engine(Arc<str>),
     #[error("{0} cannot change while the proxy runs; restart it")]
     NeedsRestart(&'static str),
     #[error(transparent)]
@@ -78,7 +75,7 @@ pub fn run(path: &Path, config: Config) -> Result<(), StartError> {
 struct Server {
     path: PathBuf,
     config: Config,
-    auth: Arc<AuthContext>,
+    auth: Auth,
     clusters: ClusterSet,
     workers: Vec<WorkerHandle>,
     listeners: listen::Listeners,
@@ -88,11 +85,8 @@ struct Server {
 
 impl Server {
     async fn start(path: &Path, config: Config) -> Result<Server, StartError> {
-        if let Some(name) = unserved(&config) {
-            return Err(StartError::Engine(name));
-        }
         // First what may fail for reasons outside.
-        let listeners = listen::Listeners::bind(&config.listen.postgres).await?;
+        let listeners = listen::Listeners::bind(&config.listen).await?;
         let http = match config.listen.http {
             Some(address) => Some(http::listen(address).await?),
             None => None,
@@ -107,7 +101,10 @@ impl Server {
             .await
             .map_err(|(cluster, error)| StartError::ServerTls { cluster, error })?;
         let lookup = lookup::secrets(&config, &clusters.running());
-        let auth = Arc::new(AuthContext::new(&config, lookup)?);
+        let auth = Auth {
+            postgres: Arc::new(AuthContext::new(&config, lookup)?),
+            mysql: Arc::new(MysqlAuthContext::new(&config, None).map_err(ContextError::Tls)?),
+        };
         let layout = layout(&config);
         let mut workers = Vec::new();
         for seat in seats {
@@ -181,11 +178,11 @@ impl Server {
 
     async fn try_reload(&mut self) -> Result<(), ReloadError> {
         let next = Config::load(&self.path)?;
-        if let Some(name) = unserved(&next) {
-            return Err(ReloadError::Engine(name));
-        }
         if next.listen.postgres != self.config.listen.postgres {
             return Err(ReloadError::NeedsRestart("listen.postgres"));
+        }
+        if next.listen.mysql != self.config.listen.mysql {
+            return Err(ReloadError::NeedsRestart("listen.mysql"));
         }
         if next.listen.http != self.config.listen.http {
             return Err(ReloadError::NeedsRestart("listen.http"));
@@ -199,11 +196,12 @@ impl Server {
             .prepare(&next)
             .map_err(|(cluster, error)| ReloadError::ServerTls { cluster, error })?;
         let lookup = lookup::secrets(&next, &self.clusters.running());
-        self.auth.reload(&next, lookup)?;
+        self.auth.postgres.reload(&next, lookup)?;
         self.clusters.commit(prepared).await;
         // Once more, with the clusters of now.
         let lookup = lookup::secrets(&next, &self.clusters.running());
-        self.auth.reload(&next, lookup)?;
+        self.auth.postgres.reload(&next, lookup)?;
+        self.auth.mysql.reload(&next, None).map_err(ContextError::Tls)?;
         self.admin.clusters.store(Arc::new(self.clusters.views()));
         self.admin.token.store(next.api_token.clone().map(Arc::new));
         let layout = Some(layout(&next)).filter(|next| *next != layout(&self.config));
@@ -281,12 +279,6 @@ async fn serve_http(
     if let Err(error) = http::serve(listener, state, until).await {
         tracing::error!(%error, "the HTTP pages have ended");
     }
-}
-
-/// A cluster whose clients nobody could talk to.
-fn unserved(config: &Config) -> Option<Arc<str>> {
-    let is_unserved = |cluster: &&Arc<Cluster>| cluster.engine.speaks_mysql();
-    config.clusters.iter().find(is_unserved).map(|cluster| cluster.name.clone())
 }
 
 fn layout(config: &Config) -> Arc<Layout> {

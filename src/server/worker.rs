@@ -1,19 +1,21 @@
 //! A worker thread: a runtime of its own, one task per client, and the housekeeping of its pools.
 
 use super::FAREWELL;
-use super::listen::Socket;
-use crate::backend::postgres::connection::Connection;
+use super::clusters::{Handles, LendOf, Lenders};
+use super::listen::{Protocol, Socket};
 use crate::backend::stream::Plain;
 use crate::config::{Config, Limits};
-use crate::frontend::cluster::{ClusterHandle, LocalCluster};
+use crate::frontend::cluster::{ClusterHandle, Engine, LocalCluster, Mysql, Postgres};
+use crate::frontend::mysql::auth_context::AuthContext as MysqlAuthContext;
+use crate::frontend::mysql::conversation::Conversation as MysqlConversation;
+use crate::frontend::mysql::startup::{Opening as MysqlOpening, accept as mysql_accept};
 use crate::frontend::postgres::auth_context::AuthContext;
 use crate::frontend::postgres::conversation::Conversation;
 use crate::frontend::postgres::replication;
 use crate::frontend::postgres::scratch::Scratch;
 use crate::frontend::postgres::startup::{Accepted, Opening, PeerAddress, StartupError, accept};
-use crate::frontend::worker::{Worker, worker_of};
+use crate::frontend::worker::{KillRequest, MYSQL_ID, Worker, worker_of};
 use crate::metrics::{AuthFailure, WorkerStats};
-use crate::pool::Lend;
 use crate::pool::local::Count;
 use crate::sql::{Classifier, ClassifierLimits};
 use crate::topology::NodeId;
@@ -40,20 +42,29 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 /// The deepest statement that is parsed takes between one and two megabytes.
 const STACK_BYTES: usize = 4 * 1024 * 1024;
 
+/// What clients are let in by.
+#[derive(Clone)]
+pub struct Auth {
+    pub postgres: Arc<AuthContext>,
+    pub mysql: Arc<MysqlAuthContext>,
+}
+
 /// What a worker is told.
 pub enum Message {
-    Client(Socket, PeerAddress),
+    Client(Socket, PeerAddress, Protocol),
     /// A cancel request for one of its sessions; answered when it has been passed on.
     Cancel {
         process_id: i32,
         key: Box<[u8]>,
         done: oneshot::Sender<bool>,
     },
+    /// A KILL of one of its sessions.
+    Kill(KillRequest),
     /// Who the other workers are.
     Peers(Vec<mpsc::Sender<Message>>),
     Reload {
         limits: Limits,
-        clusters: Vec<Arc<ClusterHandle>>,
+        clusters: Handles,
         /// `None`: the clusters and nodes are those of before.
         stats: Option<WorkerStats>,
     },
@@ -68,17 +79,20 @@ pub struct Seat {
     index: usize,
     messages: mpsc::Sender<Message>,
     inbox: mpsc::Receiver<Message>,
-    lends: mpsc::Receiver<Lend<Connection>>,
+    lends: mpsc::Receiver<LendOf<Postgres>>,
+    mysql_lends: mpsc::Receiver<LendOf<Mysql>>,
 }
 
 /// The ends of all workers' channels.
-pub fn seats(workers: usize) -> (Vec<Seat>, Vec<mpsc::Sender<Lend<Connection>>>) {
-    let (mut seats, mut lenders) = (Vec::new(), Vec::new());
+pub fn seats(workers: usize) -> (Vec<Seat>, Lenders) {
+    let (mut seats, mut lenders) = (Vec::new(), Lenders::default());
     for index in 0..workers {
         let (messages, inbox) = mpsc::channel(MESSAGES_MAX);
         let (lender, lends) = mpsc::channel(LENDS_MAX);
-        seats.push(Seat { index, messages, inbox, lends });
-        lenders.push(lender);
+        lenders.postgres.push(lender);
+        let (lender, mysql_lends) = mpsc::channel(LENDS_MAX);
+        lenders.mysql.push(lender);
+        seats.push(Seat { index, messages, inbox, lends, mysql_lends });
     }
     (seats, lenders)
 }
@@ -104,8 +118,8 @@ impl WorkerHandle {
         seat: Seat,
         stats: WorkerStats,
         config: &Config,
-        auth: Arc<AuthContext>,
-        clusters: Vec<Arc<ClusterHandle>>,
+        auth: Auth,
+        clusters: Handles,
     ) -> io::Result<WorkerHandle> {
         let clients = Arc::new(AtomicUsize::new(0));
         let (end, ended) = oneshot::channel();
@@ -157,7 +171,7 @@ impl WorkerHandle {
 struct Thread {
     worker: Rc<Worker>,
     scratch: Rc<Scratch>,
-    auth: Arc<AuthContext>,
+    auth: Auth,
     clients: Arc<AtomicUsize>,
     peers: RefCell<Vec<mpsc::Sender<Message>>>,
 }
@@ -167,11 +181,11 @@ impl Thread {
         seat: Seat,
         stats: WorkerStats,
         limits: Limits,
-        auth: Arc<AuthContext>,
-        clusters: Vec<Arc<ClusterHandle>>,
+        auth: Auth,
+        clusters: Handles,
         clients: Arc<AtomicUsize>,
     ) {
-        let Seat { index, mut inbox, mut lends, .. } = seat;
+        let Seat { index, mut inbox, mut lends, mut mysql_lends, .. } = seat;
         let classifier = Classifier::new(ClassifierLimits {
             cache_max: limits.classify_cache_max,
             parse_bytes_max: limits.parse_bytes_max,
@@ -190,6 +204,7 @@ impl Thread {
             tokio::select! {
                 Some(message) = inbox.recv() => this.receive(message),
                 Some(lend) = lends.recv() => this.lend(&lend),
+                Some(lend) = mysql_lends.recv() => this.lend_mysql(&lend),
                 _ = tidy.tick() => this.tidy(),
                 () = this.emptied(), if this.worker.draining.get() => {}
             }
@@ -198,15 +213,12 @@ impl Thread {
 
     fn receive(self: &Rc<Self>, message: Message) {
         match message {
-            Message::Client(socket, peer) => {
+            Message::Client(socket, peer, protocol) => {
                 let this = self.clone();
                 let stats = self.worker.stats();
                 stats.client_opened();
                 tokio::task::spawn_local(async move {
-                    // Boxed: a start-up needs much more memory than a session.
-                    if let Some(conversation) = Box::pin(this.admit(socket, peer)).await {
-                        conversation.run().await;
-                    }
+                    this.serve_client(socket, peer, protocol).await;
                     this.worker.stats().client_closed();
                     this.clients.fetch_sub(1, Ordering::Relaxed);
                 });
@@ -217,7 +229,19 @@ impl Thread {
                     let _ = done.send(worker.cancel(process_id, &key).await);
                 });
             }
-            Message::Peers(peers) => *self.peers.borrow_mut() = peers,
+            Message::Kill(request) => {
+                let worker = self.worker.clone();
+                tokio::task::spawn_local(async move { worker.killed(request).await });
+            }
+            Message::Peers(peers) => {
+                *self.peers.borrow_mut() = peers.clone();
+                self.worker.set_killer(Box::new(move |request| {
+                    if let Some(owner) = peers.get(worker_of(request.process_id)) {
+                        // A worker that has so much to do answers that there is no such session.
+                        let _ = owner.try_send(Message::Kill(request));
+                    }
+                }));
+            }
             Message::Reload { limits, clusters, stats } => {
                 self.worker.replace_limits(limits);
                 if let Some(stats) = stats {
@@ -237,51 +261,68 @@ impl Thread {
         }
     }
 
-    /// A cluster that is as it was stays; sessions of the others move over when they are free.
-    fn install(&self, clusters: Vec<Arc<ClusterHandle>>) {
+    fn install(&self, clusters: Handles) {
         let index = self.worker.index;
-        let old = self.worker.clusters.take();
-        let fresh = clusters.into_iter().map(|handle| {
-            let same_pools =
-                |known: &&Rc<LocalCluster>| Arc::ptr_eq(&known.handle.pools, &handle.pools);
-            match old.iter().find(same_pools) {
-                Some(known) if Arc::ptr_eq(&known.handle, &handle) => known.clone(),
-                Some(known) => Rc::new(known.successor(handle)),
-                None => {
-                    self.wake_at_each_epoch(&handle);
-                    Rc::new(LocalCluster::new(handle, index))
-                }
-            }
-        });
-        let fresh: Vec<_> = fresh.collect();
-        for cluster in old {
-            let stays = fresh.iter().any(|now| Rc::ptr_eq(now, &cluster));
-            cluster.retired.set(!stays);
-        }
-        self.worker.clusters.replace(fresh);
+        install(index, &self.worker.clusters, clusters.postgres);
+        install(index, &self.worker.mysql_clusters, clusters.mysql);
     }
 
-    /// Sessions that wait for an answer of a primary that is none any more look up.
-    fn wake_at_each_epoch(&self, cluster: &ClusterHandle) {
-        let (worker, mut moved) = (self.worker.clone(), cluster.topology.subscribe_to_epochs());
-        tokio::task::spawn_local(async move {
-            while moved.changed().await.is_ok() {
-                worker.wake_all();
-            }
-        });
-    }
-
-    /// A client from its first byte to its session.
-    async fn admit(&self, socket: Socket, peer: PeerAddress) -> Option<Conversation> {
+    async fn serve_client(&self, socket: Socket, peer: PeerAddress, protocol: Protocol) {
         let plain = match socket {
             Socket::Tcp(tcp) => TcpStream::from_std(tcp).map(Plain::Tcp),
             Socket::Unix(unix) => UnixStream::from_std(unix).map(Plain::Unix),
         };
-        let opening = match plain {
-            Ok(plain) => accept(plain, peer, &self.auth).await,
-            Err(error) => Err(StartupError::Connection(error)),
+        let plain = match plain {
+            Ok(plain) => plain,
+            Err(error) => {
+                tracing::info!(%peer, "a client was not let in: {error}");
+                return;
+            }
         };
+        // Boxed: a start-up needs much more memory than a session.
+        match protocol {
+            Protocol::Postgres => {
+                if let Some(conversation) = Box::pin(self.admit(plain, peer)).await {
+                    conversation.run().await;
+                }
+            }
+            Protocol::Mysql => {
+                if let Some(conversation) = Box::pin(self.admit_mysql(plain, peer)).await {
+                    conversation.run().await;
+                }
+            }
+        }
+    }
+
+    /// A client from its first byte to its session.
+    async fn admit_mysql(&self, plain: Plain, peer: PeerAddress) -> Option<MysqlConversation> {
+        let worker = &self.worker;
+        let cluster = worker.mysql_cluster_of(None)?;
+        let entry = worker.enter(random_secret()?);
+        let connection_id = entry.process_id.cast_unsigned() | MYSQL_ID;
+        let face = cluster.face();
+        let opening = mysql_accept(plain, peer, &self.auth.mysql, &face, connection_id).await;
         match opening {
+            Ok(MysqlOpening::Session(accepted)) => {
+                tracing::debug!(%peer, user = accepted.user, "a client came in");
+                MysqlConversation::begin(accepted, worker.clone(), entry).await
+            }
+            Ok(MysqlOpening::Closed) => {
+                worker.leave(&entry);
+                None
+            }
+            Err(error) => {
+                worker.leave(&entry);
+                worker.stats().auth_failed(error.failure());
+                tracing::info!(%peer, "a client was not let in: {error}");
+                None
+            }
+        }
+    }
+
+    /// A client from its first byte to its session.
+    async fn admit(&self, plain: Plain, peer: PeerAddress) -> Option<Conversation> {
+        match accept(plain, peer, &self.auth.postgres).await {
             Ok(Opening::Session(accepted)) => self.begin(accepted, peer).await,
             Ok(Opening::Cancel { process_id, key, mut connection }) => {
                 self.cancel(process_id, key).await;
@@ -341,15 +382,30 @@ impl Thread {
         self.worker.stats().auth_failed(why);
     }
 
-    fn lend(&self, lend: &Lend<Connection>) {
+    fn lend(&self, lend: &LendOf<Postgres>) {
         for cluster in self.worker.clusters.borrow().iter() {
             cluster.pools.lend(lend);
         }
     }
 
+    fn lend_mysql(&self, lend: &LendOf<Mysql>) {
+        for cluster in self.worker.mysql_clusters.borrow().iter() {
+            cluster.pools.lend(lend);
+        }
+    }
+
     fn tidy(&self) {
-        let now = Instant::now();
         for cluster in self.worker.clusters.borrow().iter() {
+            self.tidy_cluster(cluster);
+        }
+        for cluster in self.worker.mysql_clusters.borrow().iter() {
+            self.tidy_cluster(cluster);
+        }
+    }
+
+    fn tidy_cluster<E: Engine>(&self, cluster: &LocalCluster<E>) {
+        let now = Instant::now();
+        {
             cluster.pools.forget_unused();
             let snapshot = cluster.handle.topology.load_full();
             for (number, pool) in cluster.pools.each().into_iter().enumerate() {
@@ -381,4 +437,35 @@ impl Thread {
     async fn emptied(&self) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A cluster that is as it was stays; sessions of the others move over when they are free.
+fn install<E: Engine>(
+    worker: usize,
+    known: &RefCell<Vec<Rc<LocalCluster<E>>>>,
+    clusters: Vec<Arc<ClusterHandle<E>>>,
+) {
+    let old = known.take();
+    let fresh = clusters.into_iter().map(|handle| {
+        let same_pools =
+            |known: &&Rc<LocalCluster<E>>| Arc::ptr_eq(&known.handle.pools, &handle.pools);
+        match old.iter().find(same_pools) {
+            Some(known) if Arc::ptr_eq(&known.handle, &handle) => known.clone(),
+            Some(known) => Rc::new(known.successor(handle)),
+            None => Rc::new(LocalCluster::new(handle, worker)),
+        }
+    });
+    let fresh: Vec<_> = fresh.collect();
+    for cluster in old {
+        let stays = fresh.iter().any(|now| Rc::ptr_eq(now, &cluster));
+        cluster.retired.set(!stays);
+    }
+    known.replace(fresh);
+}
+
+/// Nobody cancels a session by it: MySQL's clients have no such key.
+fn random_secret() -> Option<Box<[u8]>> {
+    let mut secret = [0; 16];
+    aws_lc_rs::rand::fill(&mut secret).ok()?;
+    Some(secret.into())
 }

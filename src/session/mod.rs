@@ -6,6 +6,7 @@
 
 pub mod doubts;
 pub mod need;
+pub mod overrides;
 pub mod pins;
 pub mod positions;
 pub mod settings;
@@ -13,6 +14,7 @@ pub mod transaction;
 
 pub use doubts::Doubts;
 pub use need::{Class, Need, ReplicaNeed, Wish};
+pub use overrides::{NoChoice, Overrides};
 pub use pins::Pins;
 pub use positions::Positions;
 pub use settings::Settings;

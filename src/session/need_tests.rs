@@ -1,7 +1,8 @@
 use super::*;
 use crate::config::fixture::routing;
+use crate::session::Overrides;
 use crate::session::Settings;
-use crate::session::transaction::{Held, Overrides};
+use crate::session::transaction::Held;
 
 fn modes(read_only: Option<bool>, isolation: Option<Isolation>) -> TransactionModes {
     TransactionModes { read_only, isolation, deferrable: None }

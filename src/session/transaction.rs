@@ -9,10 +9,9 @@
 //! ```
 
 use super::doubts::{Learned, UNKNOWN_SETTINGS_MAX};
-use super::{Doubts, Pins, Positions, Settings};
-use crate::sql::{Consistency, Discard, HintTarget, Pin, SessionEffect, TransactionModes};
+use super::{Doubts, Overrides, Pins, Positions, Settings};
+use crate::sql::{Discard, Pin, SessionEffect, TransactionModes};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A custom setting that was reset is empty, and not unknown as before its first SET: SHOW works.
 /// On a connection that has never had it, this makes it so.
@@ -44,14 +43,6 @@ pub struct Held {
     /// The BEGIN, then any SET TRANSACTION, as the client wrote them.
     pub texts: Vec<Box<[u8]>>,
     pub modes: TransactionModes,
-}
-
-/// What a client chose with `SET tiffin.…`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overrides {
-    pub consistency: Option<Consistency>,
-    pub lag_max: Option<Duration>,
-    pub target: Option<HintTarget>,
 }
 
 #[derive(Debug, Default)]

@@ -130,7 +130,7 @@ impl ServerConnection for Connection {
             tls: opening.tls,
             user: opening.user,
             secret: opening.secret,
-            flags: Capabilities(opening.flags.into()),
+            flags: Capabilities(opening.flags) & Capabilities::OF_SESSION,
             timeout: opening.timeout,
         })
         .await?;

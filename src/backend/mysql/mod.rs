@@ -9,6 +9,7 @@ pub mod connect;
 pub mod connection;
 pub mod rsa;
 pub mod traces;
+pub mod variables;
 pub mod wire;
 
 pub use traces::Traces;

@@ -86,7 +86,7 @@ impl Proxy {
 
     /// As [`Proxy::start`], without waiting: for a cluster that is not there or not healthy.
     pub fn spawn<S: Member>(binary: &Path, cluster: &Group<S>, config: &Value) -> Result<Proxy> {
-        let port = listening_port(config).context("listen.postgres has no TCP address")?;
+        let port = listening_port(config).context("`listen` has no TCP address for clients")?;
         let http = config["listen"]["http"].as_str().and_then(|text| text.parse().ok());
         let config_path = cluster.folder().join(format!("tiffin-{port}.yaml"));
         write_config(&config_path, config)?;
@@ -178,8 +178,10 @@ impl Drop for Proxy {
     }
 }
 
+/// Of PostgreSQL's clients, or else MySQL's.
 fn listening_port(config: &Value) -> Option<u16> {
-    let addresses = config["listen"]["postgres"].as_array()?;
+    let listen = &config["listen"];
+    let addresses = listen["postgres"].as_array().or(listen["mysql"].as_array())?;
     addresses.iter().find_map(|text| Some(text.as_str()?.parse::<SocketAddr>().ok()?.port()))
 }
 

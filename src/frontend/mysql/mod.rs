@@ -1,9 +1,29 @@
 //! Conversations in MySQL's protocol, for MySQL and MariaDB.
 //!
-//! [`startup`] lets a client in; [`compress`] is its stream.
+//! [`startup`] lets a client in, [`compress`] is its stream; [`conversation`] is the list of stages that each command goes
+//! through, a file each. They have the names of those in [`super::postgres`].
 
+pub mod acquire;
+pub mod active;
 pub mod auth;
 pub mod auth_context;
+pub mod bring;
+pub mod classify;
 pub mod compress;
+pub mod conversation;
+pub mod errors;
+pub mod fault;
+pub mod followed;
+pub mod learn;
+pub mod local;
+pub mod plan;
+pub mod release;
+pub mod serve;
 pub mod startup;
 pub mod startup_refusal;
+pub mod statements;
+pub mod stream;
+pub mod welcome;
+
+type LocalPool = crate::pool::LocalPool<crate::backend::mysql::connection::Connection>;
+type Pooled = crate::pool::shared::Pooled<crate::backend::mysql::connection::Connection>;

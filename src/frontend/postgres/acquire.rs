@@ -9,13 +9,15 @@ use crate::backend::postgres::connect::{ConnectError, Fault as Whose};
 use crate::backend::postgres::connection::WantedDefaults;
 use crate::config::OnLag;
 use crate::failover::GateError;
+use crate::frontend::choice::{caught_up, choose_node, primary_moves};
+use crate::frontend::worker::Running;
 use crate::metrics::{GateOutcome, NodeIndex, RouteReason};
 use crate::pool::PoolKey;
 use crate::pool::local::{Count, PoolError, Take};
-use crate::route::{Choice, Policy, choose};
+use crate::route::Choice;
 use crate::session::{Class, Need, Wish};
 use crate::sql::Defaults;
-use crate::topology::{Epoch, Evidence, NodeId, Snapshot, Topology};
+use crate::topology::{Epoch, Evidence, NodeId, Snapshot};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -134,14 +136,7 @@ impl Conversation {
     }
 
     fn choose_in(&self, snapshot: &Snapshot, need: &Need, may_wait: bool) -> Choice {
-        let config = &self.cluster.handle.config;
-        let policy = Policy {
-            routing: &config.routing,
-            probe_interval: config.monitor.interval,
-            busy: &self.cluster.busy(),
-            draw: self.worker.next_id(),
-        };
-        choose(need, snapshot, &policy, may_wait)
+        choose_node(&self.cluster, &self.worker, snapshot, need, may_wait)
     }
 
     /// A connection of an older epoch must not be used as the primary's.
@@ -371,7 +366,7 @@ impl Conversation {
             self.worker.stats().stale_read_avoided(handle.index);
         }
         self.cluster.count_busy(usize::from(node.0), true);
-        self.entry.bind(Some(pooled.connection.cancel.clone()));
+        self.entry.bind(Some(Running::Postgres(pooled.connection.cancel.clone())));
         let server = Server {
             pooled,
             node,
@@ -412,31 +407,6 @@ fn trouble(error: &PoolError<ConnectError>, on_primary: bool) -> Trouble {
             }
             (Whose::Config | Whose::Client, _) => refused(connect.sqlstate()),
         },
-    }
-}
-
-/// Resolves when the primary is another one than that of `epoch`; never for a replica.
-async fn primary_moves(topology: &Topology, epoch: Option<Epoch>) {
-    let mut changed = topology.subscribe();
-    loop {
-        let moved = epoch.is_some_and(|epoch| {
-            let now = topology.load();
-            now.epoch != epoch || now.open_primary().is_none()
-        });
-        if moved {
-            return;
-        }
-        if epoch.is_none() || changed.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-fn caught_up(reason: RouteReason, waited_for: Option<RouteReason>) -> RouteReason {
-    use crate::metrics::Target;
-    match (waited_for, reason.target()) {
-        (Some(_), Target::Replica) => RouteReason::CaughtUp,
-        _ => reason,
     }
 }
 

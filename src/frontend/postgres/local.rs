@@ -12,9 +12,10 @@ use crate::protocol::postgres::reply::{
     put_text_columns, put_text_result,
 };
 use crate::protocol::postgres::request::{self, Request};
+use crate::session::NoChoice;
 use crate::session::Transaction;
 use crate::session::transaction::Held;
-use crate::sql::{Consistency, SessionEffect, Statement, hint};
+use crate::sql::{SessionEffect, Statement};
 use std::sync::Arc;
 
 /// A result of the proxy's own.
@@ -151,70 +152,22 @@ impl Conversation {
         key: &str,
         value: Option<&str>,
     ) -> Result<&'static str, Refused> {
-        let overrides = &mut self.session.overrides;
-        let word = value.map(|value| value.trim_matches('\''));
-        let invalid = |allowed: &str| {
-            let message = format!(
-                "invalid value for parameter \"tiffin.{key}\": \"{}\"",
-                word.unwrap_or_default()
-            );
-            Refused { hint: None, ..Refused::new("22023", format!("{message} ({allowed})")) }
-        };
-        match key {
-            "consistency" => {
-                overrides.consistency = match word {
-                    None | Some("default") => None,
-                    Some(word) => Some(
-                        Consistency::parse(word)
-                            .ok_or_else(|| invalid("eventual, bounded, session, strong"))?,
-                    ),
-                };
+        self.session.overrides.set(key, value).map_err(|error| match error {
+            NoChoice::UnknownKey => unknown_setting(key),
+            NoChoice::Allowed(allowed) => {
+                let word = value.unwrap_or_default().trim_matches('\'');
+                let name = format!("invalid value for parameter \"tiffin.{key}\": \"{word}\"");
+                Refused::new("22023", format!("{name} ({allowed})"))
             }
-            "max_lag" => {
-                overrides.lag_max = match word {
-                    None | Some("default") => None,
-                    Some(word) => Some(
-                        hint::duration(word)
-                            .ok_or_else(|| invalid("a time such as 500ms or 5s"))?,
-                    ),
-                };
-            }
-            "target" | "node" => {
-                overrides.target = match word {
-                    None | Some("default" | "") => None,
-                    Some(word) => Some(hint::target(word)),
-                };
-            }
-            _ => {
-                let message = format!("unrecognized configuration parameter \"tiffin.{key}\"");
-                return Err(Refused::new("42704", message));
-            }
-        }
+        })?;
         Ok(if value.is_some() { "SET" } else { "RESET" })
     }
 
     fn show_tiffin(&self, key: &str) -> Answer {
-        let routing = &self.cluster.handle.config.routing;
-        let overrides = &self.session.overrides;
-        let value = match key {
-            "consistency" => {
-                overrides.consistency.unwrap_or(routing.consistency).as_str().to_owned()
-            }
-            "max_lag" => {
-                format!("{}ms", overrides.lag_max.unwrap_or(routing.lag_max).as_millis())
-            }
-            "target" | "node" => match &overrides.target {
-                None => "default".to_owned(),
-                Some(crate::sql::HintTarget::Primary) => "primary".to_owned(),
-                Some(crate::sql::HintTarget::Replica) => "replica".to_owned(),
-                Some(crate::sql::HintTarget::Node(name)) => name.to_string(),
-            },
-            _ => {
-                let message = format!("unrecognized configuration parameter \"tiffin.{key}\"");
-                return Answer::Refused(Refused::new("42704", message));
-            }
-        };
-        Answer::Row { column: format!("tiffin.{key}"), value }
+        match self.session.overrides.show(key, &self.cluster.handle.config.routing) {
+            Some(value) => Answer::Row { column: format!("tiffin.{key}"), value },
+            None => Answer::Refused(unknown_setting(key)),
+        }
     }
 
     /// The replies to a batch whose only statement has this answer.
@@ -256,6 +209,10 @@ impl Conversation {
     fn put_status(&self, out: &mut Vec<u8>) {
         put_ready(out, self.status());
     }
+}
+
+fn unknown_setting(key: &str) -> Refused {
+    Refused::new("42704", format!("unrecognized configuration parameter \"tiffin.{key}\""))
 }
 
 /// Whether a Bind makes the unnamed portal.

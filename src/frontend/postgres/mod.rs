@@ -23,7 +23,6 @@ pub mod scratch;
 pub mod send;
 pub mod serve;
 pub mod shapes;
-pub mod stall;
 pub mod startup;
 #[cfg(test)]
 mod startup_raw_tests;

@@ -4,11 +4,11 @@
 use super::conversation::{Conversation, Identity};
 use super::fault::{Fault, Refused};
 use super::scratch::Scratch;
-use super::stall::Stall;
 use super::startup::{Accepted, PeerAddress};
 use super::statements::Statements;
 use crate::backend::postgres::connection::Reported;
 use crate::frontend::cluster::{LocalCluster, WelcomeKey};
+use crate::frontend::stall::Stall;
 use crate::frontend::worker::Worker;
 use crate::metrics::PinGuard;
 use crate::protocol::buffer::Buffer;

@@ -1,0 +1,458 @@
+//! Clients of MySQL and MariaDB through the proxy: where statements go, and what of a session
+//! follows it from server to server.
+
+use crate::support::PATIENCE;
+use crate::support::mysql::{Engine, Fixture, cluster, errno, on_mysql_and_mariadb};
+use futures_util::{FutureExt, StreamExt};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, Row, Value};
+use serde_json::json;
+use std::future::Future;
+use std::time::{Duration, Instant};
+use tiffin::cli::sandbox::servers::wait_until;
+
+on_mysql_and_mariadb! {
+    statements_go_where_they_belong,
+    prepared_statements_are_the_clients,
+    what_a_session_sets_follows_it,
+    sessions_leave_nothing_to_each_other,
+    transactions_stay_where_they_began,
+    a_session_reads_its_own_writes,
+    large_packets_and_files_pass,
+    several_results_pass,
+    sessions_are_killed_by_the_proxys_ids,
+    limits_have_errors,
+}
+
+/// Where a read runs.
+const PORT: &str = "SELECT @@port FROM t LIMIT 1";
+
+fn table(fixture: &Fixture) {
+    let primary = fixture.cluster.primary();
+    primary.execute("CREATE TABLE app.t (n int PRIMARY KEY, v varchar(100))").unwrap();
+    primary.execute("INSERT INTO app.t VALUES (1, 'one'), (2, 'two')").unwrap();
+    fixture.cluster.wait_caught_up(primary).unwrap();
+    // The catalog knows the table, so reads of it are reads.
+    let session = fixture.session();
+    wait_until(PATIENCE, || fixture.ran_on(&session, PORT) != primary.name).unwrap();
+}
+
+/// Runs a conversation by the driver itself.
+fn talk<T, F: Future<Output = T>>(fixture: &Fixture, talk: impl FnOnce(Conn) -> F) -> T {
+    talk_with(fixture.opts().into(), talk)
+}
+
+fn talk_with<T, F: Future<Output = T>>(opts: Opts, talk: impl FnOnce(Conn) -> F) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let everything = async { talk(Conn::new(opts).await.expect("a login")).await };
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, everything).await.expect("in time") })
+}
+
+fn statements_go_where_they_belong(engine: Engine) {
+    let fixture = Fixture::start(engine);
+    table(&fixture);
+    let session = fixture.session();
+    let primary = fixture.cluster.primary().name.clone();
+    let on = |sql: &str| fixture.ran_on(&session, sql);
+    let mut replicas = vec![];
+    wait_until(PATIENCE, || {
+        let name = on(PORT);
+        if name != primary && !replicas.contains(&name) {
+            replicas.push(name);
+        }
+        replicas.len() == 2
+    })
+    .expect("both replicas share the reads");
+    for sql in [
+        "SELECT @@port FROM t LIMIT 1 FOR UPDATE",
+        "/* tiffin: primary */ SELECT @@port FROM t LIMIT 1",
+        "SELECT @@port FROM t LIMIT 1 LOCK IN SHARE MODE",
+    ] {
+        assert_eq!(on(sql), primary, "{sql}");
+    }
+    session.execute("SET @tiffin_consistency = 'strong'").unwrap();
+    assert_eq!(session.value("SELECT @tiffin_consistency").unwrap(), "strong");
+    assert_eq!(on(PORT), primary);
+    session.execute("SET @tiffin_consistency = DEFAULT").ok();
+    let error = session.execute("SET @tiffin_consistency = 'sometimes'").unwrap_err();
+    assert_eq!(errno(&error), Some(1231), "{error:#}");
+    let error = session.execute("SELECT no_such_column FROM t").unwrap_err();
+    assert_eq!(errno(&error), Some(1054), "{error:#}");
+    assert_eq!(session.value("SELECT count(*) FROM t").unwrap(), "2");
+}
+
+fn prepared_statements_are_the_clients(engine: Engine) {
+    let fixture = Fixture::with(cluster(engine), |config| {
+        config["clusters"]["main"]["pool"] = json!({ "statements_max": 3 });
+    });
+    table(&fixture);
+    talk(&fixture, async |mut client| {
+        let port = client.prep("SELECT @@port FROM t WHERE n = ?").await.unwrap();
+        let mut ports = vec![];
+        let begun = Instant::now();
+        while ports.len() < 2 && begun.elapsed() < PATIENCE {
+            let found: Option<u16> = client.exec_first(&port, (1,)).await.unwrap();
+            let found = found.unwrap();
+            if !ports.contains(&found) {
+                ports.push(found);
+            }
+            // Another replica serves the session once it has been seen to be as far as the last
+            // answer: reads without a pause stay where they are.
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        assert_eq!(ports.len(), 2, "it runs on more servers than one");
+        let insert = client.prep("INSERT INTO t VALUES (?, ?)").await.unwrap();
+        for n in 10..20 {
+            client.exec_drop(&insert, (n, format!("value {n}"))).await.unwrap();
+        }
+        // More statements than a connection keeps, used in turn; types change.
+        let mut statements = vec![];
+        for n in 0..8 {
+            let sql = format!("SELECT ?, {n}, v FROM t WHERE n = 10 + {n}");
+            statements.push(client.prep(sql).await.unwrap());
+        }
+        for round in 0..3 {
+            for (n, statement) in statements.iter().enumerate() {
+                let value = if round == 1 { Value::from("text") } else { Value::from(round) };
+                let row: Row =
+                    client.exec_first(statement, (value.clone(),)).await.unwrap().unwrap();
+                assert_eq!(row.get::<String, _>(2).unwrap(), format!("value {}", 10 + n));
+                assert_eq!(row.get::<usize, _>(1), Some(n));
+            }
+        }
+        for statement in statements {
+            client.close(statement).await.unwrap();
+        }
+        let error = client.exec_drop("SELECT * FROM nowhere WHERE n = ?", (1,)).await.unwrap_err();
+        assert!(error.to_string().contains("nowhere"), "{error}");
+        let sum: Option<u32> = client.exec_first("SELECT count(*) FROM t", ()).await.unwrap();
+        assert_eq!(sum, Some(12));
+        client.disconnect().await.unwrap();
+    });
+}
+
+fn what_a_session_sets_follows_it(engine: Engine) {
+    let fixture = Fixture::start(engine);
+    table(&fixture);
+    let primary = fixture.cluster.primary();
+    primary.execute("CREATE DATABASE other").unwrap();
+    primary.execute("CREATE TABLE other.t (n int)").unwrap();
+    primary.execute("INSERT INTO other.t VALUES (7)").unwrap();
+    let grantee = primary
+        .value("SELECT CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'app'")
+        .unwrap();
+    primary.execute(&format!("GRANT ALL ON other.* TO {grantee}")).unwrap();
+    fixture.cluster.wait_caught_up(primary).unwrap();
+    let session = fixture.session();
+    session
+        .execute("SET time_zone = '+03:00', sql_mode = 'ANSI_QUOTES,NO_ENGINE_SUBSTITUTION'")
+        .unwrap();
+    session.execute("SET NAMES utf8mb4").unwrap();
+    session.execute("SET SESSION group_concat_max_len = 77").unwrap();
+    let wanted = "+03:00/ANSI_QUOTES,NO_ENGINE_SUBSTITUTION/77";
+    let sql =
+        "SELECT CONCAT_WS('/', @@time_zone, @@sql_mode, @@group_concat_max_len) FROM t LIMIT 1";
+    let mut ports = vec![];
+    wait_until(PATIENCE, || {
+        assert_eq!(session.value(sql).unwrap(), wanted);
+        ports.push(fixture.ran_on(&session, PORT));
+        ports.sort();
+        ports.dedup();
+        ports.len() == 3 || ports.len() == 2 && !ports.contains(&primary.name)
+    })
+    .unwrap();
+    session.execute("USE other").unwrap();
+    for _ in 0..6 {
+        assert_eq!(session.value("SELECT n FROM t").unwrap(), "7");
+        assert_eq!(session.value("SELECT database() FROM t").unwrap(), "other");
+    }
+    assert_eq!(errno(&session.execute("USE nowhere").unwrap_err()), Some(1044));
+    assert_eq!(session.value("SELECT n FROM t").unwrap(), "7");
+    session.execute("SET time_zone = DEFAULT").unwrap();
+    for _ in 0..6 {
+        assert_eq!(session.value("SELECT @@time_zone FROM t").unwrap(), "+00:00");
+    }
+    assert_eq!(errno(&session.execute("SET time_zone = 'nowhere'").unwrap_err()), Some(1298));
+}
+
+fn sessions_leave_nothing_to_each_other(engine: Engine) {
+    let fixture = Fixture::with(cluster(engine), |config| {
+        config["clusters"]["main"]["pool"] = json!({ "size_max": 1 });
+        config["workers"] = json!(2);
+    });
+    table(&fixture);
+    let (one, two) = (fixture.session(), fixture.session());
+    one.execute("SET time_zone = '+05:00'").unwrap();
+    one.execute("INSERT INTO t VALUES (50, 'x') ON DUPLICATE KEY UPDATE v = 'y'").unwrap();
+    assert_eq!(
+        two.value("/* tiffin: primary */ SELECT @@time_zone FROM t LIMIT 1").unwrap(),
+        "+00:00"
+    );
+    assert_eq!(
+        one.value("/* tiffin: primary */ SELECT @@time_zone FROM t LIMIT 1").unwrap(),
+        "+05:00"
+    );
+    let primary = fixture.cluster.primary();
+    primary.execute("CREATE TABLE app.auto (n int PRIMARY KEY AUTO_INCREMENT, v int)").unwrap();
+    fixture.cluster.wait_caught_up(primary).unwrap();
+    one.execute("INSERT INTO auto (v) VALUES (1)").unwrap();
+    two.execute("INSERT INTO auto (v) VALUES (2)").unwrap();
+    one.execute("SELECT 1 FROM t FOR UPDATE").unwrap();
+    assert_eq!(one.value("SELECT LAST_INSERT_ID()").unwrap(), "1");
+    assert_eq!(two.value("SELECT LAST_INSERT_ID()").unwrap(), "2");
+    // What is the session's own binds it to its connection, and goes with it.
+    one.execute("SET @mine = 'yes'").unwrap();
+    assert_eq!(one.value("SELECT @mine").unwrap(), "yes");
+    drop(one);
+    assert_eq!(two.value("SELECT @mine IS NULL").unwrap(), "1");
+    two.execute("CREATE TEMPORARY TABLE temporary (n int)").unwrap();
+    two.execute("INSERT INTO temporary VALUES (1)").unwrap();
+    assert_eq!(two.value("SELECT n FROM temporary").unwrap(), "1");
+    drop(two);
+    let three = fixture.session();
+    assert_eq!(errno(&three.execute("SELECT n FROM temporary").unwrap_err()), Some(1146));
+    three.execute("DO GET_LOCK('mine', 0)").unwrap();
+    drop(three);
+    let four = fixture.session();
+    assert_eq!(four.value("SELECT IS_FREE_LOCK('mine')").unwrap(), "1");
+}
+
+fn transactions_stay_where_they_began(engine: Engine) {
+    let fixture = Fixture::start(engine);
+    table(&fixture);
+    let session = fixture.session();
+    let primary = fixture.cluster.primary().name.clone();
+    let on = |sql: &str| fixture.ran_on(&session, sql);
+    session.execute("BEGIN").unwrap();
+    assert_eq!(on(PORT), primary);
+    session.execute("INSERT INTO t VALUES (100, 'x')").unwrap();
+    session.execute("ROLLBACK").unwrap();
+    assert_eq!(session.value("SELECT count(*) FROM t WHERE n = 100").unwrap(), "0");
+    wait_until(PATIENCE, || on(PORT) != primary).unwrap();
+    session.execute("START TRANSACTION READ ONLY").unwrap();
+    let replica = on(PORT);
+    assert_ne!(replica, primary);
+    for _ in 0..5 {
+        assert_eq!(on(PORT), replica);
+    }
+    // MariaDB looks first whether the server is read-only, MySQL whether the transaction is.
+    let refused = errno(&session.execute("DELETE FROM t").unwrap_err());
+    assert!(matches!(refused, Some(1792 | 1290)), "{refused:?}");
+    session.execute("COMMIT").unwrap();
+    session.execute("SET autocommit = 0").unwrap();
+    assert_eq!(on(PORT), primary, "without autocommit a read opens a transaction");
+    session.execute("INSERT INTO t VALUES (101, 'x')").unwrap();
+    let other = fixture.session();
+    let seen = "/* tiffin: primary */ SELECT count(*) FROM t WHERE n = 101";
+    assert_eq!(other.value(seen).unwrap(), "0");
+    session.execute("SET autocommit = 1").unwrap();
+    assert_eq!(other.value(seen).unwrap(), "1");
+    session.execute("SET TRANSACTION READ ONLY").unwrap();
+    assert_eq!(errno(&session.execute("INSERT INTO t VALUES (102, 'x')").unwrap_err()), Some(1792));
+    session.execute("COMMIT").unwrap();
+    session.execute("INSERT INTO t VALUES (102, 'x')").unwrap();
+    session.execute("SET SESSION TRANSACTION READ ONLY").unwrap();
+    wait_until(PATIENCE, || on(PORT) != primary).unwrap();
+    session.execute("BEGIN").unwrap();
+    assert_ne!(on(PORT), primary);
+    session.execute("COMMIT").unwrap();
+}
+
+/// Every read after a write sees it, though the replicas are seconds behind or just behind.
+fn a_session_reads_its_own_writes(engine: Engine) {
+    let fixture = Fixture::start(engine);
+    table(&fixture);
+    let session = fixture.session();
+    session.execute("INSERT INTO t VALUES (0, '0')").unwrap();
+    let mut on_replicas = 0;
+    for n in 1..=500 {
+        session.execute(&format!("UPDATE t SET v = '{n}' WHERE n = 0")).unwrap();
+        let seen: u32 = session.value("SELECT v FROM t WHERE n = 0").unwrap().parse().unwrap();
+        assert_eq!(seen, n);
+        if n % 50 == 0 {
+            wait_until(PATIENCE, || {
+                fixture.ran_on(&session, PORT) != fixture.cluster.primary().name
+            })
+            .unwrap();
+            on_replicas += 1;
+            let seen: u32 = session.value("SELECT v FROM t WHERE n = 0").unwrap().parse().unwrap();
+            assert_eq!(seen, n, "on a replica");
+        }
+    }
+    assert_eq!(on_replicas, 10);
+    for number in 0..2 {
+        fixture.cluster.replica(number).stop_applying().unwrap();
+    }
+    session.execute("UPDATE t SET v = 'late' WHERE n = 0").unwrap();
+    assert_eq!(session.value("SELECT v FROM t WHERE n = 0").unwrap(), "late");
+}
+
+fn large_packets_and_files_pass(engine: Engine) {
+    const LARGE: usize = 20 * 1024 * 1024;
+    let options = crate::support::mysql::Options {
+        settings: vec![
+            ("max_allowed_packet".into(), "64M".into()),
+            ("local_infile".into(), "ON".into()),
+        ],
+        ..crate::support::mysql::options(engine)
+    };
+    let cluster = crate::support::mysql::Cluster::start(options).expect("start the servers");
+    let fixture = Fixture::with(cluster, |_| {});
+    table(&fixture);
+    let session = fixture.session();
+    session.execute("CREATE TABLE large (v longtext)").unwrap();
+    session.execute(&format!("INSERT INTO large VALUES ('{}')", "x".repeat(LARGE))).unwrap();
+    let length = |sql: &str| session.value(sql).unwrap();
+    assert_eq!(length("SELECT length(v) FROM large"), LARGE.to_string());
+    assert_eq!(length("SELECT v FROM large").len(), LARGE);
+    assert_eq!(length("SELECT count(*) FROM t"), "2");
+    let rows = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 900) \
+                SELECT a.i, REPEAT('y', 50) FROM n a JOIN n b ON b.i < 200";
+    assert_eq!(session.query(rows).unwrap().len(), 900 * 199);
+
+    let file = |name: &[u8]| {
+        assert_eq!(name, b"of the client's");
+        let rows: String = (1000..60_000).map(|n| format!("{n}\tline {n}\n")).collect();
+        let content = futures_util::stream::iter([Ok(bytes::Bytes::from(rows))]).boxed();
+        async move { Ok(content) }.boxed()
+    };
+    let opts: Opts = fixture.opts().local_infile_handler(Some(file)).into();
+    talk_with(opts, async |mut client| {
+        let load = "LOAD DATA LOCAL INFILE 'of the client''s' INTO TABLE t";
+        client.query_drop(load).await.unwrap();
+        let count: Option<u32> = client.query_first("SELECT count(*) FROM t").await.unwrap();
+        assert_eq!(count, Some(59_002));
+        let long = client.prep("INSERT INTO large VALUES (?)").await.unwrap();
+        client.exec_drop(&long, ("z".repeat(LARGE),)).await.unwrap();
+        let lengths: Vec<usize> = client.query("SELECT length(v) FROM large").await.unwrap();
+        assert_eq!(lengths, [LARGE, LARGE]);
+        client.disconnect().await.unwrap();
+    });
+}
+
+fn several_results_pass(engine: Engine) {
+    let fixture = Fixture::start(engine);
+    table(&fixture);
+    fixture
+        .cluster
+        .primary()
+        .execute(
+            "CREATE PROCEDURE app.several(IN a int, OUT b int) BEGIN \
+             SELECT a; SELECT a + 1; SET b = a + 2; END",
+        )
+        .unwrap();
+    talk(&fixture, async |mut client| {
+        let mut result =
+            client.query_iter("SELECT 1; SELECT 2; SELECT n FROM t ORDER BY n").await.unwrap();
+        let mut all: Vec<Vec<u32>> = vec![];
+        while !result.is_empty() {
+            all.push(result.collect().await.unwrap());
+        }
+        drop(result);
+        assert_eq!(all, [vec![1], vec![2], vec![1, 2]]);
+        let mut result = client.query_iter("CALL several(5, @b)").await.unwrap();
+        let first: Vec<u32> = result.collect().await.unwrap();
+        let second: Vec<u32> = result.collect().await.unwrap();
+        assert_eq!((first, second), (vec![5], vec![6]));
+        result.drop_result().await.unwrap();
+        let out: Option<u32> = client.query_first("SELECT @b").await.unwrap();
+        assert_eq!(out, Some(7));
+        let mut result = client.exec_iter("CALL several(?, @b)", (8,)).await.unwrap();
+        let first: Vec<u32> = result.collect().await.unwrap();
+        assert_eq!(first, [8]);
+        result.drop_result().await.unwrap();
+        let error = client.query_drop("SELECT 1; SELECT nothing FROM t").await.unwrap_err();
+        assert!(error.to_string().contains("nothing"), "{error}");
+        client.query_drop("SELECT 1 / 0").await.unwrap();
+        let warnings: Vec<Row> = client.query("SHOW WARNINGS").await.unwrap();
+        assert_eq!(warnings.len(), 1, "the warning of the statement before");
+        client.reset().await.unwrap();
+        let out: Option<Option<u32>> = client.query_first("SELECT @b").await.unwrap();
+        assert_eq!(out, Some(None));
+        client.disconnect().await.unwrap();
+    });
+}
+
+fn sessions_are_killed_by_the_proxys_ids(engine: Engine) {
+    let fixture = Fixture::start(engine);
+    table(&fixture);
+    let opts: Opts = fixture.opts().into();
+    let (tell, told) = std::sync::mpsc::sync_channel(2);
+    let sleeper = std::thread::spawn(move || {
+        talk_with(opts, async |mut client| {
+            tell.send(client.id()).unwrap();
+            let begun = Instant::now();
+            let slept = client.query_first::<u32, _>("SELECT SLEEP(100) FROM t LIMIT 1").await;
+            assert!(begun.elapsed() < Duration::from_secs(90), "{slept:?}");
+            tell.send(client.id()).unwrap();
+            let ended = client.query_first::<u32, _>("SELECT SLEEP(100) FROM t LIMIT 1").await;
+            ended.expect_err("the session was killed").to_string()
+        })
+    });
+    let id = told.recv_timeout(PATIENCE).unwrap();
+    assert!(id >= 1 << 31, "{id}");
+    let killer = fixture.session();
+    let running = || {
+        fixture.cluster.servers().iter().any(|server| {
+            let sql = "SELECT count(*) FROM information_schema.processlist \
+                       WHERE info LIKE 'SELECT SLEEP%'";
+            server.value(sql).is_ok_and(|count| count == "1")
+        })
+    };
+    wait_until(PATIENCE, running).unwrap();
+    killer.execute(&format!("KILL QUERY {id}")).unwrap();
+    told.recv_timeout(PATIENCE).expect("the statement has ended");
+    wait_until(PATIENCE, running).unwrap();
+    killer.execute(&format!("KILL {id}")).unwrap();
+    let ended = sleeper.join().unwrap();
+    assert!(
+        ended.contains("1927") || ended.contains("killed") || ended.contains("closed"),
+        "{ended}"
+    );
+    wait_until(PATIENCE, || !running()).expect("nothing of it runs on");
+    let error = killer.execute("KILL 2147483649999").unwrap_err();
+    assert_eq!(errno(&error), Some(1094), "{error:#}");
+    // Of another user's session.
+    let admin = crate::support::mysql::client_opts(fixture.proxy.port, &fixture.cluster.superuser);
+    let own: Opts = fixture.opts().into();
+    talk_with(admin.into(), async |client| {
+        let mut killer = Conn::new(own).await.unwrap();
+        let error = killer.query_drop(format!("KILL {}", client.id())).await.unwrap_err();
+        assert!(error.to_string().contains("1095"), "{error}");
+        killer.disconnect().await.unwrap();
+    });
+}
+
+fn limits_have_errors(engine: Engine) {
+    let fixture = Fixture::with(cluster(engine), |config| {
+        config["clusters"]["main"]["pool"] = json!({ "size_max": 1, "wait_timeout": "200ms" });
+        config["limits"] = json!({ "client_statements_max": 2, "clients_max": 3 });
+    });
+    table(&fixture);
+    let (one, two) = (fixture.session(), fixture.session());
+    one.execute("BEGIN").unwrap();
+    let error = two.execute("INSERT INTO t VALUES (5, 'x')").unwrap_err();
+    assert_eq!(errno(&error), Some(1040), "{error:#}");
+    one.execute("COMMIT").unwrap();
+    two.execute("INSERT INTO t VALUES (5, 'x')").unwrap();
+    let opts: Opts = fixture.opts().stmt_cache_size(0).into();
+    talk_with(opts, async |mut client| {
+        let first = client.prep("SELECT 1").await.unwrap();
+        let _second = client.prep("SELECT 2").await.unwrap();
+        let error = client.prep("SELECT 3").await.unwrap_err();
+        assert!(error.to_string().contains("1461"), "{error}");
+        client.close(first).await.unwrap();
+        client.prep("SELECT 3").await.unwrap();
+        let error = Conn::new(Opts::from(fixture.opts())).await.map(drop).unwrap_err();
+        assert!(error.to_string().contains("Too many connections"), "{error}");
+        client.disconnect().await.unwrap();
+    });
+    let nowhere: Opts = fixture.opts().db_name(Some("nowhere")).into();
+    drop(two);
+    let refused = || match crate::support::mysql::Session::connect(&nowhere) {
+        Ok(_) => panic!("there is no such schema"),
+        Err(error) => errno(&error),
+    };
+    wait_until(PATIENCE, || refused() != Some(1040)).unwrap();
+    assert!(matches!(refused(), Some(1049 | 1044)), "{:?}", refused());
+}

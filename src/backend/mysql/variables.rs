@@ -1,0 +1,142 @@
+//! Session variables that differ from the server's own values, and the SQL that brings them from
+//! one connection to another.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// Variables of one session that are followed; with more, the session keeps its connection.
+const VARIABLES_MAX: usize = 256;
+
+/// Longer values are not carried from connection to connection.
+const VALUE_BYTES_MAX: usize = 8 * 1024;
+
+/// By name in lower case, each with its value as SQL. In the order of names, a collation comes
+/// behind the character set that would reset it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Variables {
+    values: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Variables {
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The value as SQL.
+    pub fn get(&self, name: &str) -> Option<&Arc<str>> {
+        self.values.get(name)
+    }
+
+    /// False if there are too many.
+    pub fn set(&mut self, name: &str, value: Arc<str>) -> bool {
+        if self.values.len() >= VARIABLES_MAX && !self.values.contains_key(name) {
+            return false;
+        }
+        self.values.insert(name.into(), value);
+        true
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        self.values.remove(name);
+    }
+
+    /// What stands after `SET ` to turn a connection with these into one with `wanted`; empty
+    /// when they are equal.
+    pub fn difference(&self, wanted: &Variables) -> String {
+        let mut sql = String::new();
+        let mut assign = |name: &str, value: &str| {
+            let comma = if sql.is_empty() { "" } else { ", " };
+            let _ = write!(sql, "{comma}`{name}` = {value}");
+        };
+        for name in self.values.keys().filter(|name| wanted.get(name).is_none()) {
+            assign(name, "DEFAULT");
+        }
+        for (name, value) in &wanted.values {
+            if self.get(name) != Some(value) {
+                assign(name, value);
+            }
+        }
+        sql
+    }
+}
+
+/// A value that a server told of a variable, as SQL. `None`: it cannot be repeated for certain.
+pub fn as_sql(value: &[u8]) -> Option<Arc<str>> {
+    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= VALUE_BYTES_MAX)?;
+    // Backslashes mean two things, and other characters depend on the character set.
+    if !text.is_ascii() || text.contains(['\\', '\0']) {
+        return None;
+    }
+    // A variable that takes numbers refuses strings; none that takes strings has such a value,
+    // but for an empty one.
+    if is_number(text) {
+        return Some(text.into());
+    }
+    Some(format!("'{}'", text.replace('\'', "''")).into())
+}
+
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let all_digits =
+        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits(whole) && all_digits(fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Variables, as_sql};
+
+    fn variables(pairs: &[(&str, &str)]) -> Variables {
+        let mut variables = Variables::default();
+        for (name, value) in pairs {
+            variables.set(name, (*value).into());
+        }
+        variables
+    }
+
+    #[test]
+    fn only_the_difference_is_sent() {
+        type Pairs = &'static [(&'static str, &'static str)];
+        let table: &[(Pairs, Pairs, &str)] = &[
+            (&[], &[], ""),
+            (&[("a", "1")], &[("a", "1")], ""),
+            (&[("a", "1")], &[("a", "2")], "`a` = 2"),
+            (
+                &[("a", "1"), ("b", "1")],
+                &[("b", "'x'"), ("c", "2")],
+                "`a` = DEFAULT, `b` = 'x', `c` = 2",
+            ),
+            (
+                &[],
+                &[("collation_connection", "45"), ("character_set_connection", "45")],
+                "`character_set_connection` = 45, `collation_connection` = 45",
+            ),
+        ];
+        for (from, to, sql) in table {
+            assert_eq!(variables(from).difference(&variables(to)), *sql);
+        }
+    }
+
+    #[test]
+    fn values_become_sql() {
+        let table: &[(&[u8], Option<&str>)] = &[
+            (b"ON", Some("'ON'")),
+            (b"", Some("''")),
+            (b"it's", Some("'it''s'")),
+            (b"+00:00", Some("'+00:00'")),
+            (b"1000", Some("1000")),
+            (b"-1", Some("-1")),
+            (b"0.5", Some("0.5")),
+            (b"1.", Some("'1.'")),
+            (b"-", Some("'-'")),
+            (b"a\\b", None),
+            (b"\xc3\xa4", None),
+            (b"\xff", None),
+        ];
+        for (value, sql) in table {
+            assert_eq!(as_sql(value).as_deref(), *sql, "{value:?}");
+        }
+    }
+}

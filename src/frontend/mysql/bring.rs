@@ -1,0 +1,172 @@
+//! Makes a server connection the session's: what another session has left on it goes, what this
+//! one has comes, and the statement that it executes is prepared there.
+
+use super::active::{Active, Broken, Whose};
+use super::conversation::Conversation;
+use super::errors;
+use super::fault::{Fault, Refused};
+use super::plan::{Request, What};
+use crate::backend::mysql::connection::trackers;
+use crate::frontend::mysql::serve::Served;
+use crate::metrics::ServerClosed;
+use crate::protocol::mysql::command;
+use crate::protocol::mysql::replies::Awaits;
+use crate::sql::{Recall, SessionEffect};
+
+/// Closed at once on a connection whose owner has closed them; more wait for the next time.
+const SWEPT_MIN: usize = 1;
+
+impl Conversation {
+    /// Asks for what makes the connection the session's; nothing is asked of one that is.
+    pub(super) fn bring(&mut self, active: &mut Active, recalls_id: bool) {
+        let mariadb = active.connection().server.mariadb;
+        let process_id = Some(self.entry.process_id);
+        let traces = &mut active.connection().traces;
+        let mine = traces.owner == process_id && traces.generation == self.followed.generation;
+        let was_used = traces.owner.is_some();
+        traces.owner = process_id;
+        traces.generation = self.followed.generation;
+        let mut sets = Vec::new();
+        let mut resets = false;
+        if !mine && was_used {
+            resets = true;
+            traces.variables = Default::default();
+            traces.prepared = Default::default();
+            traces.insert_id = 0;
+            traces.untracked = true;
+        }
+        let untracked = std::mem::take(&mut traces.untracked);
+        if !std::sync::Arc::ptr_eq(&traces.variables, &self.followed.variables) {
+            let difference = traces.variables.difference(&self.followed.variables);
+            traces.variables = self.followed.variables.clone();
+            if !difference.is_empty() {
+                sets.push(difference);
+            }
+        }
+        if recalls_id && traces.insert_id != self.followed.insert_id {
+            traces.insert_id = self.followed.insert_id;
+            sets.push(format!("last_insert_id = {}", self.followed.insert_id));
+        }
+        let schema = self
+            .followed
+            .schema
+            .clone()
+            .filter(|schema| traces.schema.as_deref() != Some(&**schema));
+        if let Some(schema) = &schema {
+            traces.schema = Some(schema.clone());
+        }
+        let statements = &self.statements;
+        let closed = if traces.prepared.len() >= statements.len() + SWEPT_MIN {
+            traces.prepared.sweep(|own| statements.contains(own))
+        } else {
+            Vec::new()
+        };
+        if resets {
+            active.ask(Awaits::Ok, Whose::Own, |out| out.push(command::RESET_CONNECTION));
+        }
+        for id in closed {
+            active.close_statement(id);
+        }
+        if untracked {
+            sets.insert(0, trackers(mariadb).trim_start_matches("SET ").to_owned());
+        }
+        if !sets.is_empty() {
+            active.ask(Awaits::Results, Whose::Own, |out| {
+                out.push(command::QUERY);
+                out.extend_from_slice(b"SET ");
+                out.extend_from_slice(sets.join(", ").as_bytes());
+            });
+        }
+        if let Some(schema) = schema {
+            active.use_schema(&schema);
+        }
+    }
+
+    /// Prepares the statement that the request executes, where the connection does not have it.
+    pub(super) fn bring_statement(&mut self, active: &mut Active, request: &Request) {
+        let (What::Execute { id, .. } | What::LongData { id }) = request.what else { return };
+        let Some(prepared) = self.statements.get(id) else { return };
+        if active.connection().traces.prepared.touch(id).is_some() {
+            return;
+        }
+        let elsewhere = prepared.schema != self.followed.schema;
+        if let Some(schema) = prepared.schema.as_ref().filter(|_| elsewhere) {
+            active.use_schema(schema);
+        }
+        let sql = prepared.sql.clone();
+        active.ask(Awaits::Prepare, Whose::Prepare(id), |out| {
+            out.push(command::STMT_PREPARE);
+            out.extend_from_slice(&sql);
+        });
+        if let Some(schema) = self.followed.schema.as_ref().filter(|_| elsewhere) {
+            active.use_schema(schema);
+        }
+    }
+
+    /// Whether the request's answer is about what the session ran before.
+    pub(super) fn recalls(&self, request: &Request) -> bool {
+        let recalls = |effect: &SessionEffect| matches!(effect, SessionEffect::Recall(_));
+        let statement = request.statement.as_ref().filter(|_| request.what == What::Query);
+        statement.is_some_and(|statement| statement.session.iter().any(recalls))
+    }
+
+    pub(super) fn recalls_insert_id(&self, request: &Request) -> bool {
+        let recalls =
+            |effect: &SessionEffect| matches!(effect, SessionEffect::Recall(Recall::InsertId));
+        request.statement.as_ref().is_some_and(|statement| statement.session.iter().any(recalls))
+    }
+
+    /// Whether the request asks for what only the connection of the last statement knows, and
+    /// that serves others since.
+    pub(super) fn has_forgotten(&self, active: &Active, request: &Request) -> bool {
+        let traces = &active.server.pooled.connection.traces;
+        let mine = traces.owner == Some(self.entry.process_id)
+            && traces.generation == self.followed.generation;
+        let recalls = |effect: &SessionEffect| {
+            matches!(effect, SessionEffect::Recall(Recall::FoundRows | Recall::RowCount))
+        };
+        let statement = request.statement.as_ref();
+        self.followed.ran
+            && !mine
+            && statement.is_some_and(|statement| statement.session.iter().any(recalls))
+    }
+
+    /// What the proxy asked has failed: the client is told, or the request goes elsewhere.
+    pub(super) fn not_brought(&mut self, broken: Broken) -> Result<Served, Fault> {
+        let on_replica = self.active.as_ref().is_some_and(|active| !active.server.is_primary);
+        let may_move = on_replica && self.is_free();
+        if !broken.by_statement {
+            self.drop_server(ServerClosed::Dirty);
+        }
+        if may_move {
+            return Ok(Served::Repeat);
+        }
+        self.worker.stats().error(crate::metrics::ErrorOrigin::Server, &broken.code.sqlstate);
+        Ok(Served::Refused(Refused::new(broken.code, broken.message)))
+    }
+}
+
+/// Why the answer to a question about the statement before cannot be had.
+pub const FORGOTTEN: &str = "the connection that ran the last statement serves others now: ask \
+    for FOUND_ROWS() or ROW_COUNT() in the same transaction, or right after the statement";
+
+impl Active {
+    pub fn close_statement(&mut self, id: u32) {
+        self.ask(Awaits::Nothing, Whose::Own, |out| {
+            out.push(command::STMT_CLOSE);
+            out.extend_from_slice(&id.to_le_bytes());
+        });
+    }
+
+    fn use_schema(&mut self, schema: &[u8]) {
+        self.ask(Awaits::Ok, Whose::Own, |out| {
+            out.push(command::INIT_DB);
+            out.extend_from_slice(schema);
+        });
+    }
+}
+
+/// The refusal of a question that cannot be answered any more.
+pub fn forgotten() -> Refused {
+    Refused::new(errors::NOT_SERVED, FORGOTTEN)
+}

@@ -1,0 +1,327 @@
+//! One client's conversation, from its first command to its end:
+//!
+//! ```text
+//! welcome ─▶ next command ─▶ plan ─▶ answer here ───────────────────────────────────┐
+//!               ▲                └▶ acquire a server ─▶ bring the session ─▶ serve ──┤
+//!               │                        ▲                                   │ again │
+//!               │                        └───────────────────────────────────┘       │
+//!               └────────── release the server, if nothing holds it ◀────────────────┘
+//! ```
+//!
+//! Each stage is a file of this folder: [`super::plan`], [`super::local`], [`super::acquire`],
+//! [`super::bring`], [`super::serve`] (with [`super::learn`]), [`super::release`].
+
+use super::LocalPool;
+use super::active::Active;
+use super::compress::ClientStream;
+use super::errors;
+use super::fault::{Fault, Refused};
+use super::followed::Followed;
+use super::plan::{Extent, Request, What, extent};
+use super::serve::Served;
+use super::statements::Statements;
+use super::stream::poll_read_into;
+use crate::backend::mysql::auth::ServerSecret;
+use crate::config::PoolMode;
+use crate::frontend::cluster::{LocalCluster, Mysql};
+use crate::frontend::stall::Stall;
+use crate::frontend::worker::{Entry, Worker};
+use crate::metrics::{NodeIndex, PinGuard, RouteReason, ServerClosed};
+use crate::monitor::mysql_catalog::MysqlCatalogSlot;
+use crate::protocol::buffer::Buffer;
+use crate::protocol::mysql::capabilities::Capabilities;
+use crate::protocol::mysql::reply::OkPacket;
+use crate::protocol::mysql::translate::{Translation, Visible};
+use crate::session::{Need, Session};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+/// How often a read is sent to another server before its error is the client's.
+const REPEATS_MAX: u32 = 3;
+
+/// A free session keeps its connection for this long after a statement with warnings or an error:
+/// whoever asks for them does so next.
+const DIAGNOSTICS_HOLD: Duration = Duration::from_secs(1);
+
+/// Who the client is.
+#[derive(Debug)]
+pub struct Identity {
+    pub user: Arc<str>,
+    pub secret: ServerSecret,
+}
+
+/// A client that has been let in.
+pub struct Conversation {
+    pub(super) worker: Rc<Worker>,
+    pub(super) cluster: Rc<LocalCluster<Mysql>>,
+    pub(super) identity: Rc<Identity>,
+    pub(super) entry: Rc<Entry>,
+    pub(super) catalog: Arc<MysqlCatalogSlot>,
+    pub(super) client: ClientStream,
+    /// What client and proxy agreed on.
+    pub(super) capabilities: Capabilities,
+    pub(super) translation: Translation,
+    pub(super) visible: Visible,
+    /// What the client has sent; the command under way stays in front until it is answered.
+    pub(super) inbox: Buffer,
+    pub(super) session: Session,
+    pub(super) followed: Followed,
+    /// Counts the session's pins.
+    pub(super) pins: PinGuard,
+    pub(super) statements: Statements,
+    /// By node; those for sessions without a schema and with one.
+    pub(super) pools: [Vec<Option<Rc<LocalPool>>>; 2],
+    pub(super) active: Option<Box<Active>>,
+    pub(super) stall: Stall,
+}
+
+impl Conversation {
+    /// Serves the client until it leaves or cannot be served any more.
+    pub async fn run(mut self) {
+        let fault = match self.serve_all().await {
+            Ok(()) => Fault::ClientLeft,
+            Err(fault) => fault,
+        };
+        self.farewell(&fault).await;
+    }
+
+    async fn serve_all(&mut self) -> Result<(), Fault> {
+        loop {
+            let extent = self.next().await?;
+            if self.cluster.retired.get() && self.is_free() {
+                self.give_up_server();
+                self.move_to_successor()?;
+            }
+            let request = self.plan(extent)?;
+            if request.what == What::Quit {
+                return Ok(());
+            }
+            self.translation.begin();
+            if self.answer_here(&request).await? {
+                self.inbox.consume(request.bytes);
+            } else {
+                self.serve(request).await?;
+            }
+        }
+    }
+
+    /// Brings a command to a server and its reply back, as often as it takes.
+    async fn serve(&mut self, mut request: Request) -> Result<(), Fault> {
+        if self.is_free() && !self.recalls(&request) {
+            self.give_up_server();
+        }
+        let mut need = self.need(&request);
+        if let Some(at) = self.commits_to_wait_for(&request, &need) {
+            Box::pin(self.wait_for_commits(at)).await?;
+        }
+        for repeats in 0.. {
+            if self.active.is_some() {
+                self.check_epoch()?;
+            } else if let Err(refused) = self.acquire(&need, &request).await? {
+                return self.refuse(&request, &refused).await;
+            }
+            match self.run_on_server(&mut request, repeats < REPEATS_MAX).await {
+                Ok(Served::Done) => {
+                    self.settle().await;
+                    return Ok(());
+                }
+                Ok(Served::Refused(refused)) => {
+                    self.settle().await;
+                    return self.refuse(&request, &refused).await;
+                }
+                Ok(Served::Repeat) => {
+                    self.count_retry();
+                    self.cancels_arrived().await;
+                    self.drop_or_give_up();
+                    need = Need::Primary(RouteReason::RetriedOnPrimary);
+                }
+                Err(fault) if self.can_repeat(&fault) => {
+                    self.count_retry();
+                    self.drop_server(ServerClosed::Broken);
+                }
+                Err(fault) => return Err(fault),
+            }
+            self.translation.begin();
+        }
+        Ok(())
+    }
+
+    fn need(&self, request: &Request) -> Need {
+        let config = &self.cluster.handle.config;
+        if config.pool.mode == PoolMode::Session {
+            return Need::Primary(RouteReason::SessionPin);
+        }
+        self.session.need(&self.class(request), request.hint.as_ref(), &config.routing)
+    }
+
+    /// Whether the session needs no particular connection for its next command.
+    pub(super) fn is_free(&self) -> bool {
+        let held = self.active.is_some();
+        let session_mode = self.cluster.handle.config.pool.mode == PoolMode::Session;
+        let bound = self.followed.in_transaction
+            || self.followed.next_transaction
+            || self.session.is_bound()
+            || self.statements.hold();
+        !(bound || held && session_mode)
+    }
+
+    /// The configuration was loaded again: the session goes on with the cluster of now.
+    fn move_to_successor(&mut self) -> Result<(), Fault> {
+        let name = &self.cluster.handle.config.name;
+        let clusters = self.worker.mysql_clusters.borrow();
+        let Some(successor) = clusters.iter().find(|cluster| cluster.handle.config.name == *name)
+        else {
+            return Err(Fault::ShuttingDown);
+        };
+        self.cluster = successor.clone();
+        self.catalog = self.cluster.handle.catalogs.get("");
+        self.pools = Default::default();
+        Ok(())
+    }
+
+    /// Waits for the client, holding no memory for it while it is silent, and its connection no
+    /// longer than somebody may ask for the last statement's warnings.
+    async fn next(&mut self) -> Result<Extent, Fault> {
+        if self.active.is_some() && self.is_free() {
+            let waited = timeout(DIAGNOSTICS_HOLD, poll_fn(|cx| self.poll_next(cx))).await;
+            if let Ok(next) = waited {
+                return next;
+            }
+            self.give_up_server();
+        }
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Extent, Fault>> {
+        let hold = self.hold_bytes();
+        loop {
+            if self.entry.killed.get() {
+                return Poll::Ready(Err(Fault::Killed));
+            }
+            if !self.inbox.is_empty() {
+                let extent = extent(self.inbox.filled(), hold)?;
+                if extent != Extent::Partial {
+                    self.stall.clear();
+                    return Poll::Ready(Ok(extent));
+                }
+            } else if self.worker.cutting.get() || self.worker.draining.get() && self.is_free() {
+                return Poll::Ready(Err(Fault::ShuttingDown));
+            }
+            self.entry.remember(cx.waker());
+            match self.poll_read_client(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Fault::ClientLeft)),
+                Poll::Ready(Ok(_)) => self.stall.clear(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending if self.inbox.is_empty() => {
+                    self.worker.keep_buffer(std::mem::take(&mut self.inbox));
+                    return Poll::Pending;
+                }
+                Poll::Pending => {
+                    let limit = self.worker.limits().message_timeout;
+                    ready!(self.stall.poll(cx, limit));
+                    return Poll::Ready(Err(Fault::ClientStalled(limit)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn poll_read_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.inbox.capacity() == 0 {
+            self.inbox = self.worker.take_buffer();
+        }
+        let count = ready!(poll_read_into(&mut self.client, &mut self.inbox, cx))?;
+        self.worker.stats().bytes_in(count);
+        Poll::Ready(Ok(count))
+    }
+
+    /// The client learns that a command was not run.
+    async fn refuse(&mut self, request: &Request, refused: &Refused) -> Result<(), Fault> {
+        self.discard(request).await?;
+        if let What::Prepare { id, .. } = request.what {
+            self.statements.remove(id);
+        }
+        self.worker.stats().error(errors::ORIGIN, &refused.code.sqlstate);
+        let mut out = Vec::new();
+        errors::put(&mut out, &mut 1, refused.code, &refused.message);
+        self.tell(&out).await
+    }
+
+    /// The client's command is passed over, also what of it is still to come.
+    async fn discard(&mut self, request: &Request) -> Result<(), Fault> {
+        self.inbox.consume(request.bytes);
+        let Some(mut upload) = request.upload else { return Ok(()) };
+        while !upload.is_over() {
+            let taken = upload.take(self.inbox.filled_mut(), |sequence| sequence);
+            self.inbox.consume(taken);
+            if !upload.is_over() && poll_fn(|cx| self.poll_read_client(cx)).await? == 0 {
+                return Err(Fault::ClientLeft);
+            }
+        }
+        Ok(())
+    }
+
+    /// An OK of the proxy's own.
+    pub(super) async fn tell_ok(&mut self) -> Result<(), Fault> {
+        let mut out = Vec::new();
+        OkPacket::plain(self.followed.flags()).put(&mut out, &mut 1, self.capabilities);
+        self.tell(&out).await
+    }
+
+    /// Writes the proxy's own words to the client, within `limits.write_timeout`.
+    pub(super) async fn tell(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let limit = self.worker.limits().write_timeout;
+        let write = async {
+            self.client.write_all(bytes).await?;
+            self.client.flush().await
+        };
+        match timeout(limit, write).await {
+            Ok(done) => done?,
+            Err(_) => return Err(Fault::ClientDoesNotRead(limit)),
+        }
+        self.worker.stats().bytes_out(bytes.len());
+        Ok(())
+    }
+
+    /// Ends the conversation: the server connection is closed, the client told why.
+    pub(super) async fn farewell(&mut self, fault: &Fault) {
+        let clean = matches!(fault, Fault::ClientLeft | Fault::ShuttingDown);
+        if clean && self.is_free() && self.active.as_ref().is_some_and(|active| active.is_quiet()) {
+            self.cancels_arrived().await;
+            self.give_up_server();
+        }
+        self.stop_running();
+        self.drop_server(if clean { ServerClosed::Abandoned } else { ServerClosed::Broken });
+        if let Some(message) = fault.message() {
+            let code = fault.code();
+            self.worker.stats().error(errors::ORIGIN, &code.sqlstate);
+            tracing::info!(user = %self.identity.user, "{fault}");
+            // Between commands a packet begins a conversation anew; within one it goes on.
+            let mut sequence = u8::from(!self.inbox.is_empty());
+            let mut out = Vec::new();
+            errors::put(&mut out, &mut sequence, code, &message);
+            let _ = self.tell(&out).await;
+        }
+        let _ = self.client.shutdown().await;
+        self.worker.leave(&self.entry);
+    }
+
+    /// Whether a fault of the server can be hidden: a read of which nothing has reached the
+    /// client.
+    fn can_repeat(&self, fault: &Fault) -> bool {
+        matches!(fault, Fault::ServerLost { .. })
+            && self.active.as_ref().is_some_and(|active| active.progress.repeatable)
+    }
+
+    fn count_retry(&self) {
+        if let Some(active) = &self.active {
+            let node = NodeIndex(active.server.node.0);
+            self.worker.stats().retried(self.cluster.handle.index, node);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! What replies tell of the session: each packet as it passes, and the whole reply at its end.
+
+use super::active::{Active, Broken, Expected, Progress, Whose};
+use super::conversation::Conversation;
+use super::errors::{Code, is_no_answer, is_read_only};
+use super::followed::Followable;
+use super::plan::{Request, What};
+use super::stream::Upload;
+use crate::backend::mysql::Traces;
+use crate::backend::mysql::connection::Connection;
+use crate::metrics::{ErrorOrigin, NodeIndex};
+use crate::protocol::buffer::Buffer;
+use crate::protocol::mysql::capabilities::Status;
+use crate::protocol::mysql::replies::{Awaits, PREPARED_ID_AT, Step, Told};
+use crate::protocol::mysql::reply::{ErrPacket, OkPacket, Tracked};
+use crate::protocol::mysql::translate::{Visible, VisibleVariables};
+use crate::protocol::mysql::{PacketError, command, packet};
+use crate::session::Transaction;
+use crate::sql::{Effect, Pin, SessionEffect, Statement};
+use crate::topology::{Evidence, NodeId};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// ER_PARSE_ERROR: nothing of the statement has run.
+const SYNTAX_ERROR: u16 = 1064;
+
+impl Conversation {
+    /// Matches what the server has sent with what was asked.
+    pub(super) fn scan(&mut self) -> Result<(), PacketError> {
+        let Some(mut active) = self.active.take() else { return Ok(()) };
+        let mut scanned = Ok(());
+        while let Some(mut front) = active.expected.pop_front() {
+            if front.reply.is_over() {
+                continue;
+            }
+            let went_on = self.step(&mut active, &mut front);
+            let over = front.reply.is_over();
+            if !over {
+                active.expected.push_front(front);
+            }
+            match went_on {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    scanned = Err(error);
+                    break;
+                }
+            }
+        }
+        self.active = Some(active);
+        scanned
+    }
+
+    /// One step of the first reply that is due. Whether there may be more.
+    fn step(&mut self, active: &mut Active, front: &mut Expected) -> Result<bool, PacketError> {
+        let Active { server, outbox, read, forwardable, local, upload, progress, .. } = active;
+        let at = *forwardable;
+        let Step { bytes, told } = front.reply.step(&read.filled()[at..])?;
+        let is_clients = front.whose == Whose::Client && progress.broken.is_none();
+        let Some(told) = told else {
+            if bytes == 0 {
+                return Ok(front.reply.is_over());
+            }
+            if is_clients && !progress.intercepted {
+                progress.repeatable = false;
+                self.translation.plain(&mut read.filled_mut()[at..at + bytes]);
+                *forwardable += bytes;
+            } else {
+                read.consume(bytes);
+            }
+            return Ok(true);
+        };
+        let connection = &mut *server.pooled.connection;
+        if !is_clients {
+            if let Some(surplus) = self.own(front.whose, &told, connection, progress) {
+                put_close(outbox, surplus);
+            }
+            read.consume(bytes);
+            return Ok(true);
+        }
+        let mut facts = Facts { node: server.node, is_primary: server.is_primary, progress };
+        if self.observe(&told, connection, &mut facts) == Pass::Swallow {
+            read.consume(bytes);
+            return Ok(true);
+        }
+        let own_id = facts.progress.preparing;
+        if let Told::LocalInfile(_) = told {
+            // What the client sends next is the file.
+            self.inbox.consume(std::mem::take(&mut facts.progress.retained));
+            *upload = Some(Upload::file());
+        }
+        let is_prepared = matches!(told, Told::Prepared(_));
+        let mut instead = Vec::new();
+        let packet = &read.filled()[at..at + bytes];
+        if self.translation.told(&told, packet, &self.visible, &mut instead) {
+            local.extend(&read.filled()[..at]);
+            local.extend(&instead);
+            read.consume(at + bytes);
+            *forwardable = 0;
+            return Ok(true);
+        }
+        if let Some(own) = own_id.filter(|_| is_prepared) {
+            let id = at + PREPARED_ID_AT;
+            read.filled_mut()[id..id + 4].copy_from_slice(&own.to_le_bytes());
+        }
+        *forwardable += bytes;
+        Ok(true)
+    }
+
+    /// What the proxy asked was answered. Gives a statement that is to be closed on the server.
+    fn own(
+        &self,
+        whose: Whose,
+        told: &Told<'_>,
+        connection: &mut Connection,
+        progress: &mut Progress,
+    ) -> Option<u32> {
+        match (told, whose) {
+            (Told::Prepared(prepared), Whose::Prepare(own)) => {
+                let limit = self.cluster.handle.config.pool.statements_max;
+                connection.traces.prepared.insert(own, prepared.id, limit)
+            }
+            (Told::Err(error), _) if progress.broken.is_none() => {
+                progress.broken = Some(Broken {
+                    code: Code::new(error.errno, error.sqlstate),
+                    message: String::from_utf8_lossy(error.message).into_owned(),
+                    by_statement: matches!(whose, Whose::Prepare(_)),
+                });
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// A packet of the reply to the client's command tells something.
+    fn observe(
+        &mut self,
+        told: &Told<'_>,
+        connection: &mut Connection,
+        facts: &mut Facts<'_>,
+    ) -> Pass {
+        match told {
+            Told::Err(error) => {
+                if facts.progress.repeatable && !facts.is_primary && is_no_answer(error.errno) {
+                    facts.progress.intercepted = true;
+                    return Pass::Swallow;
+                }
+                self.failed(error, facts);
+            }
+            Told::Ok(ok) => self.ok(ok, &mut connection.traces, facts.progress),
+            Told::Prepared(prepared) => {
+                if let Some(own) = facts.progress.preparing {
+                    let limit = self.cluster.handle.config.pool.statements_max;
+                    // The surplus one is swept when its own statement is closed.
+                    connection.traces.prepared.insert(own, prepared.id, limit.saturating_add(1));
+                    if let Some(statement) = self.statements.get_mut(own) {
+                        statement.parameters = prepared.parameters;
+                    }
+                }
+            }
+            _ => {}
+        }
+        facts.progress.repeatable = false;
+        Pass::Forward
+    }
+
+    fn ok(&mut self, ok: &OkPacket<'_>, traces: &mut Traces, progress: &mut Progress) {
+        self.followed.status(ok.status);
+        progress.status = ok.status;
+        progress.warnings = ok.warnings > 0;
+        if ok.last_insert_id > 0 {
+            self.followed.insert_id = ok.last_insert_id;
+            traces.insert_id = ok.last_insert_id;
+        }
+        for tracked in ok.tracked() {
+            match tracked {
+                Tracked::Variable { name, value } => {
+                    progress.named_change = true;
+                    let settings = &mut self.session.settings;
+                    if self.followed.variable(name, value, settings) == Followable::No {
+                        self.session.pins.insert(Pin::Setting);
+                    }
+                }
+                Tracked::Schema(name) => {
+                    progress.named_change = true;
+                    self.followed.schema = (!name.is_empty()).then(|| name.into());
+                }
+                Tracked::StateChange(changed) => progress.state_change |= changed,
+                Tracked::Gtids(_) | Tracked::Characteristics(_) | Tracked::TransactionState(_) => {}
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &ErrPacket<'_>, facts: &mut Facts<'_>) {
+        facts.progress.failed = Some(error.errno);
+        self.worker.stats().error(ErrorOrigin::Server, &error.sqlstate);
+        // An ERR has no status: without autocommit the statement may have opened a transaction.
+        self.followed.in_transaction |= !self.followed.autocommit;
+        if facts.is_primary && is_read_only(error.errno, error.message) {
+            self.cluster.handle.topology.report(Evidence::NotPrimary { node: facts.node });
+        }
+    }
+
+    /// The client asked for other trackers: it sees what they tell, and the connection gets the
+    /// proxy's again.
+    fn visible_changed(&mut self, effect: &SessionEffect) {
+        let SessionEffect::Set { name, value, .. } = effect else { return };
+        let value = value.as_deref().map(|value| value.trim_matches('\'').to_ascii_lowercase());
+        let on = matches!(value.as_deref(), Some("1" | "on" | "true"));
+        let default = Visible::default();
+        match &**name {
+            "session_track_schema" => {
+                self.visible.schema = value.as_ref().map_or(default.schema, |_| on);
+            }
+            "session_track_state_change" => self.visible.state_change = on,
+            "session_track_gtids" => {
+                self.visible.gtids = value.as_ref().is_some_and(|value| value != "off");
+            }
+            "session_track_transaction_info" => {
+                self.visible.characteristics = value.as_deref() == Some("characteristics");
+                self.visible.transaction_state =
+                    self.visible.characteristics || value.as_deref() == Some("state");
+            }
+            "session_track_system_variables" => {
+                self.visible.variables = match value.as_deref() {
+                    None => default.variables,
+                    Some("*") => VisibleVariables::All,
+                    Some(names) => VisibleVariables::These(
+                        names.split(',').map(|name| name.trim().as_bytes().into()).collect(),
+                    ),
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// The client's command has been answered.
+    pub(super) fn learn(&mut self, request: &Request) {
+        let now = Instant::now();
+        let Some(mut active) = self.active.take() else { return };
+        self.inbox.consume(std::mem::take(&mut active.progress.retained));
+        self.prepared_changed(request, &active.progress);
+        if let Some(statement) = &request.statement
+            && matches!(request.what, What::Query | What::Execute { .. })
+        {
+            self.apply(statement, &mut active);
+            self.followed.ran = true;
+        }
+        let Active { server, progress, .. } = &mut *active;
+        match &request.what {
+            What::InitDb(schema) if progress.failed.is_none() => {
+                self.followed.schema = Some((**schema).into());
+            }
+            What::Replicate => {
+                self.session.pins.insert(Pin::Unknown);
+                server.pooled.connection.traces.spoiled = true;
+            }
+            _ => {}
+        }
+        let stats = self.worker.stats();
+        let (cluster, node) = (self.cluster.handle.index, NodeIndex(server.node.0));
+        if let Some(started) = progress.started.filter(|_| request.awaits != Awaits::Nothing) {
+            stats.query_done(cluster, node, now - started);
+        }
+        if let Some(commit) = progress.commit.take() {
+            self.cluster.commits.ended(commit);
+        }
+        self.session.transaction = match self.followed.in_transaction {
+            true => Transaction::Open,
+            false => Transaction::Idle,
+        };
+        if progress.reading {
+            self.session.positions.read(server.node, server.incarnation, now);
+        }
+        if !self.followed.in_transaction {
+            stats.transaction_done(cluster, node);
+            if std::mem::take(&mut progress.writing) {
+                self.session.positions.wrote(now);
+            }
+        }
+        self.followed.leave_on(&mut server.pooled.connection.traces);
+        self.pins.hold(self.session.pins.iter().map(|pin| pin.as_str()));
+        self.active = Some(active);
+    }
+
+    /// What the command did to a prepared statement.
+    fn prepared_changed(&mut self, request: &Request, progress: &Progress) {
+        let failed = progress.failed.is_some();
+        let (id, holds) = match request.what {
+            What::Prepare { id, .. } => {
+                if failed {
+                    self.statements.remove(id);
+                }
+                return;
+            }
+            What::Execute { id, .. } => (id, !failed && progress.status.has(Status::CURSOR_EXISTS)),
+            What::LongData { id } => (id, true),
+            What::Fetch { id } => (id, !failed && !progress.status.has(Status::LAST_ROW_SENT)),
+            What::ResetStatement(id) => (id, false),
+            _ => return,
+        };
+        if let Some(statement) = self.statements.get_mut(id) {
+            statement.holds = holds;
+        }
+    }
+
+    /// Takes over what a statement has left behind, beyond what the trackers have told.
+    fn apply(&mut self, statement: &Arc<Statement>, active: &mut Active) {
+        let progress = &active.progress;
+        let pins = |effect: &SessionEffect| matches!(effect, SessionEffect::Pin(_));
+        if let Some(errno) = progress.failed {
+            // What did not parse has done nothing; anything else may have gone half of its way.
+            if errno != SYNTAX_ERROR || statement.count > 1 {
+                for effect in statement.session.iter().filter(|effect| pins(effect)) {
+                    self.session.apply(effect);
+                }
+            }
+            return;
+        }
+        self.followed.next_transaction = false;
+        for effect in &statement.session {
+            match effect {
+                SessionEffect::Set { name, .. } if name.starts_with("session_track_") => {
+                    self.visible_changed(effect);
+                    active.server.pooled.connection.traces.untracked = true;
+                }
+                SessionEffect::Set { name, value: None, .. } | SessionEffect::Reset(name) => {
+                    self.followed.default(name);
+                }
+                SessionEffect::Pin(_)
+                | SessionEffect::Unpin(_)
+                | SessionEffect::Prepare { .. }
+                | SessionEffect::Deallocate(None) => self.session.apply(effect),
+                SessionEffect::SetNext(_) => self.followed.next_transaction = true,
+                SessionEffect::SetTiffin { key, value } => {
+                    // The server has taken it for a variable of the user's; a wrong value is its.
+                    let _ = self.set_tiffin(key, value.as_deref());
+                }
+                _ => {}
+            }
+        }
+        let progress = &active.progress;
+        let named = progress.named_change
+            && matches!(statement.effect, Effect::Session | Effect::Transaction);
+        if progress.state_change && !named && !statement.session.iter().any(pins) {
+            self.session.pins.insert(Pin::Unknown);
+        }
+        if statement.is_ddl {
+            self.cluster.handle.catalogs.ddl_ran("");
+        }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    /// The command is sent elsewhere instead.
+    Swallow,
+}
+
+/// Where a reply comes from, and what is known of it.
+struct Facts<'a> {
+    node: NodeId,
+    is_primary: bool,
+    progress: &'a mut Progress,
+}
+
+fn put_close(outbox: &mut Buffer, id: u32) {
+    let mut bytes = Vec::new();
+    packet::put(&mut bytes, &mut 0, |out| {
+        out.push(command::STMT_CLOSE);
+        out.extend_from_slice(&id.to_le_bytes());
+    });
+    outbox.extend(&bytes);
+}

@@ -1,0 +1,102 @@
+//! How a conversation parts with its server connection.
+
+use super::active::{Active, Server};
+use super::conversation::Conversation;
+use crate::backend::mysql::connection::Kill;
+use crate::metrics::{NodeIndex, ServerClosed};
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Instant;
+
+impl Conversation {
+    /// Gives the connection back.
+    pub(super) fn give_up_server(&mut self) {
+        let Some(mut server) = self.part() else { return };
+        // A connection that has a schema now is no use to sessions that have none.
+        let traces = &mut server.pooled.connection.traces;
+        let had_none = !self.pools[0].iter().flatten().all(|pool| !is_same(pool, &server.pool));
+        if traces.spoiled || had_none && traces.schema.is_some() {
+            self.close(server, ServerClosed::Dirty);
+            return;
+        }
+        server.pool.give_back(server.pooled, Instant::now());
+    }
+
+    /// Closes the connection.
+    pub(super) fn drop_server(&mut self, why: ServerClosed) {
+        if let Some(server) = self.part() {
+            self.close(server, why);
+        }
+    }
+
+    /// What is left of an answer that was not one is thrown away with the connection.
+    pub(super) fn drop_or_give_up(&mut self) {
+        let quiet = self.active.as_ref().is_some_and(|active| active.is_quiet());
+        if quiet { self.give_up_server() } else { self.drop_server(ServerClosed::Broken) }
+    }
+
+    fn close(&self, server: Server, why: ServerClosed) {
+        server.pool.stats.active_closed();
+        let node = NodeIndex(server.node.0);
+        self.worker.stats().server_closed(self.cluster.handle.index, node, why);
+    }
+
+    /// The connection is nobody's any more: it cannot be killed, and no commit is under way.
+    fn part(&mut self) -> Option<Server> {
+        let Active { server, outbox, read, mut progress, .. } = *self.active.take()?;
+        self.entry.bind(None);
+        if let Some(commit) = progress.commit.take() {
+            self.cluster.commits.ended(commit);
+        }
+        self.cluster.count_busy(usize::from(server.node.0), false);
+        self.statements.let_go();
+        self.worker.keep_buffer(outbox);
+        self.worker.keep_buffer(read);
+        Some(server)
+    }
+
+    /// Waits for KILLs on their way: they must not meet the next session's statement.
+    pub(super) async fn cancels_arrived(&self) {
+        if self.entry.cancelling.get() > 0 {
+            let entry = self.entry.clone();
+            poll_fn(|cx| {
+                entry.remember(cx.waker());
+                if entry.cancelling.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+    }
+
+    /// Gives the connection back if nothing holds it. One whose last statement has left warnings
+    /// or an error stays for a moment, unless somebody waits for a connection.
+    pub(super) async fn settle(&mut self) {
+        if !self.is_free() {
+            return;
+        }
+        let Some(active) = &self.active else { return };
+        let may_be_asked = active.progress.warnings || active.progress.failed.is_some();
+        if may_be_asked && active.server.pool.shared.waiting() == 0 {
+            return;
+        }
+        self.cancels_arrived().await;
+        self.give_up_server();
+    }
+
+    /// The client is gone while its statement runs: the server need not finish it.
+    pub(super) fn stop_running(&mut self) {
+        let Some(active) = &self.active else { return };
+        if active.expected.is_empty() {
+            return;
+        }
+        let kill = active.server.pooled.connection.kill.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = kill.kill(Kill::Connection).await {
+                tracing::debug!("a statement that nobody waits for goes on: {error}");
+            }
+        });
+    }
+}
+
+fn is_same(one: &std::rc::Rc<super::LocalPool>, other: &std::rc::Rc<super::LocalPool>) -> bool {
+    std::rc::Rc::ptr_eq(one, other)
+}

@@ -1,0 +1,87 @@
+//! A client's prepared statements: their ids are the client's, whichever servers know them.
+
+use crate::protocol::mysql::command::LAST_PREPARED;
+use crate::sql::Statement;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub struct Prepared {
+    pub sql: Rc<[u8]>,
+    /// The default schema when it was prepared: what names without one mean.
+    pub schema: Option<Arc<[u8]>>,
+    pub statement: Arc<Statement>,
+    /// Version of the catalog by which the statement was classified.
+    pub catalog: u64,
+    pub parameters: u16,
+    /// The parameters' types as the client sent them last, and how often it has.
+    pub types: Box<[u8]>,
+    pub types_version: u32,
+    /// The server has a part of its parameters, or a cursor of it: the connection is kept.
+    pub holds: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Statements {
+    known: HashMap<u32, Prepared, foldhash::fast::RandomState>,
+    next: u32,
+}
+
+impl Statements {
+    /// Takes a statement in; gives its id.
+    pub fn insert(&mut self, prepared: Prepared) -> u32 {
+        // As a server does: from 1 up, and never the id that stands for the last one.
+        self.next = if self.next >= LAST_PREPARED - 1 { 1 } else { self.next + 1 };
+        while self.known.contains_key(&self.next) {
+            self.next += 1;
+        }
+        self.known.insert(self.next, prepared);
+        self.next
+    }
+
+    /// The client's id of a statement: MariaDB's clients may name the last one without it.
+    pub fn meant(&self, id: u32) -> u32 {
+        if id == LAST_PREPARED { self.next } else { id }
+    }
+
+    pub fn get(&self, id: u32) -> Option<&Prepared> {
+        self.known.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: u32) -> Option<&mut Prepared> {
+        self.known.get_mut(&id)
+    }
+
+    pub fn remove(&mut self, id: u32) -> Option<Prepared> {
+        self.known.remove(&id)
+    }
+
+    pub fn contains(&self, id: u32) -> bool {
+        self.known.contains_key(&id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Whether one of them keeps the connection.
+    pub fn hold(&self) -> bool {
+        self.known.values().any(|prepared| prepared.holds)
+    }
+
+    /// Nothing of them is on a server any more.
+    pub fn let_go(&mut self) {
+        for prepared in self.known.values_mut() {
+            prepared.holds = false;
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.known.clear();
+    }
+}
