@@ -17,6 +17,7 @@ mod failover;
 mod lag;
 mod maintenance;
 mod messages;
+mod mysql_accounts;
 mod mysql_login;
 mod mysql_reads;
 mod mysql_servers;

@@ -3,6 +3,7 @@
 //! [`ServerConnection`] is all that a pool knows of one, whatever its engine.
 
 pub mod dial;
+pub(crate) mod memory;
 pub mod mysql;
 pub mod postgres;
 pub mod stream;

@@ -288,8 +288,9 @@ fn auth(section: &Section<'_>) -> Auth {
     {
         section.note("query", "must contain `$1`, which stands for the user's name".to_owned());
     }
-    if query.is_none() && section.has("query_cache") {
-        section.warn("query_cache", "has no effect without `query`".to_owned());
+    let accounts = section.flag("accounts");
+    if query.is_none() && !accounts && section.has("query_cache") {
+        section.warn("query_cache", "has no effect without `query` or `accounts`".to_owned());
     }
     let method: AuthMethod = section.chosen("method");
     if method == AuthMethod::Trust {
@@ -298,7 +299,7 @@ fn auth(section: &Section<'_>) -> Auth {
             "is `trust`: whoever reaches a listening address is let in as any user".to_owned(),
         );
     }
-    Auth { method, query, query_cache: section.duration("query_cache") }
+    Auth { method, query, accounts, query_cache: section.duration("query_cache") }
 }
 
 fn log(section: &Section<'_>) -> Log {

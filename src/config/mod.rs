@@ -127,7 +127,9 @@ pub struct Auth {
     /// `SELECT user, secret …` with `$1` as the user's name, run by the service user on the
     /// cluster that the client asks for; `None`: only the users of the file.
     pub query: Option<String>,
-    /// How long an answer of `query` is used.
+    /// Whether the accounts of MySQL and MariaDB servers are looked up.
+    pub accounts: bool,
+    /// How long an answer of `query` or of the accounts is used.
     pub query_cache: Duration,
 }
 

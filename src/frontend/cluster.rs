@@ -74,6 +74,17 @@ pub struct ClusterHandle<E: Engine = Postgres> {
     pub commits: Arc<Commits>,
 }
 
+/// Which cluster serves a client of MySQL or MariaDB: the one that lists the schema, else the one
+/// that takes any, else, for a client that names none, the first.
+pub fn index_of_schema(clusters: &[&ClusterHandle<Mysql>], schema: Option<&str>) -> Option<usize> {
+    let listed = |cluster: &&ClusterHandle<Mysql>| {
+        schema.is_some_and(|schema| cluster.config.databases.contains_key(schema))
+    };
+    let any = |cluster: &&ClusterHandle<Mysql>| cluster.config.databases.is_empty();
+    let first = || (schema.is_none() && !clusters.is_empty()).then_some(0);
+    clusters.iter().position(listed).or_else(|| clusters.iter().position(any)).or_else(first)
+}
+
 /// Who logged in, and with which settings.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WelcomeKey {

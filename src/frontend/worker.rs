@@ -1,6 +1,6 @@
 //! What the conversations of one worker thread share. `!Send`: nothing in here is locked.
 
-use super::cluster::{LocalCluster, Mysql};
+use super::cluster::{ClusterHandle, LocalCluster, Mysql, index_of_schema};
 use crate::backend::mysql::connection::{Kill, KillKey};
 use crate::backend::mysql::variables::Variables;
 use crate::backend::postgres::connection::{CancelKey, Reported};
@@ -197,18 +197,12 @@ impl Worker {
         })
     }
 
-    /// The cluster for clients of MySQL and MariaDB: the one that lists the schema, else the one
-    /// that takes any, else, for a client that names none, the first.
+    /// The cluster for clients of MySQL and MariaDB that name this schema, or none.
     pub fn mysql_cluster_of(&self, schema: Option<&str>) -> Option<Rc<LocalCluster<Mysql>>> {
         let clusters = self.mysql_clusters.borrow();
-        let listed = |cluster: &&Rc<LocalCluster<Mysql>>| {
-            let databases = &cluster.handle.config.databases;
-            schema.is_some_and(|schema| databases.contains_key(schema))
-        };
-        let any = |cluster: &&Rc<LocalCluster<Mysql>>| cluster.handle.config.databases.is_empty();
-        let found = clusters.iter().find(listed).or_else(|| clusters.iter().find(any));
-        let first = clusters.first().filter(|_| schema.is_none());
-        found.or(first).cloned()
+        let handles: Vec<&ClusterHandle<Mysql>> =
+            clusters.iter().map(|cluster| &*cluster.handle).collect();
+        index_of_schema(&handles, schema).map(|index| clusters[index].clone())
     }
 
     pub fn limits(&self) -> Rc<Limits> {

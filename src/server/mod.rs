@@ -101,9 +101,10 @@ impl Server {
             .await
             .map_err(|(cluster, error)| StartError::ServerTls { cluster, error })?;
         let lookup = lookup::secrets(&config, &clusters.running());
+        let accounts = lookup::accounts(&config, &clusters.handles().mysql);
         let auth = Auth {
             postgres: Arc::new(AuthContext::new(&config, lookup)?),
-            mysql: Arc::new(MysqlAuthContext::new(&config, None).map_err(ContextError::Tls)?),
+            mysql: Arc::new(MysqlAuthContext::new(&config, accounts).map_err(ContextError::Tls)?),
         };
         let layout = layout(&config);
         let mut workers = Vec::new();
@@ -201,7 +202,8 @@ impl Server {
         // Once more, with the clusters of now.
         let lookup = lookup::secrets(&next, &self.clusters.running());
         self.auth.postgres.reload(&next, lookup)?;
-        self.auth.mysql.reload(&next, None).map_err(ContextError::Tls)?;
+        let accounts = lookup::accounts(&next, &self.clusters.handles().mysql);
+        self.auth.mysql.reload(&next, accounts).map_err(ContextError::Tls)?;
         self.admin.clusters.store(Arc::new(self.clusters.views()));
         self.admin.token.store(next.api_token.clone().map(Arc::new));
         let layout = Some(layout(&next)).filter(|next| *next != layout(&self.config));

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// A user that the servers know.
-#[derive(Debug, Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Account {
     /// `plugin` of `mysql.user`.
     pub plugin: String,

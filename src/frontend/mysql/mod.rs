@@ -3,6 +3,7 @@
 //! [`startup`] lets a client in, [`compress`] is its stream; [`conversation`] is the list of stages that each command goes
 //! through, a file each. They have the names of those in [`super::postgres`].
 
+pub mod accounts;
 pub mod acquire;
 pub mod active;
 pub mod auth;

@@ -37,7 +37,12 @@ fn config(client_tls: ClientTls, startup_timeout: Duration) -> Config {
             classify_cache_max: 1,
         },
         client_tls,
-        auth: Auth { method: AuthMethod::ScramSha256, query: None, query_cache: Duration::ZERO },
+        auth: Auth {
+            method: AuthMethod::ScramSha256,
+            query: None,
+            accounts: false,
+            query_cache: Duration::ZERO,
+        },
         users: vec![
             user("alice", Some("pw"), None),
             user("other", Some("pw"), Some("server pw")),

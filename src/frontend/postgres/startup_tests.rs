@@ -36,7 +36,7 @@ pub(super) fn config(method: AuthMethod, client_tls: ClientTls, users: Vec<User>
             classify_cache_max: 1,
         },
         client_tls,
-        auth: Auth { method, query: None, query_cache: Duration::ZERO },
+        auth: Auth { method, query: None, accounts: false, query_cache: Duration::ZERO },
         users,
         clusters: Vec::new(),
         log: Log { format: LogFormat::Text, level: String::new() },

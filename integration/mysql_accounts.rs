@@ -1,0 +1,61 @@
+//! Users of MySQL and MariaDB that only the servers know (`auth.accounts`).
+
+use crate::support::PATIENCE;
+use crate::support::mysql::{
+    Engine, Fixture, Session, client_opts, cluster, errno, on_mysql_and_mariadb,
+};
+use mysql_async::OptsBuilder;
+use tiffin::cli::sandbox::servers::wait_until;
+
+on_mysql_and_mariadb! {
+    the_servers_accounts_are_let_in,
+}
+
+/// Logs in to the proxy and asks the server who that is.
+fn who(opts: OptsBuilder) -> anyhow::Result<String> {
+    Session::connect(&opts.into())?.value("SELECT SUBSTRING_INDEX(CURRENT_USER(), '@', 1)")
+}
+
+fn the_servers_accounts_are_let_in(engine: Engine) {
+    let cluster = cluster(engine);
+    let primary = cluster.primary();
+    for sql in [
+        "CREATE USER known@'%' IDENTIFIED BY 'right'",
+        "CREATE USER locked@'%' IDENTIFIED BY 'right' ACCOUNT LOCK",
+        // For another host than the proxy's: its password proves nothing here.
+        "CREATE USER split@'10.0.0.1' IDENTIFIED BY 'weak'",
+        "CREATE USER split@'127.0.0._' IDENTIFIED BY 'right'",
+        "GRANT SELECT ON app.* TO known@'%'",
+        "GRANT SELECT ON app.* TO split@'127.0.0._'",
+    ] {
+        primary.execute(sql).unwrap();
+    }
+    cluster.wait_caught_up(primary).unwrap();
+    let fixture = Fixture::with(cluster, |config| {
+        config["auth"]["accounts"] = true.into();
+        config["auth"]["query_cache"] = "1h".into();
+        config["limits"]["auth_delay"] = "0s".into();
+    });
+    let opts = |user: &'static str, password: &'static str| {
+        client_opts(fixture.proxy.port, &fixture.cluster.app)
+            .user(Some(user))
+            .pass(Some(password))
+            .db_name(Some("app"))
+    };
+    // The second time by what the first has shown.
+    for user in ["known", "known", "split"] {
+        assert_eq!(who(opts(user, "right")).unwrap(), user);
+    }
+    assert_eq!(who(fixture.opts()).unwrap(), fixture.cluster.app.user, "the file's users as well");
+    for (user, password) in
+        [("known", "wrong"), ("locked", "right"), ("split", "weak"), ("nobody", "right")]
+    {
+        let error = who(opts(user, password)).unwrap_err();
+        assert_eq!(errno(&error), Some(1045), "{user}: {error:#}");
+    }
+    // A password that does not fit makes the proxy ask again, once the answer has aged a little.
+    let changed = "ALTER USER known@'%' IDENTIFIED BY 'other'";
+    fixture.cluster.primary().execute(changed).unwrap();
+    wait_until(PATIENCE, || who(opts("known", "other")).is_ok()).expect("the new password");
+    assert!(who(opts("known", "right")).is_err());
+}
