@@ -146,8 +146,8 @@ impl<S> Compressed<S> {
         };
         let length = u32::from_le_bytes([a, b, c, 0]) as usize;
         let plain = u32::from_le_bytes([d, e, f, 0]) as usize;
+        // Room is made as the bytes come, not as they are announced.
         if self.received.len() < HEAD_BYTES + length {
-            self.received.reserve(HEAD_BYTES + length - self.received.len());
             return Ok(false);
         }
         self.sequence = sequence.wrapping_add(1);
