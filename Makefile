@@ -1,5 +1,5 @@
 # make test   installs what is missing, then formatting, lints, unit and integration tests
-# make demo   installs what is missing, builds, and shows the proxy on real servers
+# make demo   installs what is missing, builds, and shows the proxy on real servers (ENGINE=mysql)
 # make bench  compares with a direct connection, a bare relay, HAProxy and PgBouncer (40 minutes)
 # make regress  runs PostgreSQL's own regression suite, directly and through the proxy
 # make soak   random sessions, direct and proxied, for SOAK_SECONDS from seed SOAK_SEED on
@@ -34,7 +34,7 @@ test-deps:
 
 demo: deps
 	$(CARGO) build --locked --release --bin tiffin
-	target/release/tiffin sandbox $(ARGS)
+	target/release/tiffin sandbox $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 bench-deps:
 	scripts/install-deps.sh test bench

@@ -1,15 +1,16 @@
 //! The tour: statements through the proxy, and on which server each of them ran.
 //!
-//! A server says its own port by `inet_server_port()`, so nothing is shown that a server has not
-//! said. Each line ends with `ok` or `FAILED`. The steps build on one another: the last leaves
+//! A server says its own port, in the answer of a read and into the row of a write, so nothing is
+//! shown that a server has not said. Each line ends with `ok` or `FAILED`. The steps build on one another: the last leaves
 //! a healthy cluster whose primary is another server than at the start.
 
 use super::proxy::Proxy;
-use super::servers::{Cluster, Mode, Server, Session, client_config, wait_until};
+use super::servers::group::{Group, Member, Sql};
+use super::servers::wait_until;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A session stays with a replica while it reads without a pause, since another one might be
@@ -24,17 +25,16 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Between the writes of somebody who only keeps the primary from being idle.
 const WRITE_PAUSE: Duration = Duration::from_millis(20);
 /// Well above the default `max_lag` of one second.
-const APPLY_DELAY_MS: u64 = 3_000;
+const APPLY_DELAY_S: u32 = 3;
 /// What is waited for here takes the apply delay and some probe intervals.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const READ: &str = "SELECT count(*), inet_server_port() FROM lunch";
-const WRITE: &str = "INSERT INTO lunch (dish) VALUES ('dal') RETURNING id, inet_server_port()";
+const TABLE: &str = "CREATE TABLE lunch (id int PRIMARY KEY, dish varchar(20), port int)";
 
 /// Takes the tour; whether every step was seen to hold.
-pub fn run(cluster: &Cluster, proxy: &Proxy) -> Result<bool> {
-    let tour = Tour { cluster, proxy, screen: Screen::new() };
-    let steps: [(&str, Step<'_>); 5] = [
+pub fn run<S: Member>(cluster: &Group<S>, proxy: &Proxy) -> Result<bool> {
+    let tour = Tour { cluster, proxy, screen: Screen::new(), dishes: AtomicU64::new(0) };
+    let steps: [(&str, Step<'_, S>); 5] = [
         ("A write goes to the primary", Tour::write),
         ("Reads are shared by the replicas", Tour::reads),
         ("A lagging replica leaves the reads, and a session still reads its own writes", Tour::lag),
@@ -51,31 +51,33 @@ pub fn run(cluster: &Cluster, proxy: &Proxy) -> Result<bool> {
     Ok(tour.screen.all_held.load(Ordering::Relaxed))
 }
 
-type Step<'a> = fn(&Tour<'a>) -> Result<()>;
+type Step<'a, S> = fn(&Tour<'a, S>) -> Result<()>;
 
-struct Tour<'a> {
-    cluster: &'a Cluster,
+struct Tour<'a, S: Member> {
+    cluster: &'a Group<S>,
     proxy: &'a Proxy,
     screen: Screen,
+    /// Rows that were written, or tried.
+    dishes: AtomicU64,
 }
 
 /// How many statements each server ran, by its name.
 type Share = BTreeMap<String, usize>;
 
-impl Tour<'_> {
+impl<S: Member> Tour<'_, S> {
     fn write(&self) -> Result<()> {
         let session = self.connect()?;
-        let table = "CREATE TABLE lunch (id bigserial PRIMARY KEY, dish text NOT NULL)";
-        session.query(table)?;
-        self.screen.line(table, "", true);
-        let (_, server) = self.run(&session, WRITE)?;
-        self.screen.line(WRITE, &server, server == self.cluster.primary().name);
+        session.query(TABLE)?;
+        self.screen.line(TABLE, "", true);
+        let id = self.write_row(&session)?;
+        let server = self.writer(&session, id)?;
+        self.screen.line(&self.insert(id), &server, server == self.cluster.primary().name);
         Ok(())
     }
 
     fn reads(&self) -> Result<()> {
-        self.cluster.wait_caught_up(self.cluster.primary())?;
-        let all: Vec<&Server> = self.cluster.replicas().iter().collect();
+        self.cluster.primary().wait_caught_up(self.cluster)?;
+        let all: Vec<&S> = self.cluster.replicas().iter().collect();
         let share = self.until_read_by(&all)?;
         self.screen.line(&sessions_read(), &told(&share), self.are(&share, &all));
         Ok(())
@@ -83,9 +85,9 @@ impl Tour<'_> {
 
     fn lag(&self) -> Result<()> {
         let (lagging, others) = self.lagging();
-        lagging.set_apply_delay(APPLY_DELAY_MS)?;
+        lagging.apply_late(APPLY_DELAY_S)?;
         let name = &lagging.name;
-        self.screen.note(&format!("{name} applies everything {} s late", APPLY_DELAY_MS / 1000));
+        self.screen.note(&format!("{name} applies everything {APPLY_DELAY_S} s late"));
 
         let out = format!("tiffin_node_in_read_set{{cluster=\"main\",node=\"{name}\"}} 0");
         let started = Instant::now();
@@ -103,13 +105,13 @@ impl Tour<'_> {
         let mut share = Share::new();
         let mut found = 0;
         for number in 0..PAIRS {
-            let (id, _) = self.run(&session, WRITE)?;
+            let id = self.write_row(&session)?;
             if number < PAIRS_PAUSED {
                 std::thread::sleep(PAUSE);
             }
-            let own = format!("SELECT id, inet_server_port() FROM lunch WHERE id = {id}");
+            let own = format!("SELECT id, {} FROM lunch WHERE id = {id}", S::OWN_PORT);
             match self.run(&session, &own) {
-                Ok((read, server)) if read == id => {
+                Ok((read, server)) if read == id.to_string() => {
                     found += 1;
                     *share.entry(server).or_default() += 1;
                 }
@@ -123,10 +125,10 @@ impl Tour<'_> {
 
     fn return_to_reads(&self) -> Result<()> {
         let (lagging, _) = self.lagging();
-        lagging.set_apply_delay(0)?;
+        lagging.apply_late(0)?;
         self.screen.note(&format!("{} applies at once again", lagging.name));
         let started = Instant::now();
-        let all: Vec<&Server> = self.cluster.replicas().iter().collect();
+        let all: Vec<&S> = self.cluster.replicas().iter().collect();
         let share = self.until_read_by(&all)?;
         let seen = format!("{} · after {}", told(&share), seconds(started));
         self.screen.line(&sessions_read(), &seen, self.are(&share, &all));
@@ -136,29 +138,30 @@ impl Tour<'_> {
     fn promote(&self) -> Result<()> {
         let (old, new) = (self.cluster.primary(), self.cluster.replica(0));
         let session = self.connect()?;
-        old.stop(Mode::Fast)?;
+        old.wait_caught_up(self.cluster)?;
+        old.stop_in_order()?;
         self.screen.note(&format!("{} is stopped", old.name));
         // Sent while there is no primary, the statement waits for the next one.
         let (ran, promoted) = std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| (self.run(&session, WRITE), Instant::now()));
-            let promoted = new.promote().map(|()| Instant::now());
+            let waiting = scope.spawn(|| (self.write_row(&session), Instant::now()));
+            let promoted = new.take_over().map(|()| Instant::now());
             let joined = waiting.join();
             anyhow::Ok((joined.ok().context("the writing thread panicked")?, promoted?))
         })?;
         self.screen.note(&format!("{} is promoted", new.name));
         let (answer, answered) = ran;
-        let (_, server) = answer.context("the waiting INSERT")?;
+        let server = self.writer(&session, answer.context("the waiting INSERT")?)?;
         let gap = answered.saturating_duration_since(promoted).as_millis();
         let seen = format!("{server} · {gap} ms after the promotion");
         self.screen.line("INSERT …, sent while there was no primary", &seen, server == new.name);
 
         for replica in &self.cluster.replicas()[1..] {
-            self.cluster.follow(replica, new)?;
+            replica.follow(self.cluster, new)?;
         }
-        self.cluster.rejoin(old, new)?;
-        self.cluster.wait_caught_up(new)?;
+        old.rejoin(self.cluster, new)?;
+        new.wait_caught_up(self.cluster)?;
         let servers = self.cluster.servers().iter();
-        let replicas: Vec<&Server> = servers.filter(|server| server.name != new.name).collect();
+        let replicas: Vec<&S> = servers.filter(|server| server.name != new.name).collect();
         self.screen.note(&format!("{} replicate from {}", names(&replicas), new.name));
         let share = self.until_read_by(&replicas)?;
         self.screen.line(&sessions_read(), &told(&share), self.are(&share, &replicas));
@@ -171,7 +174,7 @@ impl Tour<'_> {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) && session.query(WRITE).is_ok() {
+                while !done.load(Ordering::Relaxed) && self.write_row(&session).is_ok() {
                     std::thread::sleep(WRITE_PAUSE);
                 }
             });
@@ -182,7 +185,7 @@ impl Tour<'_> {
     }
 
     /// The replica that will lag, and the servers that are to be read meanwhile.
-    fn lagging(&self) -> (&Server, Vec<&Server>) {
+    fn lagging(&self) -> (&S, Vec<&S>) {
         match self.cluster.replicas() {
             [only] => (only, vec![self.cluster.primary()]),
             [others @ .., last] => (last, others.iter().collect()),
@@ -190,14 +193,29 @@ impl Tour<'_> {
         }
     }
 
-    fn connect(&self) -> Result<Session> {
-        Session::connect(&client_config(self.proxy.port, &self.cluster.app))
-            .context("connect to the proxy")
+    fn connect(&self) -> Result<S::Session> {
+        S::session(self.proxy.port, &self.cluster.app).context("connect to the proxy")
     }
 
-    /// Runs a statement whose second column is `inet_server_port()`: the first column, and the
-    /// name of the server.
-    fn run(&self, session: &Session, sql: &str) -> Result<(String, String)> {
+    fn insert(&self, id: u64) -> String {
+        format!("INSERT INTO lunch (id, dish, port) VALUES ({id}, 'dal', {})", S::OWN_PORT)
+    }
+
+    /// Writes a row, and says its id.
+    fn write_row(&self, session: &S::Session) -> Result<u64> {
+        let id = self.dishes.fetch_add(1, Ordering::Relaxed);
+        session.query(&self.insert(id))?;
+        Ok(id)
+    }
+
+    /// The server that wrote this row, by the session that wrote it.
+    fn writer(&self, session: &S::Session, id: u64) -> Result<String> {
+        Ok(self.run(session, &format!("SELECT id, port FROM lunch WHERE id = {id}"))?.1)
+    }
+
+    /// Runs a statement whose second column is a server's port: the first column, and the name of
+    /// the server.
+    fn run(&self, session: &S::Session, sql: &str) -> Result<(String, String)> {
         let rows = session.query(sql)?;
         let Some([Some(first), Some(port)]) = rows.first().map(Vec::as_slice) else {
             bail!("no row: {sql}");
@@ -208,15 +226,16 @@ impl Tour<'_> {
 
     /// Where new sessions read, each once. They have written nothing and read nothing before.
     fn share(&self) -> Result<Share> {
+        let read = format!("SELECT count(*), {} FROM lunch", S::OWN_PORT);
         let mut share = Share::new();
         for _ in 0..READERS {
-            *share.entry(self.run(&self.connect()?, READ)?.1).or_default() += 1;
+            *share.entry(self.run(&self.connect()?, &read)?.1).or_default() += 1;
         }
         Ok(share)
     }
 
     /// Reads until exactly these servers share the reads, or patience ends; the last share.
-    fn until_read_by(&self, servers: &[&Server]) -> Result<Share> {
+    fn until_read_by(&self, servers: &[&S]) -> Result<Share> {
         let mut last = self.share()?;
         wait_until(PATIENCE, || {
             self.are(&last, servers) || {
@@ -228,7 +247,7 @@ impl Tour<'_> {
         Ok(last)
     }
 
-    fn are(&self, share: &Share, servers: &[&Server]) -> bool {
+    fn are(&self, share: &Share, servers: &[&S]) -> bool {
         share.len() == servers.len()
             && servers.iter().all(|server| share.contains_key(&server.name))
     }
@@ -247,7 +266,7 @@ fn told(share: &Share) -> String {
     parts.join(" · ")
 }
 
-fn names(servers: &[&Server]) -> String {
+fn names<S: Member>(servers: &[&S]) -> String {
     let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
     names.join(" and ")
 }

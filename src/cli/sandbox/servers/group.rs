@@ -2,7 +2,8 @@
 
 use super::folder::{Folder, random_hex};
 use super::process::Process;
-use anyhow::Result;
+use super::query::Rows;
+use anyhow::{Context, Result};
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,13 +44,73 @@ impl Logins {
     }
 }
 
-/// A server of a cluster.
-pub trait Member: Deref<Target = Process> {
+/// A server of a cluster: what tours and tests do to it, whatever its engine.
+pub trait Member: Deref<Target = Process> + Sync + Sized {
+    type Session: Sql;
+
+    /// SQL for the port of the server that runs it.
+    const OWN_PORT: &'static str;
+
+    /// A session of this user in the database `app`, with a server or the proxy.
+    ///
+    /// # Errors
+    /// Those of the server, with their code.
+    fn session(port: u16, login: &Login) -> Result<Self::Session>;
+
     /// Ends it with its data intact.
     ///
     /// # Errors
     /// When it does not end in time.
     fn stop_in_order(&self) -> Result<()>;
+
+    /// Makes a replica a primary that has all that it had received.
+    ///
+    /// # Errors
+    /// When the server refuses, or does not get there in time.
+    fn take_over(&self) -> Result<()>;
+
+    /// Replica: applies everything this many seconds late.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    fn apply_late(&self, seconds: u32) -> Result<()>;
+
+    /// Waits until every running replica has applied what this server has written until now.
+    ///
+    /// # Errors
+    /// When one does not.
+    fn wait_caught_up(&self, cluster: &Group<Self>) -> Result<()>;
+
+    /// Makes this replica follow another server.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    fn follow(&self, cluster: &Group<Self>, upstream: &Self) -> Result<()>;
+
+    /// Starts this stopped former primary, which has written nothing that `upstream` has not, as
+    /// its replica.
+    ///
+    /// # Errors
+    /// When it does not start.
+    fn rejoin(&self, cluster: &Group<Self>, upstream: &Self) -> Result<()>;
+}
+
+/// A session that blocks, with text in and text out.
+pub trait Sql: Send + Sync {
+    /// Runs one statement and returns its rows.
+    ///
+    /// # Errors
+    /// Those of the server, with their code.
+    fn query(&self, sql: &str) -> Result<Rows>;
+
+    /// The first column of the first row; empty for NULL.
+    ///
+    /// # Errors
+    /// As [`Sql::query`], and if there is no row.
+    fn value(&self, sql: &str) -> Result<String> {
+        let first = self.query(sql)?.into_iter().next().and_then(|row| row.into_iter().next());
+        first.map(Option::unwrap_or_default).with_context(|| format!("no row: {sql}"))
+    }
 }
 
 /// One primary and its replicas. Dropping it ends the servers and deletes the folder.

@@ -1,5 +1,6 @@
 //! SQL for tours, tests and administration: a session that blocks, with text in and text out.
 
+use super::group::Sql;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::time::Duration;
@@ -65,6 +66,12 @@ impl Session {
         let answer =
             async { anyhow::Ok(timeout(QUERY_TIMEOUT, answer).await.context("no answer")??) };
         self.runtime.block_on(answer).with_context(|| sql.to_string())
+    }
+}
+
+impl Sql for Session {
+    fn query(&self, sql: &str) -> Result<Rows> {
+        Session::query(self, sql)
     }
 }
 

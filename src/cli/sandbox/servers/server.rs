@@ -1,10 +1,10 @@
 //! One server: its process, and what can be done to it.
 
 use super::folder;
-use super::group::Member;
+use super::group::{Login, Member};
 use super::process::{Place, Process, STOP_TIMEOUT, on_free_port};
-use super::query::{self, Rows, quote};
-use super::wait_until;
+use super::query::{self, Rows, Session, quote};
+use super::{Cluster, client_config, wait_until};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::ops::Deref;
@@ -193,8 +193,36 @@ impl Server {
 }
 
 impl Member for Server {
+    type Session = Session;
+
+    const OWN_PORT: &'static str = "inet_server_port()";
+
+    fn session(port: u16, login: &Login) -> Result<Session> {
+        Session::connect(&client_config(port, login))
+    }
+
     fn stop_in_order(&self) -> Result<()> {
         self.stop(Mode::Fast)
+    }
+
+    fn take_over(&self) -> Result<()> {
+        self.promote()
+    }
+
+    fn apply_late(&self, seconds: u32) -> Result<()> {
+        self.set_apply_delay(u64::from(seconds) * 1_000)
+    }
+
+    fn wait_caught_up(&self, cluster: &Cluster) -> Result<()> {
+        cluster.wait_caught_up(self)
+    }
+
+    fn follow(&self, cluster: &Cluster, upstream: &Server) -> Result<()> {
+        cluster.follow(self, upstream)
+    }
+
+    fn rejoin(&self, cluster: &Cluster, upstream: &Server) -> Result<()> {
+        cluster.rejoin(self, upstream)
     }
 }
 

@@ -1,6 +1,6 @@
 //! SQL for tours, tests and administration: a session that blocks, with text in and text out.
 
-use super::super::group::Login;
+use super::super::group::{Login, Sql};
 use super::super::query::{QUERY_TIMEOUT, Rows};
 use anyhow::{Context, Result, bail};
 use mysql_async::prelude::Queryable;
@@ -59,6 +59,12 @@ impl Session {
 
     pub fn execute(&self, sql: &str) -> Result<()> {
         self.query(sql).map(drop)
+    }
+}
+
+impl Sql for Session {
+    fn query(&self, sql: &str) -> Result<Rows> {
+        Session::query(self, sql)
     }
 }
 

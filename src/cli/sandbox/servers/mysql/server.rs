@@ -5,7 +5,8 @@ use super::super::process::{Place, Process, STOP_TIMEOUT, on_free_port};
 use super::super::query::{Rows, quote};
 use super::super::wait_until;
 use super::programs::Programs;
-use super::{Engine, Options, option_file, query};
+use super::query::{self, Session, client_opts};
+use super::{Cluster, Engine, Options, option_file};
 use anyhow::{Context, Result};
 use std::io::Read;
 use std::ops::Deref;
@@ -264,8 +265,36 @@ const MARIADB_WORDS: Words = Words {
 };
 
 impl Member for Server {
+    type Session = Session;
+
+    const OWN_PORT: &'static str = "@@port";
+
+    fn session(port: u16, login: &Login) -> Result<Session> {
+        Session::connect(&client_opts(port, login).into())
+    }
+
     fn stop_in_order(&self) -> Result<()> {
         self.stop()
+    }
+
+    fn take_over(&self) -> Result<()> {
+        self.promote()
+    }
+
+    fn apply_late(&self, seconds: u32) -> Result<()> {
+        self.set_apply_delay(seconds)
+    }
+
+    fn wait_caught_up(&self, cluster: &Cluster) -> Result<()> {
+        cluster.wait_caught_up(self)
+    }
+
+    fn follow(&self, cluster: &Cluster, upstream: &Server) -> Result<()> {
+        cluster.follow(self, upstream)
+    }
+
+    fn rejoin(&self, cluster: &Cluster, upstream: &Server) -> Result<()> {
+        cluster.rejoin(self, upstream)
     }
 }
 

@@ -1,0 +1,93 @@
+//! What differs between the engines for a scenario that is the same for all.
+
+use super::{
+    Fixture, Group, Member, Options, Proxy, Server, Stage, binary, mysql, proxy, sqlstate,
+};
+use serde_json::Value;
+
+/// The engines that scenarios run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    Postgres,
+    MySql,
+    MariaDb,
+}
+
+/// Servers that a scenario can be set up with.
+pub trait Stand: Member + 'static {
+    /// The code of the error for a pool that has no connection free in time.
+    const POOL_IS_FULL: &'static str;
+
+    /// A cluster with so many replicas and the proxy in front, ready to read from all of them.
+    fn stage(which: Which, replicas: u16, change: fn(&mut Value)) -> Stage<Self>;
+
+    /// SQLSTATE or number of an error that a server or the proxy sent; empty if it is another.
+    fn code(error: &anyhow::Error) -> String;
+}
+
+impl Stand for Server {
+    const POOL_IS_FULL: &'static str = "53300";
+
+    fn stage(_: Which, replicas: u16, change: fn(&mut Value)) -> Stage<Server> {
+        Fixture::build().replicas(replicas).config(change).start()
+    }
+
+    fn code(error: &anyhow::Error) -> String {
+        sqlstate(error).unwrap_or_default().to_owned()
+    }
+}
+
+impl Stand for mysql::Server {
+    const POOL_IS_FULL: &'static str = "1040";
+
+    fn stage(which: Which, replicas: u16, change: fn(&mut Value)) -> Stage<mysql::Server> {
+        let engine = match which {
+            Which::MariaDb => mysql::Engine::MariaDb,
+            Which::MySql | Which::Postgres => mysql::Engine::MySql,
+        };
+        let options = mysql::Options { replicas, ..mysql::options(engine) };
+        let cluster = mysql::Cluster::start(options).expect("start the servers");
+        let stage = mysql::Fixture::with(cluster, change);
+        stage.wait_in_read_set(stage.cluster.replicas());
+        stage
+    }
+
+    fn code(error: &anyhow::Error) -> String {
+        mysql::errno(error).map(|number| number.to_string()).unwrap_or_default()
+    }
+}
+
+/// Runs scenarios on each engine, as `postgres::name`, `mysql::name` and `mariadb::name`. The
+/// functions are generic over the servers and take the engine.
+macro_rules! on_every_engine {
+    ($($name:ident),+ $(,)?) => {
+        mod postgres {
+            $(
+                #[test]
+                fn $name() {
+                    use crate::support::{Server, Which};
+                    super::$name::<Server>(Which::Postgres);
+                }
+            )+
+        }
+        mod mysql {
+            $(
+                #[test]
+                fn $name() {
+                    use crate::support::{Which, mysql::Server};
+                    super::$name::<Server>(Which::MySql);
+                }
+            )+
+        }
+        mod mariadb {
+            $(
+                #[test]
+                fn $name() {
+                    use crate::support::{Which, mysql::Server};
+                    super::$name::<Server>(Which::MariaDb);
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_every_engine;
