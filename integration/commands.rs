@@ -101,7 +101,10 @@ fn check_reports_every_node_and_what_is_missing() {
     assert!(!text.contains(&fixture.cluster.service.password));
 }
 
-on_mysql_and_mariadb! { check_looks_at_servers_that_replicate_by_gtid }
+on_mysql_and_mariadb! {
+    check_looks_at_servers_that_replicate_by_gtid,
+    the_sandbox_tour_holds_as_well,
+}
 
 fn check_looks_at_servers_that_replicate_by_gtid(engine: Engine) {
     let cluster = my::cluster(engine);
@@ -136,13 +139,26 @@ fn check_looks_at_servers_that_replicate_by_gtid(engine: Engine) {
     assert!(!text.contains(&cluster.service.password));
 }
 
+fn the_sandbox_tour_holds_as_well(engine: Engine) {
+    the_tour_holds(engine.word());
+}
+
 /// The whole demonstration, as `make demo` runs it without a terminal.
 #[test]
 fn the_sandbox_tour_holds() {
+    the_tour_holds("postgres");
+}
+
+fn the_tour_holds(engine: &str) {
     let started = Instant::now();
-    let output = tiffin(&["sandbox"]);
+    let mut command = Command::new(binary());
+    command.args(["sandbox", "--engine", engine]).env("TIFFIN_MYSQL_BIN", my::mysql_9());
+    let output = command.output().expect("run tiffin");
     let text = said(&output);
-    println!("{text}\nmeasured: the tour took {:.1} s", started.elapsed().as_secs_f64());
+    println!(
+        "{text}\nmeasured: the tour on {engine} took {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
     assert!(output.status.success(), "{text}");
     assert!(!text.contains("FAILED"), "{text}");
     assert!(text.matches(" ok\n").count() >= 7, "{text}");

@@ -30,6 +30,7 @@ mod promotion;
 mod protocol;
 mod reads;
 mod routing;
+mod scenarios;
 mod servers;
 mod settings;
 mod shapes;

@@ -1,5 +1,6 @@
 //! What every test stands on: [`Fixture`], a cluster of real servers with the built proxy in
-//! front. [`relay`] is a cable that can be cut, [`wire`] speaks raw bytes, [`psql`] is libpq,
+//! front; [`Stage`] is the same for any engine, [`stand`] how it is set up for a scenario.
+//! [`relay`] is a cable that can be cut, [`wire`] speaks raw bytes, [`psql`] is libpq,
 //! [`versions`] is the second server version, [`mysql`] has clusters of MySQL and MariaDB.
 
 #![allow(dead_code, unused_imports, reason = "each test uses its part")]
@@ -8,14 +9,18 @@ pub mod certificates;
 pub mod mysql;
 pub mod psql;
 pub mod relay;
+pub mod stand;
 pub mod versions;
 pub mod wire;
 
 use serde_json::Value;
+pub(crate) use stand::on_every_engine;
+pub use stand::{Stand, Which};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use tiffin::cli::sandbox::proxy::{self, Proxy};
+pub use tiffin::cli::sandbox::servers::group::{Group, Member, Sql};
 pub use tiffin::cli::sandbox::servers::query::sqlstate;
 pub use tiffin::cli::sandbox::servers::{
     Cluster, Login, Mode, Options, Server, Session, client_config, query::Rows, wait_until,
@@ -48,10 +53,13 @@ pub struct Builder {
     wait: bool,
 }
 
+/// A cluster of PostgreSQL and the proxy in front of it.
+pub type Fixture = Stage<Server>;
+
 /// A cluster and the proxy in front of it, with the cluster called `main`.
-pub struct Fixture {
+pub struct Stage<S: Member> {
     pub proxy: Proxy,
-    pub cluster: Cluster,
+    pub cluster: Group<S>,
     /// What the proxy was started with.
     pub config: Value,
 }
@@ -149,15 +157,33 @@ impl Fixture {
         client_config(self.proxy.port, &self.cluster.app)
     }
 
+    /// A session with other parameters.
+    pub fn session_with(&self, change: impl FnOnce(&mut tokio_postgres::Config)) -> Session {
+        let mut config = self.config();
+        change(&mut config);
+        Session::connect(&config).expect("connect to the proxy")
+    }
+
+    /// Which server logged a statement with this text; needs [`Builder::log_statements`].
+    pub fn server_of_marker(&self, marker: &str) -> Option<&Server> {
+        let logged = |server: &&Server| server.log().contains(marker);
+        let mut found = self.cluster.servers().iter().filter(logged);
+        let first = found.next();
+        assert!(found.next().is_none(), "{marker} ran on two servers");
+        first
+    }
+}
+
+impl<S: Member> Stage<S> {
     /// A new session of the user `app` through the proxy.
-    pub fn session(&self) -> Session {
-        Session::connect(&self.config()).expect("connect to the proxy")
+    pub fn session(&self) -> S::Session {
+        S::session(self.proxy.port, &self.cluster.app).expect("connect to the proxy")
     }
 
     /// What a new session answers to this, first column of the first row. For conditions that
     /// are waited for: while something changes, a login may fail as well.
     pub fn try_value(&self, sql: &str) -> anyhow::Result<String> {
-        Session::connect(&self.config())?.value(sql)
+        S::session(self.proxy.port, &self.cluster.app)?.value(sql)
     }
 
     /// Replaces the proxy's configuration and waits until it is in force for new sessions.
@@ -170,21 +196,14 @@ impl Fixture {
             .unwrap_or_else(|_| panic!("it is not loaded again:\n{}", self.proxy.log()));
     }
 
-    /// A session with other parameters.
-    pub fn session_with(&self, change: impl FnOnce(&mut tokio_postgres::Config)) -> Session {
-        let mut config = self.config();
-        change(&mut config);
-        Session::connect(&config).expect("connect to the proxy")
-    }
-
     /// A session of `app` with a server itself.
-    pub fn direct(&self, server: &Server) -> Session {
-        Session::connect(&client_config(server.port, &self.cluster.app)).expect("connect directly")
+    pub fn direct(&self, server: &S) -> S::Session {
+        S::session(server.port, &self.cluster.app).expect("connect directly")
     }
 
     /// The name of the server that ran this statement, whose first column must be
-    /// `inet_server_port()`.
-    pub fn ran_on(&self, session: &Session, sql: &str) -> String {
+    /// its [`Member::OWN_PORT`].
+    pub fn ran_on(&self, session: &S::Session, sql: &str) -> String {
         let port = session.value(sql).unwrap_or_else(|error| panic!("{error:#}"));
         self.name_of(&port)
     }
@@ -194,21 +213,12 @@ impl Fixture {
         server.unwrap_or_else(|| panic!("no server has the port {port:?}")).name.clone()
     }
 
-    /// Which server logged a statement with this text; needs [`Builder::log_statements`].
-    pub fn server_of_marker(&self, marker: &str) -> Option<&Server> {
-        let logged = |server: &&Server| server.log().contains(marker);
-        let mut found = self.cluster.servers().iter().filter(logged);
-        let first = found.next();
-        assert!(found.next().is_none(), "{marker} ran on two servers");
-        first
-    }
-
     /// How many of `count` reads each server ran, each in a new session: one that goes on
     /// reading stays with its replica, as another one might be older.
     pub fn share(&self, count: usize) -> BTreeMap<String, usize> {
         let mut share = BTreeMap::new();
         for _ in 0..count {
-            let name = self.ran_on(&self.session(), "SELECT inet_server_port()");
+            let name = self.ran_on(&self.session(), &format!("SELECT {}", S::OWN_PORT));
             *share.entry(name).or_default() += 1;
         }
         share
@@ -217,18 +227,24 @@ impl Fixture {
     /// Makes a table through the proxy and waits until reads of it go to replicas: the catalog
     /// has to be loaded again first.
     pub fn create_table(&self, name: &str, columns: &str) {
-        self.session()
-            .query(&format!("CREATE TABLE {name} ({columns})"))
-            .expect("create the table");
-        self.cluster.wait_caught_up(self.cluster.primary()).expect("replicas catch up");
-        let read = format!("SELECT inet_server_port(), count(*) FROM {name}");
-        let primary = self.cluster.primary().port.to_string();
-        let known = || self.try_value(&read).is_ok_and(|port| port != primary);
+        let create = format!("CREATE TABLE {name} ({columns})");
+        self.session().query(&create).expect("create the table");
+        if self.cluster.replicas().is_empty() {
+            return;
+        }
+        let primary = self.cluster.primary();
+        primary.wait_caught_up(&self.cluster).expect("replicas catch up");
+        let read = format!("SELECT {}, count(*) FROM {name}", S::OWN_PORT);
+        let port = primary.port.to_string();
+        let known = || self.try_value(&read).is_ok_and(|ran_on| ran_on != port);
         wait_until(PATIENCE, known).unwrap_or_else(|_| panic!("{name} is not known"));
     }
 
     /// Waits until these, and of the others none, are in the read set.
-    pub fn wait_in_read_set<'a>(&self, servers: impl IntoIterator<Item = &'a Server>) {
+    pub fn wait_in_read_set<'a>(&self, servers: impl IntoIterator<Item = &'a S>)
+    where
+        S: 'a,
+    {
         let mut expected: Vec<&str> = servers.into_iter().map(|s| s.name.as_str()).collect();
         expected.sort_unstable();
         let waited = wait_until(PATIENCE, || {
@@ -253,7 +269,7 @@ impl Fixture {
     }
 
     /// Waits until the proxy takes this server for the primary.
-    pub fn wait_primary(&self, server: &Server) {
+    pub fn wait_primary(&self, server: &S) {
         let labels = [("role", "primary"), ("node", server.name.as_str())];
         wait_until(PATIENCE, || self.metrics().sum("tiffin_node_role", &labels) == 1.0)
             .unwrap_or_else(|_| {
@@ -276,7 +292,7 @@ impl Fixture {
     }
 }
 
-impl Drop for Fixture {
+impl<S: Member> Drop for Stage<S> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("the proxy's log:\n{}", self.proxy.log());
