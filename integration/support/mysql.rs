@@ -30,7 +30,7 @@ impl Fixture {
 
     /// `change` is given the configuration before the proxy starts with it.
     pub fn with(cluster: Cluster, change: impl FnOnce(&mut Value)) -> Fixture {
-        let mut config = proxy::mysql_config(&cluster, 0).expect("free ports");
+        let mut config = proxy_config(&cluster);
         change(&mut config);
         let proxy = Proxy::start(binary(), &cluster, &config).expect("start the proxy");
         Stage { proxy, cluster, config }
@@ -40,6 +40,11 @@ impl Fixture {
     pub fn opts(&self) -> OptsBuilder {
         client_opts(self.proxy.port, &self.cluster.app)
     }
+}
+
+/// A proxy's configuration for a cluster: its users, everything else as by default.
+pub fn proxy_config(cluster: &Cluster) -> Value {
+    proxy::mysql_config(cluster, 0).expect("free ports")
 }
 
 /// The folder of MySQL 9's server; whatever MySQL else is installed.

@@ -153,13 +153,13 @@ impl Server {
         let Words { replica, .. } = self.words();
         self.stop_receiving()?;
         let received = match self.engine {
-            Engine::MySql => format!(
-                "SELECT WAIT_FOR_EXECUTED_GTID_SET(RECEIVED_TRANSACTION_SET, {APPLY_TIMEOUT_S})
-                 FROM performance_schema.replication_connection_status WHERE CHANNEL_NAME = ''"
-            ),
+            Engine::MySql => {
+                let set = quote(&self.status("Retrieved_Gtid_Set")?);
+                format!("SELECT WAIT_FOR_EXECUTED_GTID_SET({set}, {APPLY_TIMEOUT_S})")
+            }
             Engine::MariaDb => {
-                let position = self.status("Gtid_IO_Pos")?;
-                format!("SELECT MASTER_GTID_WAIT({}, {APPLY_TIMEOUT_S})", quote(&position))
+                let position = quote(&self.status("Gtid_IO_Pos")?);
+                format!("SELECT MASTER_GTID_WAIT({position}, {APPLY_TIMEOUT_S})")
             }
         };
         self.value(&received)?;
