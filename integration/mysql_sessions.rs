@@ -24,6 +24,49 @@ on_mysql_and_mariadb! {
     limits_have_errors,
 }
 
+/// One process serves clusters of both protocols.
+#[test]
+fn clusters_of_both_kinds_are_served_at_once() {
+    let postgres = crate::support::Fixture::build().replicas(1).start();
+    let mariadb = cluster(Engine::MariaDb);
+    let mut config = postgres.config.clone();
+    let other = crate::support::mysql::proxy_config(&mariadb);
+    config["listen"]["mysql"] = other["listen"]["mysql"].clone();
+    config["clusters"]["other"] = other["clusters"]["main"].clone();
+    // The users of both clusters have the same names; one of MariaDB's gets another.
+    let mut maria = other["users"][0].clone();
+    maria["name"] = json!("maria");
+    let password = maria["password"].as_str().unwrap().to_owned();
+    let primary = mariadb.primary();
+    primary.execute(&format!("CREATE USER maria IDENTIFIED BY '{password}'")).unwrap();
+    primary.execute("GRANT ALL ON app.* TO maria").unwrap();
+    mariadb.wait_caught_up(primary).unwrap();
+    let users = [config["users"][0].clone(), maria];
+    config["users"] = json!(users);
+    postgres.proxy.kill();
+    let proxy = tiffin::cli::sandbox::proxy::Proxy::start(
+        crate::support::binary(),
+        &postgres.cluster,
+        &config,
+    )
+    .expect("start the proxy");
+    let address = config["listen"]["mysql"][0].as_str().unwrap().to_owned();
+    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    let opts = crate::support::mysql::client_opts(port, &mariadb.app);
+    let opts = opts.user(Some("maria")).pass(Some(password));
+    let maria = crate::support::mysql::Session::connect(&opts.into()).expect("a login");
+    maria.execute("CREATE TABLE both_kinds (n int)").unwrap();
+    assert!(maria.value("SELECT version()").unwrap().contains("MariaDB"));
+    let session = crate::support::Session::connect(&crate::support::client_config(
+        proxy.port,
+        &postgres.cluster.app,
+    ))
+    .expect("a login");
+    assert!(session.value("SELECT version()").unwrap().contains("PostgreSQL"));
+    let topology = proxy.get("/api/v1/topology").unwrap().1;
+    assert!(topology.contains("\"main\"") && topology.contains("\"other\""), "{topology}");
+}
+
 /// Where a read runs.
 const PORT: &str = "SELECT @@port FROM t LIMIT 1";
 
@@ -455,4 +498,10 @@ fn limits_have_errors(engine: Engine) {
     };
     wait_until(PATIENCE, || refused() != Some(1040)).unwrap();
     assert!(matches!(refused(), Some(1049 | 1044)), "{:?}", refused());
+    // A drain waits for nobody who asks for nothing.
+    let begun = Instant::now();
+    fixture.proxy.signal("TERM").unwrap();
+    fixture.proxy.wait().unwrap();
+    one.execute("SELECT 1").unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(25), "shutdown.drain_timeout is 30s");
 }

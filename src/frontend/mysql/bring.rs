@@ -35,7 +35,9 @@ impl Conversation {
             traces.insert_id = 0;
             traces.untracked = true;
         }
-        let untracked = std::mem::take(&mut traces.untracked);
+        // Trackers cannot be set in a transaction.
+        let untracked = traces.untracked && !self.followed.in_transaction;
+        traces.untracked &= self.followed.in_transaction;
         if !std::sync::Arc::ptr_eq(&traces.variables, &self.followed.variables) {
             let difference = traces.variables.difference(&self.followed.variables);
             traces.variables = self.followed.variables.clone();
@@ -136,6 +138,10 @@ impl Conversation {
         let on_replica = self.active.as_ref().is_some_and(|active| !active.server.is_primary);
         let may_move = on_replica && self.is_free();
         if !broken.by_statement {
+            if !self.is_free() {
+                // What the session has there goes with the connection.
+                return Err(Fault::Login { code: broken.code, message: broken.message });
+            }
             self.drop_server(ServerClosed::Dirty);
         }
         if may_move {

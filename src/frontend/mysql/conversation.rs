@@ -38,7 +38,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -48,6 +48,9 @@ const REPEATS_MAX: u32 = 3;
 /// A free session keeps its connection for this long after a statement with warnings or an error:
 /// whoever asks for them does so next.
 const DIAGNOSTICS_HOLD: Duration = Duration::from_secs(1);
+
+/// Meanwhile it is looked this often whether somebody else waits for one.
+const DIAGNOSTICS_LOOK: Duration = Duration::from_millis(10);
 
 /// Who the client is.
 #[derive(Debug)]
@@ -188,12 +191,16 @@ impl Conversation {
     /// Waits for the client, holding no memory for it while it is silent, and its connection no
     /// longer than somebody may ask for the last statement's warnings.
     async fn next(&mut self) -> Result<Extent, Fault> {
-        if self.active.is_some() && self.is_free() {
-            let waited = timeout(DIAGNOSTICS_HOLD, poll_fn(|cx| self.poll_next(cx))).await;
+        let until = Instant::now() + DIAGNOSTICS_HOLD;
+        while self.active.is_some() && self.is_free() {
+            let waited = timeout(DIAGNOSTICS_LOOK, poll_fn(|cx| self.poll_next(cx))).await;
             if let Ok(next) = waited {
                 return next;
             }
-            self.give_up_server();
+            let wanted = |active: &Active| active.server.pool.shared.waiting() > 0;
+            if Instant::now() >= until || self.active.as_deref().is_some_and(wanted) {
+                self.give_up_server();
+            }
         }
         poll_fn(|cx| self.poll_next(cx)).await
     }
