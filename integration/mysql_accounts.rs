@@ -2,9 +2,10 @@
 
 use crate::support::PATIENCE;
 use crate::support::mysql::{
-    Engine, Fixture, Session, client_opts, cluster, errno, on_mysql_and_mariadb,
+    Engine, Fixture, Session, client_opts, cluster, errno, mysql_9, on_mysql_and_mariadb,
 };
 use mysql_async::OptsBuilder;
+use std::process::Command;
 use tiffin::cli::sandbox::servers::wait_until;
 
 on_mysql_and_mariadb! {
@@ -58,4 +59,30 @@ fn the_servers_accounts_are_let_in(engine: Engine) {
     fixture.cluster.primary().execute(changed).unwrap();
     wait_until(PATIENCE, || who(opts("known", "other")).is_ok()).expect("the new password");
     assert!(who(opts("known", "right")).is_err());
+}
+
+/// MySQL's own client: the password under the proxy's RSA key, then remembered; zlib and zstd.
+#[test]
+fn mysqls_client_encrypts_its_password_and_compresses() {
+    let cluster = cluster(Engine::MySql);
+    let primary = cluster.primary();
+    primary.execute("CREATE USER known@'%' IDENTIFIED BY 'right'").unwrap();
+    cluster.wait_caught_up(primary).unwrap();
+    let fixture = Fixture::with(cluster, |config| config["auth"]["accounts"] = true.into());
+    let client = mysql_9().with_file_name("bin").join("mysql");
+    for compression in ["uncompressed", "zstd", "zlib"] {
+        let output = Command::new(&client)
+            .args(["--no-defaults", "--protocol=tcp", "-h127.0.0.1", "-uknown", "-pright", "-N"])
+            .arg(format!("-P{}", fixture.proxy.port))
+            .args(["--ssl-mode=DISABLED", "--get-server-public-key"])
+            .arg(format!("--compression-algorithms={compression}"))
+            .args(["-e", "SELECT CONCAT(REPEAT('tiffin', 100000), CURRENT_USER())"])
+            .output()
+            .expect("run mysql");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{compression}: {told}");
+        assert_eq!(said.trim_end().len(), 600_000 + "known@%".len(), "{compression}: {told}");
+        assert!(said.trim_end().ends_with("tiffinknown@%"), "{compression}");
+    }
 }
