@@ -14,8 +14,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use tiffin::cli::sandbox::servers::Tls;
 use tiffin::cli::sandbox::servers::binaries::Binaries;
+use tiffin::cli::sandbox::servers::{Login, Tls};
 
 /// A program takes three to ten seconds on a machine that does nothing else.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(200);
@@ -23,13 +23,16 @@ const PROGRAM_TIMEOUT: Duration = Duration::from_secs(200);
 const STDERR_LINES_MAX: usize = 60;
 
 #[derive(Clone, Copy)]
-enum Language {
+pub enum Language {
     Python,
     Node,
     Java,
     Rust,
 }
 use Language::{Java, Node, Python, Rust};
+
+/// Checks that hold directly and need not hold through the proxy: driver, check, reason.
+pub type Differs = &'static [(&'static str, &'static str, &'static str)];
 
 /// Name, which is also the database's, and program.
 const DRIVERS: &[(&str, Language, &str)] = &[
@@ -46,9 +49,8 @@ const DRIVERS: &[(&str, Language, &str)] = &[
     ("pgbench", Python, "pgbench.py"),
 ];
 
-/// Checks that hold directly and need not hold through the proxy: driver, check, reason. With the
-/// first reason it depends on which connection a statement meets.
-const DIFFERS: &[(&str, &str, &str)] = &[
+/// With the first reason it depends on which connection a statement meets.
+const DIFFERS: Differs = &[
     ("asyncpg", "prepared_statements_outlive_ddl", OTHER_SHAPE),
     ("postgres_js", "prepared_statements_outlive_ddl", OTHER_SHAPE),
     ("pgjdbc", "prepared_statements_outlive_ddl", OTHER_SHAPE),
@@ -90,7 +92,10 @@ fn drivers_see_what_they_see_without_the_proxy() {
             proxied.seconds,
             direct.seconds,
         );
-        problems.extend(problems_of(&fixture, name, &proxied, &direct));
+        problems.extend(problems_of(name, DIFFERS, &proxied, &direct));
+        if !fixture.proxy.is_running() {
+            problems.push(format!("the proxy ended during {name}"));
+        }
         fixture
             .cluster
             .primary()
@@ -126,11 +131,13 @@ fn start(authority: &Authority, files: &Files, ca: &Path) -> Fixture {
         .start()
 }
 
-/// What runs a program, but for its surroundings.
-fn command(language: Language, program: &str) -> Command {
+/// What runs a program with its arguments, but for its surroundings.
+pub fn command(language: Language, program: &str) -> Command {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/drivers");
     let installed = installed();
-    match language {
+    let mut words = program.split(' ');
+    let program = words.next().unwrap_or_default();
+    let mut command = match language {
         Python => {
             let mut command = Command::new(installed.join("python/bin/python"));
             command.arg("-B").arg(sources.join("python").join(program));
@@ -143,7 +150,7 @@ fn command(language: Language, program: &str) -> Command {
             command
         }
         Java => {
-            let jars = ["postgresql", "HikariCP", "slf4j-api", "slf4j-nop"];
+            let jars = ["postgresql", "mariadb-java-client", "HikariCP", "slf4j-api", "slf4j-nop"];
             let jars = jars.map(|name| format!("/usr/share/java/{name}.jar")).join(":");
             let mut command = Command::new("java");
             command.args(["-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", &jars]);
@@ -151,7 +158,9 @@ fn command(language: Language, program: &str) -> Command {
             command
         }
         Rust => Command::new(binary().with_file_name(program)),
-    }
+    };
+    command.args(words);
+    command
 }
 
 /// Where `scripts/install-drivers.sh` has installed things, by the present lists.
@@ -172,11 +181,11 @@ fn installed() -> PathBuf {
 }
 
 /// What a program said.
-struct Outcome {
-    version: String,
-    ok: BTreeSet<String>,
+pub struct Outcome {
+    pub version: String,
+    pub ok: BTreeSet<String>,
     failed: BTreeSet<String>,
-    seconds: f64,
+    pub seconds: f64,
     /// Empty if all is well.
     complaint: String,
 }
@@ -194,7 +203,11 @@ fn run_both_ways(
     }
     fixture.cluster.wait_caught_up(primary).unwrap();
     let spawn = |way| spawn(fixture, ca, name, way, command());
-    let mut running = [spawn(Way::Proxied), spawn(Way::Direct)];
+    outcomes([spawn(Way::Proxied), spawn(Way::Direct)])
+}
+
+/// Waits for both, for as long as a program may take.
+pub fn outcomes(mut running: [Running; 2]) -> [Outcome; 2] {
     // Also the one that ends first is asked how long it took.
     let all_ended = || running.iter_mut().filter_map(Running::still_runs).count() == 0;
     let _ = wait_until(PROGRAM_TIMEOUT, all_ended);
@@ -202,7 +215,7 @@ fn run_both_ways(
 }
 
 /// A program at work; its output goes to files in the folder that it runs in.
-struct Running {
+pub struct Running {
     title: String,
     child: Child,
     folder: PathBuf,
@@ -224,31 +237,44 @@ fn spawn(fixture: &Fixture, ca: &Path, name: &str, way: Way, mut command: Comman
     let database = format!("{name}_{way_name}");
     // The cluster's folder: whatever runs there ends with the servers.
     let folder = cluster.folder().join(&database);
-    fs::create_dir(&folder).unwrap();
+    command
+        .env("READ_PORTS", read_ports)
+        .env("PRIMARY_PORT", cluster.primary().port.to_string())
+        .env("PG_BIN", Binaries::find().unwrap().folder());
+    surround(&mut command, port, &cluster.app, &database, ca);
+    Running::start(format!("{name}, {way_name}"), folder, command)
+}
+
+/// Where a program connects to, by the names that libpq has for it; those for other servers read
+/// the same ones.
+pub fn surround(command: &mut Command, port: u16, login: &Login, database: &str, ca: &Path) {
     command
         .env("PGHOST", "127.0.0.1")
         .env("PGPORT", port.to_string())
-        .env("PGUSER", &cluster.app.user)
-        .env("PGPASSWORD", &cluster.app.password)
-        .env("PGDATABASE", &database)
+        .env("PGUSER", &login.user)
+        .env("PGPASSWORD", &login.password)
+        .env("PGDATABASE", database)
         .env("PGSSLMODE", "verify-full")
-        .env("PGSSLROOTCERT", ca)
-        .env("READ_PORTS", read_ports)
-        .env("PRIMARY_PORT", cluster.primary().port.to_string())
-        .env("PG_BIN", Binaries::find().unwrap().folder())
-        .env("LC_ALL", "C.UTF-8")
-        .current_dir(&folder)
-        .stdin(Stdio::null())
-        .stdout(File::create(folder.join("stdout")).unwrap())
-        .stderr(File::create(folder.join("stderr")).unwrap());
-    let started = Instant::now();
-    let child = command.spawn().unwrap_or_else(|error| {
-        panic!("{:?}: {error}; run scripts/install-deps.sh drivers", command.get_program())
-    });
-    Running { title: format!("{name}, {way_name}"), child, folder, started, took: None }
+        .env("PGSSLROOTCERT", ca);
 }
 
 impl Running {
+    /// Starts a program in a new folder.
+    pub fn start(title: String, folder: PathBuf, mut command: Command) -> Running {
+        fs::create_dir(&folder).unwrap();
+        command
+            .env("LC_ALL", "C.UTF-8")
+            .current_dir(&folder)
+            .stdin(Stdio::null())
+            .stdout(File::create(folder.join("stdout")).unwrap())
+            .stderr(File::create(folder.join("stderr")).unwrap());
+        let started = Instant::now();
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("{:?}: {error}; run scripts/install-deps.sh drivers", command.get_program())
+        });
+        Running { title, child, folder, started, took: None }
+    }
+
     /// Notes when it ended.
     fn still_runs(&mut self) -> Option<()> {
         if self.took.is_none() && !matches!(self.child.try_wait(), Ok(None)) {
@@ -288,8 +314,8 @@ impl Running {
 }
 
 /// What is wrong with a program's two runs.
-fn problems_of(fixture: &Fixture, name: &str, proxied: &Outcome, direct: &Outcome) -> Vec<String> {
-    let differs = DIFFERS.iter().filter(|(driver, ..)| *driver == name);
+pub fn problems_of(name: &str, list: Differs, proxied: &Outcome, direct: &Outcome) -> Vec<String> {
+    let differs = list.iter().filter(|(driver, ..)| *driver == name);
     let differs: BTreeSet<String> = differs.map(|(_, check, _)| check.to_string()).collect();
     let mut problems = Vec::new();
     if !direct.complaint.is_empty() {
@@ -300,7 +326,7 @@ fn problems_of(fixture: &Fixture, name: &str, proxied: &Outcome, direct: &Outcom
     if !proxied.complaint.is_empty() && !excused {
         problems.push(proxied.complaint.clone());
     }
-    for (_, check, why) in DIFFERS.iter().filter(|(driver, ..)| *driver == name) {
+    for (_, check, why) in list.iter().filter(|(driver, ..)| *driver == name) {
         if proxied.failed.contains(*check) {
             println!("measured: {name} differs in {check}: {why}");
         }
@@ -308,9 +334,6 @@ fn problems_of(fixture: &Fixture, name: &str, proxied: &Outcome, direct: &Outcom
     let all = proxied.ok.union(&proxied.failed).collect::<BTreeSet<_>>();
     if problems.is_empty() && all != direct.ok.iter().collect() {
         problems.push(format!("{name}: other checks than directly"));
-    }
-    if !fixture.proxy.is_running() {
-        problems.push(format!("the proxy ended during {name}"));
     }
     problems
 }

@@ -18,6 +18,8 @@ mod lag;
 mod maintenance;
 mod messages;
 mod mysql_accounts;
+mod mysql_differential;
+mod mysql_drivers;
 mod mysql_login;
 mod mysql_reads;
 mod mysql_servers;

@@ -1,10 +1,14 @@
 //! What the classifier's table for MySQL and MariaDB calls a read must run on a read-only replica,
 //! and the catalog of a real server must give the classes of the table: the servers are the judge.
 
+use crate::support::binary;
 use crate::support::mysql::{
     Cluster, Engine, Options, Server, Session, client_opts, errno, on_mysql_and_mariadb, options,
+    proxy_config,
 };
+use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tiffin::sql::mysql::{
     CatalogRows, DataAccess, Engine as SqlEngine, Reading, RoutineRow, TableKind, TableRow,
     TriggerRow, build,
@@ -34,6 +38,7 @@ fn every_statement_called_a_read_runs_on_a_replica(engine: Engine) {
     cluster.wait_caught_up(primary).unwrap();
     let lines = lines(engine);
     classes_follow_from_the_catalog(engine, primary, &lines);
+    statements_are_explained(&cluster);
 
     let opts = client_opts(replica.port, &cluster.app).db_name(Some("shop"));
     let session = Session::connect(&opts.into()).unwrap();
@@ -125,6 +130,34 @@ fn classes_follow_from_the_catalog(engine: Engine, primary: &Server, lines: &[Li
         }
     }
     assert!(wrong.is_empty(), "by the server's own catalog:\n{}", wrong.join("\n"));
+}
+
+/// Statement, class, kind of node, and a part of the reason.
+const EXPLAINED: &[(&str, &str, &str, &str)] = &[
+    ("SELECT full_name(id) FROM users", "read", "replica", "only reads"),
+    ("SELECT n FROM nested_noisy", "write", "primary", "log_event"),
+    ("SELECT * FROM process_view", "read", "primary", "process_view"),
+    ("SELECT * FROM no_such_table", "unknown", "primary", "not in the catalog"),
+    ("INSERT INTO audited VALUES (1)", "write", "primary", "INSERT"),
+];
+
+/// `tiffin explain` asks the cluster.
+fn statements_are_explained(cluster: &Cluster) {
+    let config = cluster.folder().join("explain.json");
+    std::fs::write(&config, proxy_config(cluster).to_string()).unwrap();
+    for (sql, effect, target, reason) in EXPLAINED {
+        let mut command = Command::new(binary());
+        command.args(["explain", "--format", "json", "--config"]).arg(&config).arg(sql);
+        let done = command.output().expect("run tiffin explain");
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success(), "{sql}: {said}{}", String::from_utf8_lossy(&done.stderr));
+        let told: serde_json::Value = serde_json::from_str(&said).expect("an object");
+        assert_eq!((&told["effect"], &told["target"]), (&json!(effect), &json!(target)), "{said}");
+        assert!(told["reason"].as_str().unwrap_or_default().contains(reason), "{said}");
+        assert!(told["node"].is_string() && told["note"].is_null(), "{said}");
+        let leaves = told["pins"] == json!(["variable"]);
+        assert_eq!(leaves, sql.contains("audited"), "{said}");
+    }
 }
 
 fn rows(server: &Server) -> CatalogRows {

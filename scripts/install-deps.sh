@@ -66,6 +66,8 @@ for group in "${@:-test}"; do
         # javac also runs a program of one source file.
         need default-jdk-headless javac
         need_jar libpostgresql-jdbc-java postgresql
+        need_jar libmariadb-java mariadb-java-client
+        need mariadb-client mariadb
         need_jar libhikaricp-java HikariCP
         need_jar libslf4j-java slf4j-nop
         ;;

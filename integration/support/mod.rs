@@ -7,6 +7,7 @@
 
 pub mod certificates;
 pub mod mysql;
+pub mod mysql_wire;
 pub mod psql;
 pub mod relay;
 pub mod stand;

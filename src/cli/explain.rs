@@ -9,6 +9,7 @@ use crate::config::{Cluster, Config};
 use crate::metrics::{RouteReason, Target};
 use crate::monitor::catalog::PostgresLoader;
 use crate::monitor::catalogs::Loader;
+use crate::monitor::mysql_catalog::MysqlLoader;
 use crate::route::{Choice, Policy, choose};
 use crate::session::{Class, Need, Session, Wish};
 use crate::sql::{
@@ -199,15 +200,15 @@ enum Known {
 }
 
 async fn ask(cluster: &Arc<Cluster>, database: &str) -> anyhow::Result<Known> {
-    if cluster.engine.mysql().is_some() {
-        let why = "the catalogs of MySQL and MariaDB servers are not asked for";
-        return Ok(Known::Nothing(why.to_owned()));
-    }
     let tls = watch::service_tls(cluster)?;
     let topology = watch::settled(cluster, &tls).await;
     let snapshot = topology.load_full();
-    let loader = PostgresLoader::new(cluster.clone(), topology, tls);
-    Ok(match loader.load(Arc::from(database), &mut None).await {
+    let (cluster, name) = (cluster.clone(), Arc::from(database));
+    let loaded = match cluster.engine.mysql() {
+        Some(_) => MysqlLoader::new(cluster, topology).load(name, &mut None).await,
+        None => PostgresLoader::new(cluster, topology, tls).load(name, &mut None).await,
+    };
+    Ok(match loaded {
         Ok(catalog) => Known::Cluster { catalog: Box::new(catalog), snapshot },
         Err(reason) => {
             Known::Nothing(format!("the catalog of {database} could not be loaded ({reason})"))

@@ -155,6 +155,12 @@ def eventually(look, what):
         time.sleep(0.05)
 
 
+def settled(look, what):
+    """Looks until it has held several times in a row: reads of different sessions go to different
+    servers, and only a session's own writes are waited for."""
+    eventually(lambda: all(look() for _ in range(10)), what)
+
+
 async def eventually_async(look, what):
     end = time.monotonic() + PATIENCE_SECONDS
     while not await look():

@@ -1,0 +1,297 @@
+//! The same packets from the server and through the proxy, byte for byte. The cases are data: see
+//! `integration/data/differential_mysql/README.md`.
+
+use crate::support::mysql::{
+    Cluster, Engine, Fixture, Options, Session, client_opts, on_mysql_and_mariadb, options,
+};
+use crate::support::mysql_wire::{Packet, Wire};
+use std::path::{Path, PathBuf};
+use tiffin::protocol::mysql::command;
+use tiffin::protocol::mysql::lenenc::put_bytes;
+
+on_mysql_and_mariadb! { packets_are_the_servers_own }
+
+/// What differs, and why: the beginning of a case's name, and the reason.
+const DIFFERS: &[(&str, &str)] = &[
+    ("transaction: read only and a write", "a replica says 1290, a primary 1792"),
+    ("prepared: closed and unknown", "1243 is told in the proxy's own words"),
+    ("commands: too short", "1835 is told in the proxy's own words"),
+    ("several statements: not allowed", "COM_SET_OPTION tells of no warnings"),
+    ("statement: SELECT @@hostname", "it is asked in order to see which server answers"),
+    ("statement: SELECT NOW()", "time goes on"),
+    ("statement: SELECT FOUND_ROWS()", NOTHING_BEFORE),
+    ("statement: SELECT ROW_COUNT()", NOTHING_BEFORE),
+    ("statement: SET @n = ROW_COUNT()", NOTHING_BEFORE),
+    ("statement: SHOW GLOBAL STATUS", "it counts connections"),
+    ("statement: SHOW FUNCTION STATUS", OF_THE_DICTIONARY),
+    ("statement: SELECT * FROM INFORMATION_SCHEMA", OF_THE_DICTIONARY),
+    ("statement: SELECT table_name FROM information_schema", OF_THE_DICTIONARY),
+];
+
+const OF_THE_DICTIONARY: &str = "whether an index was used, and the order, depend on a cache";
+const NOTHING_BEFORE: &str = "as the first statement of a session it is refused";
+
+struct Case {
+    name: String,
+    writes: bool,
+    lines: Vec<String>,
+}
+
+fn packets_are_the_servers_own(engine: Engine) {
+    let settings = vec![
+        ("log_bin_trust_function_creators".to_owned(), "ON".to_owned()),
+        ("local_infile".to_owned(), "ON".to_owned()),
+    ];
+    let cluster = Cluster::start(Options { settings, ..options(engine) }).expect("the servers");
+    make_schema(&cluster);
+    let fixture = Fixture::with(cluster, |_| {});
+    let wanted = std::env::var("TIFFIN_CASES").unwrap_or_default();
+    let cases: Vec<Case> = cases(engine).into_iter().chain(statements(engine)).collect();
+    let (mut same, mut loose, mut wrong) = (0, 0, Vec::new());
+    let compared = |case: &&Case| {
+        let differs = DIFFERS.iter().any(|(name, _)| case.name.starts_with(name));
+        case.name.contains(&wanted) && !differs
+    };
+    for case in cases.iter().filter(compared) {
+        for deprecates_eof in [true, false] {
+            let primary = fixture.cluster.primary().port;
+            let play = |port| play(case, &fixture.cluster, port, deprecates_eof);
+            let direct = [play(primary), play(primary)];
+            if direct[0] != direct[1] {
+                loose += 1;
+                continue;
+            }
+            let proxied = play(fixture.proxy.port);
+            same += usize::from(proxied == direct[0]);
+            wrong.extend(difference(case, &direct[0], &proxied));
+        }
+    }
+    println!(
+        "measured: {engine:?}: {same} runs the same, {loose} that differ from one to the next"
+    );
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(!wanted.is_empty() || same >= 400, "only {same}");
+}
+
+fn data(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/data").join(folder)
+}
+
+const W: &str = "INSERT INTO w (v, n) VALUES ('one', 1), ('two', 2), ('three', 3)";
+
+/// The schema of the classifier's table, with some rows.
+fn make_schema(cluster: &Cluster) {
+    let primary = cluster.primary();
+    let user = &cluster.app.user;
+    primary.execute("CREATE DATABASE shop").unwrap();
+    primary.execute(&format!("GRANT ALL ON shop.* TO `{user}`@'%'")).unwrap();
+    let session = superuser(cluster);
+    let schema = std::fs::read_to_string(data("classify_mysql").join("schema.sql")).unwrap();
+    for line in schema.lines().filter(|line| !line.starts_with("--") && !line.is_empty()) {
+        session.execute(line.trim_end_matches(';')).expect(line);
+    }
+    let users = "(1, 'Asha', 'a@x', 1, '2020-01-01'), (2, 'Bala', NULL, 0, NULL)";
+    session.execute(&format!("INSERT INTO users VALUES {users}")).unwrap();
+    let w = "CREATE TABLE w (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(50), n INT)";
+    session.execute(w).unwrap();
+    session.execute(W).unwrap();
+    cluster.wait_caught_up(primary).unwrap();
+    // A MySQL server has to be told the password once before it knows the short proof.
+    let opts = |port| client_opts(port, &cluster.app).db_name(Some("shop"));
+    Session::connect(&opts(primary.port).into()).unwrap();
+}
+
+fn superuser(cluster: &Cluster) -> Session {
+    let opts = client_opts(cluster.primary().port, &cluster.superuser).db_name(Some("shop"));
+    Session::connect(&opts.into()).unwrap()
+}
+
+fn other(engine: Engine) -> &'static str {
+    match engine {
+        Engine::MySql => "mariadb",
+        Engine::MariaDb => "mysql",
+    }
+}
+
+/// The cases of packets.txt.
+fn cases(engine: Engine) -> Vec<Case> {
+    let text = std::fs::read_to_string(data("differential_mysql").join("packets.txt")).unwrap();
+    let mut cases: Vec<(bool, Case)> = Vec::new();
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        if let Some(head) = line.strip_prefix("== ") {
+            let writes = head.ends_with(" !");
+            let head = head.trim_end_matches(" !");
+            let (name, of) = match head.rsplit_once(' ') {
+                Some((name, of @ ("mysql" | "mariadb"))) => (name, of),
+                _ => (head, ""),
+            };
+            let case = Case { name: name.to_owned(), writes, lines: Vec::new() };
+            cases.push((of != other(engine), case));
+        } else {
+            let (_, case) = cases.last_mut().expect("a case before its lines");
+            case.lines.push(line.to_owned());
+        }
+    }
+    cases.into_iter().filter_map(|(wanted, case)| wanted.then_some(case)).collect()
+}
+
+/// The statements of the classifier's table that change nothing of anybody else's.
+fn statements(engine: Engine) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for file in ["reads.txt", "session.txt"] {
+        let text = std::fs::read_to_string(data("classify_mysql").join(file)).unwrap();
+        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            let mut columns = line.splitn(3, " | ");
+            let words: Vec<&str> = columns.next().unwrap().split(' ').collect();
+            let effects = columns.next().unwrap();
+            let plain = matches!(words[0], "read" | "session" | "transaction");
+            let skipped = words.contains(&"norun") || words.contains(&other(engine));
+            if plain && !skipped && !effects.contains("tiffin") && !effects.contains("kill") {
+                let sql = columns.next().unwrap().replace('⏎', "\n");
+                let name = format!("statement: {sql}");
+                cases.push(Case { name, writes: false, lines: vec![format!("Q {sql}")] });
+            }
+        }
+    }
+    cases
+}
+
+/// Plays a case by a connection of its own; what came back, in words.
+fn play(case: &Case, cluster: &Cluster, port: u16, deprecates_eof: bool) -> Vec<String> {
+    if case.writes {
+        let session = superuser(cluster);
+        session.execute("TRUNCATE w").unwrap();
+        session.execute(W).unwrap();
+        cluster.wait_caught_up(cluster.primary()).unwrap();
+    }
+    let mut wire = Wire::connect(port, &cluster.app, "shop", deprecates_eof);
+    let (mut ids, mut file, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    for line in &case.lines {
+        let (letter, rest) = (line.get(..1).unwrap_or_default(), line.get(2..).unwrap_or_default());
+        if letter == "D" {
+            file = rest.replace("\\n", "\n").into_bytes();
+            continue;
+        }
+        let payload = payload(letter, rest, &ids);
+        let mut packets = wire.run(&payload, &file);
+        told.push(format!("> {line}"));
+        if letter == "P" {
+            ids.extend(prepared_id(packets.first_mut()));
+        }
+        told.extend(packets.iter_mut().map(in_words));
+    }
+    told
+}
+
+/// The id of a statement that was prepared, which becomes zero in the packet.
+fn prepared_id(packet: Option<&mut Packet>) -> Option<u32> {
+    let payload = &mut packet?.payload;
+    let place = payload.get_mut(1..5)?;
+    let id = u32::from_le_bytes(place.try_into().ok()?);
+    if payload[0] != 0 {
+        return None;
+    }
+    payload[1..5].fill(0);
+    Some(id)
+}
+
+fn payload(letter: &str, rest: &str, ids: &[u32]) -> Vec<u8> {
+    let words: Vec<&str> = rest.split(' ').filter(|word| !word.is_empty()).collect();
+    let number = |at: usize| words.get(at).and_then(|word| word.parse::<usize>().ok()).unwrap_or(0);
+    // Of one that is not there: what nobody has.
+    let id = ids.get(number(0).wrapping_sub(1)).copied().unwrap_or(0x00ff_ffff).to_le_bytes();
+    let with = |command: u8, bytes: &[u8]| [&[command][..], bytes].concat();
+    match letter {
+        "Q" => with(command::QUERY, rest.as_bytes()),
+        "P" => with(command::STMT_PREPARE, rest.as_bytes()),
+        "E" => execute(id, &words[1..], 0, true),
+        "A" => execute(id, &words[1..], 0, false),
+        "K" => execute(id, &words[1..], 1, true),
+        "T" => with(command::STMT_FETCH, &[id, (number(1) as u32).to_le_bytes()].concat()),
+        "L" => {
+            let parameter = (number(1) as u16).to_le_bytes();
+            let data = [&id[..], &parameter, words[2].as_bytes()].concat();
+            with(command::STMT_SEND_LONG_DATA, &data)
+        }
+        "C" => with(command::STMT_CLOSE, &id),
+        "R" => with(command::STMT_RESET, &id),
+        "U" => with(command::INIT_DB, rest.as_bytes()),
+        "F" => with(command::FIELD_LIST, &[rest.as_bytes(), b"\0"].concat()),
+        "I" => vec![command::PING],
+        "O" => with(command::SET_OPTION, &(number(0) as u16).to_le_bytes()),
+        "X" => vec![command::RESET_CONNECTION],
+        "Z" => (0..rest.len() / 2)
+            .map(|at| u8::from_str_radix(&rest[2 * at..2 * at + 2], 16).expect("hex"))
+            .collect(),
+        _ => panic!("{letter} is no command"),
+    }
+}
+
+const TYPE_LONGLONG: u8 = 8;
+const TYPE_NULL: u8 = 6;
+const TYPE_VAR_STRING: u8 = 253;
+
+fn execute(id: [u8; 4], values: &[&str], cursor: u8, types: bool) -> Vec<u8> {
+    let mut out = [&[command::STMT_EXECUTE][..], &id, &[cursor, 1, 0, 0, 0]].concat();
+    if values.is_empty() {
+        return out;
+    }
+    let mut nulls = vec![0; values.len().div_ceil(8)];
+    let (mut kinds, mut data) = (Vec::new(), Vec::new());
+    for (at, value) in values.iter().enumerate() {
+        let text = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\''));
+        match (text, value.parse::<i64>()) {
+            (Some(text), _) => {
+                kinds.extend([TYPE_VAR_STRING, 0]);
+                put_bytes(&mut data, text.as_bytes());
+            }
+            (None, Ok(number)) => {
+                kinds.extend([TYPE_LONGLONG, 0]);
+                data.extend(number.to_le_bytes());
+            }
+            // It was sent before.
+            _ if *value == "long" => kinds.extend([TYPE_VAR_STRING, 0]),
+            _ => {
+                kinds.extend([TYPE_NULL, 0]);
+                nulls[at / 8] |= 1 << (at % 8);
+            }
+        }
+    }
+    out.extend(nulls);
+    out.push(u8::from(types));
+    if types {
+        out.extend(kinds);
+    }
+    out.extend(data);
+    out
+}
+
+/// What the EOF in front of the rows says and the server tells the proxy only behind them: whether
+/// a transaction is open and another result follows, whether an index was used, whether columns
+/// have changed, and the number of warnings.
+const TOLD_LATER: u16 = 0x0001 | 0x0008 | 0x0010 | 0x0020 | 0x0400 | 0x0800;
+
+fn in_words(packet: &mut Packet) -> String {
+    if let (true, [_, warnings @ .., low, high]) =
+        (packet.ends_definitions, &mut packet.payload[..])
+    {
+        warnings.fill(0);
+        let status = u16::from_le_bytes([*low, *high]) & !TOLD_LATER;
+        [*low, *high] = status.to_le_bytes();
+    }
+    format!("  {}: {}", packet.sequence, packet.payload.escape_ascii())
+}
+
+/// Lines around the first that differs.
+const LINES_SHOWN: usize = 3;
+
+fn difference(case: &Case, direct: &[String], proxied: &[String]) -> Option<String> {
+    let count = direct.len().max(proxied.len());
+    let at = (0..count).find(|at| direct.get(*at) != proxied.get(*at))?;
+    let show = |lines: &[String]| {
+        let shown = lines.iter().skip(at.saturating_sub(1)).take(LINES_SHOWN);
+        shown.map(|line| line.chars().take(300).collect::<String>()).collect::<Vec<_>>().join("\n")
+    };
+    let (direct, proxied) = (show(direct), show(proxied));
+    Some(format!("== {}\n-- direct\n{direct}\n-- proxied\n{proxied}", case.name))
+}
