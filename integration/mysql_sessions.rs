@@ -410,6 +410,10 @@ fn several_results_pass(engine: Engine) {
         let warnings: Vec<Row> = client.query("SHOW WARNINGS").await.unwrap();
         assert_eq!(warnings.len(), 1, "the warning of the statement before");
         client.reset().await.unwrap();
+        client.query_drop("SET @b = 1, time_zone = '+09:00'").await.unwrap();
+        client.change_user(Default::default()).await.unwrap();
+        let zone: Option<String> = client.query_first("SELECT @@time_zone").await.unwrap();
+        assert_eq!(zone.as_deref(), Some("+00:00"));
         let out: Option<Option<u32>> = client.query_first("SELECT @b").await.unwrap();
         assert_eq!(out, Some(None));
         client.disconnect().await.unwrap();

@@ -9,7 +9,7 @@ use crate::metrics::WorkerStats;
 use crate::protocol::buffer::Buffer;
 use crate::session::Settings;
 use crate::sql::Classifier;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::rc::Rc;
@@ -110,7 +110,7 @@ pub struct Entry {
     /// The session was cancelled while it waited for a connection.
     pub cancelled: Cell<bool>,
     /// Whose session it is, where that decides who may kill it.
-    user: OnceCell<Arc<str>>,
+    user: RefCell<Option<Arc<str>>>,
     /// The session is to end.
     pub killed: Cell<bool>,
     pub waiting: Cell<bool>,
@@ -129,8 +129,7 @@ impl Running {
 impl Entry {
     /// The user has proved who it is.
     pub fn belongs_to(&self, user: Arc<str>) {
-        // Asked once.
-        let _ = self.user.set(user);
+        *self.user.borrow_mut() = Some(user);
     }
 
     pub fn bind(&self, cancel: Option<Running>) {
@@ -265,7 +264,7 @@ impl Worker {
             cancel: RefCell::default(),
             cancelling: Cell::new(0),
             cancelled: Cell::new(false),
-            user: OnceCell::new(),
+            user: RefCell::default(),
             killed: Cell::new(false),
             waiting: Cell::new(false),
             waker: RefCell::default(),
@@ -298,9 +297,10 @@ impl Worker {
         let session = request.process_id.cast_unsigned() & ((1 << SESSION_BITS) - 1);
         let entry = self.entries.borrow().get(&session).cloned();
         let entry = entry.filter(|entry| entry.process_id == request.process_id);
-        let outcome = match entry.as_ref().and_then(|entry| entry.user.get().zip(Some(entry))) {
+        let user = entry.as_ref().and_then(|entry| entry.user.borrow().clone());
+        let outcome = match user.zip(entry) {
             None => Killed::NotThere,
-            Some((user, _)) if *user != request.user => Killed::NotOwner,
+            Some((user, _)) if user != request.user => Killed::NotOwner,
             Some((_, entry)) => {
                 entry.cancel(request.what).await;
                 Killed::Done

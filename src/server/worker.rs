@@ -7,6 +7,7 @@ use crate::backend::stream::Plain;
 use crate::config::{Config, Limits};
 use crate::frontend::cluster::{ClusterHandle, Engine, LocalCluster, Mysql, Postgres};
 use crate::frontend::mysql::auth_context::AuthContext as MysqlAuthContext;
+use crate::frontend::mysql::change_user::Door;
 use crate::frontend::mysql::conversation::Conversation as MysqlConversation;
 use crate::frontend::mysql::startup::{Opening as MysqlOpening, accept as mysql_accept};
 use crate::frontend::postgres::auth_context::AuthContext;
@@ -305,7 +306,8 @@ impl Thread {
         match opening {
             Ok(MysqlOpening::Session(accepted)) => {
                 tracing::debug!(%peer, user = accepted.user, "a client came in");
-                MysqlConversation::begin(accepted, worker.clone(), entry).await
+                let door = Door { auth: self.auth.mysql.clone(), peer };
+                MysqlConversation::begin(accepted, worker.clone(), entry, door).await
             }
             Ok(MysqlOpening::Closed) => {
                 worker.leave(&entry);

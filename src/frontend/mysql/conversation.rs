@@ -13,6 +13,7 @@
 
 use super::LocalPool;
 use super::active::Active;
+use super::change_user::Door;
 use super::compress::ClientStream;
 use super::errors;
 use super::fault::{Fault, Refused};
@@ -65,6 +66,7 @@ pub struct Conversation {
     pub(super) cluster: Rc<LocalCluster<Mysql>>,
     pub(super) identity: Rc<Identity>,
     pub(super) entry: Rc<Entry>,
+    pub(super) door: Door,
     pub(super) catalog: Arc<MysqlCatalogSlot>,
     pub(super) client: ClientStream,
     /// What client and proxy agreed on.

@@ -57,7 +57,8 @@ impl Conversation {
             What::Kill { id, query } if *id & u64::from(MYSQL_ID) != 0 => {
                 self.kill(*id, *query).await?;
             }
-            What::ChangeUser | What::Unknown => {
+            What::ChangeUser => Box::pin(self.change_user(request)).await?,
+            What::Unknown => {
                 let refused = Refused::new(errors::UNKNOWN_COMMAND, "Unknown command");
                 self.tell_refusal(&refused).await?;
             }

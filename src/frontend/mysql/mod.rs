@@ -9,6 +9,7 @@ pub mod active;
 pub mod auth;
 pub mod auth_context;
 pub mod bring;
+pub mod change_user;
 pub mod classify;
 pub mod compress;
 pub mod conversation;

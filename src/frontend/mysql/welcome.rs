@@ -1,6 +1,7 @@
 //! From a login to a session: the variables that its character set means, the schema that it
 //! names, and the greeting's last word.
 
+use super::change_user::Door;
 use super::classify::reading_of;
 use super::compress::{ClientStream, Compression};
 use super::conversation::{Conversation, Identity};
@@ -31,6 +32,7 @@ impl Conversation {
         accepted: Box<Accepted>,
         worker: Rc<Worker>,
         entry: Rc<Entry>,
+        door: Door,
     ) -> Option<Conversation> {
         let Some(cluster) = worker.mysql_cluster_of(accepted.database.as_deref()) else {
             refuse_schema(*accepted).await;
@@ -65,6 +67,7 @@ impl Conversation {
             cluster,
             catalog,
             entry,
+            door,
             capabilities,
             inbox: Buffer::default(),
         };
@@ -106,7 +109,10 @@ impl Conversation {
     }
 
     /// Whether a server lets the user in and knows the schema. Asked once for each.
-    async fn log_in(&mut self, schema: Option<&str>) -> Result<Result<(), Refused>, Fault> {
+    pub(super) async fn log_in(
+        &mut self,
+        schema: Option<&str>,
+    ) -> Result<Result<(), Refused>, Fault> {
         let login = (self.identity.user.clone(), schema.map(Arc::from));
         self.followed.schema = schema.map(|schema| schema.as_bytes().into());
         if self.cluster.knows_login(&login) {
@@ -142,7 +148,7 @@ async fn refuse_schema(accepted: Accepted) {
 /// What a handshake's collation sets; nothing for one that the server does not know, which then
 /// has its own. Servers take a collation's number for its name, and that of a character set's
 /// default collation for the set.
-fn variables_of(collation: u8, engine: Engine) -> Variables {
+pub(super) fn variables_of(collation: u8, engine: Engine) -> Variables {
     let mut variables = Variables::default();
     let number: Arc<str> = collation.to_string().into();
     let set = match (engine, charset_of(collation)) {
@@ -178,6 +184,6 @@ fn charset_of(collation: u8) -> Option<&'static str> {
 }
 
 /// Whether texts in the character set of a collation can be read byte by byte.
-fn is_readable_collation(collation: u8) -> bool {
+pub(super) fn is_readable_collation(collation: u8) -> bool {
     !UNREADABLE.contains(&collation)
 }
