@@ -19,7 +19,7 @@ use crate::frontend::worker::{KillRequest, MYSQL_ID, Worker, worker_of};
 use crate::metrics::{AuthFailure, WorkerStats};
 use crate::pool::local::Count;
 use crate::sql::{Classifier, ClassifierLimits};
-use crate::topology::NodeId;
+use crate::topology::{NodeId, Topology};
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
@@ -263,9 +263,8 @@ impl Thread {
     }
 
     fn install(&self, clusters: Handles) {
-        let index = self.worker.index;
-        install(index, &self.worker.clusters, clusters.postgres);
-        install(index, &self.worker.mysql_clusters, clusters.mysql);
+        install(&self.worker, &self.worker.clusters, clusters.postgres);
+        install(&self.worker, &self.worker.mysql_clusters, clusters.mysql);
     }
 
     async fn serve_client(&self, socket: Socket, peer: PeerAddress, protocol: Protocol) {
@@ -443,7 +442,7 @@ impl Thread {
 
 /// A cluster that is as it was stays; sessions of the others move over when they are free.
 fn install<E: Engine>(
-    worker: usize,
+    worker: &Rc<Worker>,
     known: &RefCell<Vec<Rc<LocalCluster<E>>>>,
     clusters: Vec<Arc<ClusterHandle<E>>>,
 ) {
@@ -454,7 +453,10 @@ fn install<E: Engine>(
         match old.iter().find(same_pools) {
             Some(known) if Arc::ptr_eq(&known.handle, &handle) => known.clone(),
             Some(known) => Rc::new(known.successor(handle)),
-            None => Rc::new(LocalCluster::new(handle, worker)),
+            None => {
+                wake_at_each_epoch(worker, &handle.topology);
+                Rc::new(LocalCluster::new(handle, worker.index))
+            }
         }
     });
     let fresh: Vec<_> = fresh.collect();
@@ -463,6 +465,16 @@ fn install<E: Engine>(
         cluster.retired.set(!stays);
     }
     known.replace(fresh);
+}
+
+/// Sessions that wait for an answer of a primary that is none any more look up.
+fn wake_at_each_epoch(worker: &Rc<Worker>, topology: &Topology) {
+    let (worker, mut moved) = (worker.clone(), topology.subscribe_to_epochs());
+    tokio::task::spawn_local(async move {
+        while moved.changed().await.is_ok() {
+            worker.wake_all();
+        }
+    });
 }
 
 /// Nobody cancels a session by it: MySQL's clients have no such key.
