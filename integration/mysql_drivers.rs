@@ -28,8 +28,7 @@ const DRIVERS: &[(&str, Language, &str)] = &[
 ];
 
 /// Checks that hold directly and need not hold through the proxy.
-const DIFFERS: Differs =
-    &[("mysql2", "a_session_is_reset_by_change_user", "COM_CHANGE_USER is not served")];
+const DIFFERS: Differs = &[];
 
 fn drivers_see_what_they_see_without_the_proxy(engine: Engine) {
     let (authority, files) = (Authority::new("lunch"), Files::new());
