@@ -160,8 +160,8 @@ fn what_happens_when_every_replica_lags() {
     let fixture = Fixture::build().replicas(1).key("pool.wait_timeout", "1s").start();
     let (primary, replica) = (fixture.cluster.primary(), fixture.cluster.replica(0));
     let writer = fixture.direct(primary);
-    writer.query("CREATE TABLE t (n int)").unwrap();
-    fixture.cluster.wait_caught_up(primary).unwrap();
+    // So that reads of it would go to the replica.
+    fixture.create_table("t", "n int");
     // The standby takes the setting up when it looks: until a write stays away, it has not.
     writer.query("CREATE TABLE pulse (n int)").unwrap();
     fixture.cluster.wait_caught_up(primary).unwrap();

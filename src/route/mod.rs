@@ -92,7 +92,7 @@ fn read(need: &ReplicaNeed, snapshot: &Snapshot, policy: &Policy<'_>, may_wait: 
             if asked_for && may_wait {
                 return Choice::CatchUp(refused.unwrap_or(RouteReason::NoReplica));
             }
-            fall_back(refused, snapshot, policy, may_wait)
+            fall_back(need, refused, snapshot, policy, may_wait)
         }
     }
 }
@@ -135,13 +135,18 @@ fn qualifies(need: &ReplicaNeed, node: &Node, policy: &Policy<'_>) -> Result<(),
             return Err(RouteReason::Lag);
         }
     }
-    if need.consistency == Consistency::Session {
-        need.positions.check(node).map_err(|behind| match behind {
-            Behind::Writes => RouteReason::ReadYourWrites,
-            Behind::Reads => RouteReason::Monotonic,
-        })?;
+    own(need, node)
+}
+
+/// Whether a replica has what the session has written and seen, if the level asks for that.
+fn own(need: &ReplicaNeed, node: &Node) -> Result<(), RouteReason> {
+    if need.consistency != Consistency::Session {
+        return Ok(());
     }
-    Ok(())
+    need.positions.check(node).map_err(|behind| match behind {
+        Behind::Writes => RouteReason::ReadYourWrites,
+        Behind::Reads => RouteReason::Monotonic,
+    })
 }
 
 /// Of two reasons the one that was nearer to being served.
@@ -168,6 +173,7 @@ fn chosen_because(need: &ReplicaNeed, policy: &Policy<'_>) -> RouteReason {
 }
 
 fn fall_back(
+    need: &ReplicaNeed,
     refused: Option<RouteReason>,
     snapshot: &Snapshot,
     policy: &Policy<'_>,
@@ -187,7 +193,9 @@ fn fall_back(
         OnLag::Wait if may_wait => Choice::CatchUp(reason),
         OnLag::Wait | OnLag::Error => Choice::Refuse(reason),
         OnLag::Stale => {
-            let freshest = snapshot.healthy_replicas().min_by_key(|node| age(node));
+            // As old as it may be, but not without what the session has written or seen.
+            let serves = |node: &&Node| !node.drained && own(need, node).is_ok();
+            let freshest = snapshot.healthy_replicas().filter(serves).min_by_key(|node| age(node));
             match freshest {
                 Some(node) => Choice::Node(node.id, RouteReason::Stale),
                 None => primary(snapshot, reason),

@@ -160,6 +160,29 @@ fn what_happens_when_every_replica_lags() {
     }
 }
 
+/// An operator who prefers stale reads to the primary's load does not ask for lost writes.
+#[test]
+fn stale_reads_show_what_the_session_has_written() {
+    let now = Instant::now();
+    let nodes = vec![
+        node(0, Role::Primary, 0, now),
+        node(1, Role::Replica, 9000, now + Duration::from_secs(1)),
+        node(2, Role::Replica, 5000, now),
+    ];
+    let routing = routing(Balance::LeastLag, OnLag::Stale);
+    let mut written = need(Positions::default());
+    written.positions.wrote(now);
+    let (_, last) = spread(&written, &snapshot(nodes.clone()), &routing);
+    assert_eq!(last, Choice::Node(NodeId(1), RouteReason::Stale), "the older one has it");
+    written.positions.wrote(now + Duration::from_secs(2));
+    let (_, last) = spread(&written, &snapshot(nodes.clone()), &routing);
+    assert_eq!(last, Choice::Node(NodeId(0), RouteReason::Lag), "none has it");
+    let mut drained = nodes;
+    drained[2].drained = true;
+    let (_, last) = spread(&need(Positions::default()), &snapshot(drained), &routing);
+    assert_eq!(last, Choice::Node(NodeId(1), RouteReason::Stale), "the other one is drained");
+}
+
 #[test]
 fn eventual_reads_take_any_healthy_replica() {
     let now = Instant::now();
