@@ -2,10 +2,21 @@
 
 use super::cluster::{Engine, LocalCluster};
 use super::worker::Worker;
+use crate::config::{self, OnLag};
 use crate::metrics::{RouteReason, Target};
 use crate::route::{Choice, Policy, choose};
-use crate::session::Need;
-use crate::topology::{Epoch, Snapshot, Topology};
+use crate::session::{Need, Wish};
+use crate::topology::{Epoch, NodeId, Snapshot, Topology};
+use std::time::Duration;
+
+/// How long a read waits for a replica that a hint asks for, in probe intervals: one may just
+/// have begun.
+const HINT_WAIT_INTERVALS: u32 = 3;
+
+/// A commit is looked at again after this, and this often: short ones take a few milliseconds,
+/// and one that takes longer than all of it is not in that instant any more.
+pub const COMMIT_WAIT: Duration = Duration::from_millis(1);
+pub const COMMIT_WAITS_MAX: u32 = 100;
 
 /// `may_wait`: whether the answer may be to wait for a replica.
 pub fn choose_node<E: Engine>(
@@ -23,6 +34,31 @@ pub fn choose_node<E: Engine>(
         draw: worker.next_id(),
     };
     choose(need, snapshot, &policy, may_wait)
+}
+
+/// Whether a connection to `node` that took time to get, and was opened under `opened`, still meets
+/// the need: the primary may be another one by now, or held back by an operator's pause.
+pub fn is_still_right(need: &Need, snapshot: &Snapshot, node: NodeId, opened: Epoch) -> bool {
+    match (need, snapshot.primary == Some(node)) {
+        (_, true) => opened == snapshot.epoch && snapshot.open_primary().is_some(),
+        (Need::Primary(_), false) => false,
+        (Need::Any | Need::Replica(_), false) => true,
+    }
+}
+
+/// How long a request may wait for a replica that meets its need.
+pub fn catch_up_limit(config: &config::Cluster, need: &Need) -> Duration {
+    let limit = match config.routing.on_lag {
+        OnLag::Wait => config.pool.wait_timeout,
+        _ => config.routing.catchup_wait,
+    };
+    match need {
+        // A hint that asks for a replica is worth the time of a probe.
+        Need::Replica(need) if need.wish != Wish::None => {
+            limit.max(config.monitor.interval * HINT_WAIT_INTERVALS)
+        }
+        _ => limit,
+    }
 }
 
 /// Resolves when the primary is another one than that of `epoch`; never for a replica.
@@ -47,5 +83,37 @@ pub fn caught_up(reason: RouteReason, waited_for: Option<RouteReason>) -> RouteR
     match (waited_for, reason.target()) {
         (Some(_), Target::Replica) => RouteReason::CaughtUp,
         _ => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_still_right;
+    use crate::config::fixture;
+    use crate::metrics::RouteReason;
+    use crate::monitor::first_snapshot;
+    use crate::session::Need;
+    use crate::topology::{Epoch, Hold, NodeId};
+
+    #[test]
+    fn a_connection_that_was_waited_for_is_looked_at_again() {
+        let write = || Need::Primary(RouteReason::Write);
+        let (here, there) = (NodeId(0), NodeId(1));
+        // Need, the primary of now, what is held, the epoch of the connection to node 0 (now: 2).
+        let table = [
+            (write(), Some(here), Hold::Nothing, 2, true),
+            (write(), Some(here), Hold::Nothing, 1, false),
+            (write(), Some(here), Hold::Writes, 2, false),
+            (write(), Some(here), Hold::Everything, 2, false),
+            (write(), Some(there), Hold::Nothing, 2, false),
+            (write(), None, Hold::Nothing, 2, false),
+            (Need::Any, Some(there), Hold::Nothing, 1, true),
+            (Need::Any, Some(here), Hold::Nothing, 1, false),
+        ];
+        for (number, (need, primary, hold, opened, expected)) in table.into_iter().enumerate() {
+            let mut snapshot = first_snapshot(&fixture::cluster(["a", "b"].map(fixture::node)));
+            (snapshot.primary, snapshot.hold, snapshot.epoch) = (primary, hold, Epoch(2));
+            assert_eq!(is_still_right(&need, &snapshot, here, Epoch(opened)), expected, "{number}");
+        }
     }
 }

@@ -7,15 +7,17 @@ use super::fault::{Fault, Refused};
 use super::{LocalPool, Pooled};
 use crate::backend::postgres::connect::{ConnectError, Fault as Whose};
 use crate::backend::postgres::connection::WantedDefaults;
-use crate::config::OnLag;
 use crate::failover::GateError;
-use crate::frontend::choice::{caught_up, choose_node, primary_moves};
+use crate::frontend::choice::{
+    COMMIT_WAIT, COMMIT_WAITS_MAX, catch_up_limit, caught_up, choose_node, is_still_right,
+    primary_moves,
+};
 use crate::frontend::worker::Running;
 use crate::metrics::{GateOutcome, NodeIndex, RouteReason};
 use crate::pool::PoolKey;
 use crate::pool::local::{Count, PoolError, Take};
 use crate::route::Choice;
-use crate::session::{Class, Need, Wish};
+use crate::session::{Class, Need};
 use crate::sql::Defaults;
 use crate::topology::{Epoch, Evidence, NodeId, Snapshot};
 use std::future::{Future, poll_fn};
@@ -25,15 +27,6 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::{timeout, timeout_at};
-
-/// How long a read waits for a replica that a hint asks for, in probe intervals: one may just
-/// have begun.
-const HINT_WAIT_INTERVALS: u32 = 3;
-
-/// A commit is looked at again after this, and this often: short ones take a few milliseconds,
-/// and one that takes longer than all of it is not in that instant any more.
-const COMMIT_WAIT: Duration = Duration::from_millis(1);
-const COMMIT_WAITS_MAX: u32 = 100;
 
 /// What came of a wait during which the client was watched.
 enum Waited<T> {
@@ -199,14 +192,12 @@ impl Conversation {
 
     /// Whether a connection that took time to get still meets the need.
     fn is_still_right(&self, need: &Need, node: NodeId, pooled: &Pooled) -> bool {
-        let snapshot = self.cluster.handle.topology.load();
-        match (need, snapshot.primary == Some(node)) {
-            (_, true) => {
-                pooled.connection.life.epoch == snapshot.epoch && snapshot.open_primary().is_some()
-            }
-            (Need::Primary(_), false) => false,
-            (Need::Any | Need::Replica(_), false) => true,
-        }
+        is_still_right(
+            need,
+            &self.cluster.handle.topology.load(),
+            node,
+            pooled.connection.life.epoch,
+        )
     }
 
     async fn wait_at_gate(
@@ -237,17 +228,7 @@ impl Conversation {
     /// allows.
     async fn wait_for_replica(&mut self, need: &Need) -> Result<(), Fault> {
         let handle = self.cluster.handle.clone();
-        let limit = match handle.config.routing.on_lag {
-            OnLag::Wait => handle.config.pool.wait_timeout,
-            _ => handle.config.routing.catchup_wait,
-        };
-        // A hint that asks for a replica is worth the time of a probe.
-        let limit = match need {
-            Need::Replica(need) if need.wish != Wish::None => {
-                limit.max(handle.config.monitor.interval * HINT_WAIT_INTERVALS)
-            }
-            _ => limit,
-        };
+        let limit = catch_up_limit(&handle.config, need);
         let mut changed = handle.topology.subscribe();
         let need = need.clone();
         let until = Instant::now() + limit;
