@@ -31,9 +31,13 @@ need_jar() { # need_jar PACKAGE NAME: where Debian keeps the libraries of Java
 need_python_with_venv() {
     for python in python3 /usr/bin/python3; do
         "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-            2>/dev/null && return
+            2>/dev/null || continue
+        # mysqlclient is compiled.
+        header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+        [ -f "$header" ] || missing="$missing python3-dev"
+        return
     done
-    missing="$missing python3 python3-venv"
+    missing="$missing python3 python3-venv python3-dev"
 }
 
 has_postgres() {
@@ -63,6 +67,8 @@ for group in "${@:-test}"; do
     drivers)
         need postgresql-contrib pgbench
         need_python_with_venv
+        need libmariadb-dev mariadb_config
+        need pkg-config pkg-config
         # javac also runs a program of one source file.
         need default-jdk-headless javac
         need_jar libpostgresql-jdbc-java postgresql

@@ -27,7 +27,7 @@ if ! is_installed python "$list" "$folder/python/bin/python"; then
     rm -rf "$folder/python"
     "$python" -m venv "$folder/python"
     "$folder/python/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --no-input --no-deps --only-binary :all: -r "$list"
+        --no-input --no-deps --only-binary :all: --no-binary mysqlclient -r "$list"
     cp "$list" "$folder/python/.installed"
 fi
 

@@ -1,42 +1,53 @@
-"""PyMySQL and Connector/Python (in Python) by the same checks of the DB-API and beyond.
+"""PyMySQL, mysqlclient and Connector/Python, in Python and in C, by the same checks of the DB-API
+and beyond.
 
-    mysql_dbapi.py pymysql | connector
+    mysql_dbapi.py pymysql | mysqlclient | connector | connector_c
 """
+
+import sys
+
+if sys.argv[1] == "connector_c":
+    # Before anything loads the system's OpenSSL: the one that comes with it may be newer.
+    import _mysql_connector  # noqa: F401
 
 import datetime
 import decimal
 import importlib.metadata
-import sys
 import tempfile
 
 import checks
 from checks import check, same
 
 DRIVER = sys.argv[1]
+IS_CONNECTOR = DRIVER.startswith("connector")
 if DRIVER == "pymysql":
     import pymysql as driver
-    from pymysql.cursors import DictCursor, SSCursor
+    from pymysql.cursors import SSCursor
+
+    OWN = {"local_infile": True, "client_flag": driver.constants.CLIENT.MULTI_STATEMENTS}
+    TLS = {"ssl": {"ca": checks.CA, "check_hostname": True}}
+    PLAIN = {"ssl_disabled": True}
+elif DRIVER == "mysqlclient":
+    import MySQLdb as driver
+    from MySQLdb.cursors import SSCursor
+
+    OWN = {"local_infile": 1}
+    TLS = {"ssl": {"ca": checks.CA}, "ssl_mode": "VERIFY_IDENTITY"}
+    PLAIN = {"ssl_mode": "DISABLED"}
 else:
     import mysql.connector as driver
 
+    OWN = {
+        "use_pure": DRIVER == "connector",
+        "allow_local_infile": True,
+        # The default one is MySQL's only.
+        "collation": "utf8mb4_general_ci",
+    }
+    TLS = {"ssl_ca": checks.CA, "ssl_verify_cert": True, "ssl_verify_identity": True}
+    PLAIN = {"ssl_disabled": True}
 
-def connect(autocommit=True, **more):
-    if DRIVER == "pymysql":
-        own = {
-            "ssl": {"ca": checks.CA, "check_hostname": True},
-            "local_infile": True,
-            "client_flag": driver.constants.CLIENT.MULTI_STATEMENTS,
-        }
-    else:
-        own = {
-            "ssl_ca": checks.CA,
-            "ssl_verify_cert": True,
-            "ssl_verify_identity": True,
-            "use_pure": True,
-            "allow_local_infile": True,
-            # The default one is MySQL's only.
-            "collation": "utf8mb4_general_ci",
-        }
+
+def connect(autocommit=True, encryption=TLS, **more):
     return driver.connect(
         **{
             "host": checks.HOST,
@@ -46,7 +57,8 @@ def connect(autocommit=True, **more):
             "database": checks.DATABASE,
             "charset": "utf8mb4",
             "autocommit": autocommit,
-            **own,
+            **OWN,
+            **encryption,
             **more,
         }
     )
@@ -91,6 +103,22 @@ def connects_over_tls():
         same(value(cursor, "SELECT DATABASE()"), checks.DATABASE)
         cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
         cursor.fetchall()
+
+
+@check
+def connects_without_tls():
+    # The server remembers the password by now, if its plugin is one that does.
+    with session(encryption=PLAIN) as cursor:
+        same(value(cursor, "SELECT SUBSTRING_INDEX(CURRENT_USER(), '@', 1)"), checks.USER)
+
+
+@check
+def the_driver_is_the_one_that_is_meant():
+    connection = connect()
+    if IS_CONNECTOR:
+        kind = {"connector": "MySQLConnection", "connector_c": "CMySQLConnection"}[DRIVER]
+        same(type(connection).__name__, kind)
+    connection.close()
 
 
 @check
@@ -206,7 +234,7 @@ def what_a_session_keeps_stays_with_it():
 def procedures_and_several_results():
     with session() as cursor:
         cursor.execute("CREATE PROCEDURE two(IN a INT) BEGIN SELECT a; SELECT a + 1, a + 2; END")
-        if DRIVER == "pymysql":
+        if not IS_CONNECTOR:
             cursor.callproc("two", (5,))
             results = [cursor.fetchall()]
             while cursor.nextset():
@@ -235,10 +263,10 @@ def files_of_the_client_are_loaded():
 @check
 def rows_are_fetched_one_by_one():
     connection = connect()
-    if DRIVER == "pymysql":
-        cursor = connection.cursor(SSCursor)
-    else:
+    if IS_CONNECTOR:
         cursor = connection.cursor(buffered=False)
+    else:
+        cursor = connection.cursor(SSCursor)
     cursor.execute("SELECT id, name FROM dish ORDER BY id")
     count = 0
     while cursor.fetchone():
@@ -250,7 +278,7 @@ def rows_are_fetched_one_by_one():
 
 @check
 def prepared_statements_of_the_server():
-    if DRIVER == "pymysql":
+    if not IS_CONNECTOR:
         return
     connection = connect()
     cursor = connection.cursor(prepared=True)
@@ -268,8 +296,8 @@ def sessions_are_reset_and_pinged():
     connection = connect()
     cursor = connection.cursor()
     cursor.execute("SET @a = 1")
-    if DRIVER == "pymysql":
-        connection.ping(reconnect=False)
+    if not IS_CONNECTOR:
+        connection.ping()
         connection.select_db("information_schema")
         same(value(cursor, "SELECT DATABASE()"), "information_schema")
     else:
@@ -289,5 +317,5 @@ def reads_are_spread():
             spread.ran_on(value(cursor, "SELECT @@port FROM dish LIMIT 1"))
 
 
-PACKAGE = "PyMySQL" if DRIVER == "pymysql" else "mysql-connector-python"
-checks.main(PACKAGE, importlib.metadata.version(PACKAGE))
+PACKAGE = {"pymysql": "PyMySQL", "mysqlclient": "mysqlclient"}.get(DRIVER, "mysql-connector-python")
+checks.main(f"{PACKAGE} ({DRIVER})", importlib.metadata.version(PACKAGE))

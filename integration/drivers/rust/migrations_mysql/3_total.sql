@@ -1,0 +1,2 @@
+-- no-transaction
+CREATE FUNCTION total() RETURNS INT READS SQL DATA RETURN (SELECT SUM(price) FROM dish);
