@@ -80,9 +80,10 @@ fn difference(begun: &Tally, ended: &Tally) -> u64 {
 }
 
 fn clusters(page: &mut Page, totals: &Totals) {
-    let readings: [Reading<ClusterCounts, u64>; 3] = [
+    let readings: [Reading<ClusterCounts, u64>; 4] = [
         (Name::StaleReadsAvoided, |counts| counts.stale_reads_avoided.get()),
         (Name::FencedWritesAvoided, |counts| counts.fenced_writes_avoided.get()),
+        (Name::LostWrites, |counts| counts.lost_writes.get()),
         (Name::GateWaiting, |counts| {
             let left: u64 = counts.gate_left.iter().map(Tally::get).sum();
             counts.gate_entered.get().saturating_sub(left)

@@ -63,6 +63,8 @@ table! {
         "Reads sent elsewhere because a replica was not fresh enough for their session.";
     FencedWritesAvoided: "tiffin_fenced_writes_avoided_total", Counter, ["cluster"],
         "Statements kept from a connection of an older epoch or a node that is not to be trusted.";
+    LostWrites: "tiffin_lost_writes_total", Counter, ["cluster"],
+        "Sessions that came back to a new primary which does not have what they had written.";
     UnsafeStatements: "tiffin_unsafe_statements_total", Counter, ["reason"],
         "Statements taken for writes for want of knowledge.";
     ClassifyCacheHits: "tiffin_classify_cache_hits_total", Counter, [],

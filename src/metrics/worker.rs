@@ -90,6 +90,7 @@ sums! {
     pub struct ClusterCounts {
         stale_reads_avoided: Tally,
         fenced_writes_avoided: Tally,
+        lost_writes: Tally,
         gate_entered: Tally,
         gate_left: [Tally; GateOutcome::COUNT],
         gate_wait: Histogram,
@@ -192,6 +193,11 @@ impl WorkerStats {
     /// for its session.
     pub fn stale_read_avoided(&self, cluster: usize) {
         self.cluster(cluster).stale_reads_avoided.add(1);
+    }
+
+    /// A session came back to a new primary that does not have what it had written.
+    pub fn lost_write(&self, cluster: usize) {
+        self.cluster(cluster).lost_writes.add(1);
     }
 
     /// A statement was kept from a connection of an older epoch or a node that is not to be

@@ -46,6 +46,9 @@ pub struct History {
     interval: Duration,
     /// Both positions and the instants never fall from one place to the next.
     places: VecDeque<Place>,
+    /// Where the first sample was, while all later ones differ from it in one source only.
+    origin: Option<Position>,
+    in_order: bool,
 }
 
 /// Where the primary was, seen by one sample or by several in a row.
@@ -59,7 +62,13 @@ struct Place {
 
 impl History {
     pub fn new(interval: Duration) -> History {
-        History { interval, places: VecDeque::new() }
+        History { interval, places: VecDeque::new(), origin: None, in_order: true }
+    }
+
+    /// Whether the primary has written in one order only, as far as its samples tell: under one
+    /// source, or in one domain.
+    pub fn is_in_order(&self) -> bool {
+        self.in_order
     }
 
     pub fn newest(&self) -> Option<&Sample> {
@@ -85,7 +94,11 @@ impl History {
             {
                 last.started_at = sample.started_at;
             }
-            _ => self.places.push_back(Place { since: sample.started_at, sample }),
+            _ => {
+                let origin = self.origin.get_or_insert_with(|| sample.insert.clone());
+                self.in_order &= sample.insert.sources_beyond(origin) <= 1;
+                self.places.push_back(Place { since: sample.started_at, sample });
+            }
         }
         if self.places.len() > PLACES_MAX {
             self.thin();
@@ -281,6 +294,24 @@ mod tests {
             assert_eq!(age_ms(lag), age, "lag at {ranges}");
             let applied = applied.map(|at| ms(start, at));
             assert_eq!(history.applied_at(&place), applied, "applied at {ranges}");
+        }
+    }
+
+    #[test]
+    fn two_sources_that_go_on_have_no_common_order() {
+        let heads = |text: &str| Position::Gtids(Arc::new(Gtids::parse_heads(text).unwrap()));
+        let table: [(&[&str], bool); 3] = [
+            (&["0-1-5,1-1-3", "0-1-6,1-1-3", "0-1-6,0-2-9,1-1-3"], true),
+            (&["0-1-5,1-1-3", "0-1-6,1-1-3", "0-1-6,1-1-4"], false),
+            (&["0-1-5", "0-1-6", "0-1-6,1-1-1", "0-1-7,1-1-1"], false),
+        ];
+        for (samples, in_order) in table {
+            let mut history = History::new(INTERVAL);
+            for text in samples {
+                let (insert, flush) = (heads(text), heads(text));
+                history.push(Sample { started_at: Instant::now(), insert, flush });
+            }
+            assert_eq!(history.is_in_order(), in_order, "{samples:?}");
         }
     }
 

@@ -51,6 +51,7 @@ pub(super) struct Picture {
     pub(super) health: Health,
     pub(super) lag: Lag,
     pub(super) applied_at: Option<Instant>,
+    pub(super) in_order: bool,
     pub(super) out_because: Arc<str>,
 }
 
@@ -150,7 +151,7 @@ impl Judged {
     }
 
     pub(super) fn picture(&self, picture: Picture) -> Node {
-        let Picture { role, health, lag, applied_at, out_because } = picture;
+        let Picture { role, health, lag, applied_at, in_order, out_because } = picture;
         Node {
             id: self.id,
             name: self.name.clone(),
@@ -164,6 +165,7 @@ impl Judged {
             position: self.position(),
             lag,
             applied_at,
+            in_order,
             incarnation: self.incarnation,
             version: self.report.as_ref().map(|report| report.identity.version.clone()),
             round_trip: self.round_trip,

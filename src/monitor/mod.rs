@@ -73,6 +73,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         position: None,
         lag: Lag::Unknown,
         applied_at: None,
+        in_order: false,
         incarnation: 0,
         version: None,
         round_trip: Duration::ZERO,

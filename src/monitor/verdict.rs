@@ -401,9 +401,8 @@ impl Judge {
 
     fn picture(&mut self, index: usize, now: Instant, source: Source) -> Node {
         let primary = self.primary();
-        let refusal = self.refusal(index);
         let judged = &self.nodes[index];
-        let health = judged.health(self.failures_max, refusal);
+        let health = judged.health(self.failures_max, self.refusal(index));
         let role = match &judged.report {
             _ if health != Health::Healthy => Role::Unknown,
             Some(report) if report.is_replica() => Role::Replica,
@@ -413,8 +412,7 @@ impl Judge {
         let (lag, applied_at) = match role {
             Role::Primary => {
                 let newest = self.history.as_ref().and_then(History::newest);
-                let lag = Lag::Known { age: Duration::ZERO, bytes: Some(0) };
-                (lag, newest.map(|sample| sample.started_at))
+                (Lag::ZERO, newest.map(|sample| sample.started_at))
             }
             _ => (self.current_lag(judged, now, source), self.applied_at(judged)),
         };
@@ -427,7 +425,9 @@ impl Judge {
                 Health::Healthy => self.why_no_primary(),
             }),
         };
-        self.nodes[index].picture(Picture { role, health, lag, applied_at, out_because })
+        let in_order = self.history.as_ref().is_some_and(History::is_in_order);
+        let picture = Picture { role, health, lag, applied_at, in_order, out_because };
+        self.nodes[index].picture(picture)
     }
 
     /// Why the node must not get a statement although it answers.

@@ -21,6 +21,7 @@ fn node(id: u16, role: Role, lag_ms: u64, applied_at: Instant) -> Node {
         position: None,
         lag: Lag::Known { age: Duration::from_millis(lag_ms), bytes: None },
         applied_at: Some(applied_at),
+        in_order: true,
         incarnation: 1,
         version: None,
         round_trip: Duration::from_millis(1),
@@ -111,7 +112,7 @@ fn a_session_reads_its_own_writes() {
     let routing = routing(Balance::LeastLag, OnLag::Primary);
     let behind = snapshot(vec![node(0, Role::Primary, 0, later), node(1, Role::Replica, 0, start)]);
     assert_eq!(
-        spread(&need(positions), &behind, &routing).1,
+        spread(&need(positions.clone()), &behind, &routing).1,
         Choice::Node(NodeId(0), RouteReason::ReadYourWrites)
     );
     let fresh = snapshot(vec![node(0, Role::Primary, 0, later), node(1, Role::Replica, 0, later)]);
@@ -132,7 +133,7 @@ fn reads_do_not_go_backward() {
         node(1, Role::Replica, 0, start),
         node(2, Role::Replica, 0, start),
     ];
-    let (counts, _) = spread(&need(positions), &snapshot(nodes.clone()), &routing);
+    let (counts, _) = spread(&need(positions.clone()), &snapshot(nodes.clone()), &routing);
     assert_eq!(counts, [0, 600, 0], "the replica of the last answer cannot go backward");
     nodes[1].incarnation = 2;
     let (_, last) = spread(&need(positions), &snapshot(nodes), &routing);

@@ -159,7 +159,7 @@ impl Session {
             Consistency::Eventual => lag_max,
             _ => Some(lag_max.unwrap_or(routing.lag_max)),
         };
-        let positions = self.positions;
+        let positions = self.positions.clone();
         Need::Replica(ReplicaNeed { consistency, lag_max, positions, wish, transaction })
     }
 }

@@ -1,18 +1,42 @@
-//! What a session has written and seen, as instants.
+//! What a session has written and seen: instants, and tokens where servers tell them.
 //!
-//! A server tells no position with a commit. A write is stamped with the instant at which its
-//! reply arrived, and a replica has it for certain when it has applied a sample of the primary
-//! that was *started after* that instant (`Node::applied_at`). What a read has shown is no newer
-//! than the primary was when the reply arrived, so the same comparison serves for reads that
-//! must not go backward; on the very replica that gave the last answer they cannot.
+//! A write is stamped with the instant at which its reply arrived, and a replica has it for
+//! certain when it has applied a sample of the primary that was *started after* that instant
+//! (`Node::applied_at`). What a read has shown is no newer than the primary was when the reply
+//! arrived, so the same comparison serves for reads that must not go backward; on the very replica
+//! that gave the last answer they cannot.
+//!
+//! Where the reply of a write has named its transaction, a replica qualifies earlier: as soon as
+//! it was seen to have applied everything up to that transaction. What the session had seen before
+//! the write is then there as well, as long as the primary writes in one order (`Node::in_order`).
+//! By the same token a session knows when a new primary does not have its write.
 
-use crate::topology::{Node, NodeId};
+use crate::topology::{Epoch, Gtids, Node, NodeId, Position};
+use std::sync::Arc;
 use std::time::Instant;
 
-#[derive(Debug, Clone, Copy, Default)]
+/// Sources of transactions in a token: one for each primary or domain under which the session has
+/// written. With more it goes by instants alone.
+const TOKEN_SOURCES_MAX: usize = 16;
+
+#[derive(Debug, Clone, Default)]
 pub struct Positions {
     written_at: Option<Instant>,
+    token: Option<Token>,
     seen: Option<Seen>,
+}
+
+/// The transactions that replies have named, and all before them.
+#[derive(Debug, Clone)]
+struct Token {
+    gtids: Arc<Gtids>,
+    /// The primary had them in this epoch.
+    epoch: Epoch,
+    /// Everything that the session has written until then is among them, and what it had seen was
+    /// visible before the newest of them.
+    until: Option<Instant>,
+    /// When the newest was told.
+    told_at: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +60,25 @@ impl Positions {
         self.written_at = Some(at);
     }
 
+    /// A reply that arrived at `at` names transactions that the primary of `epoch` has committed
+    /// for the session. `is_last`: nothing is written or shown by it that came after them.
+    pub fn committed(&mut self, at: Instant, gtids: &Gtids, epoch: Epoch, is_last: bool) {
+        self.written_at = Some(at);
+        let mut token = self.token.take().unwrap_or_else(|| {
+            let gtids = Arc::new(gtids.none());
+            Token { gtids, epoch, until: None, told_at: at }
+        });
+        Arc::make_mut(&mut token.gtids).advance(gtids);
+        if token.gtids.sources() > TOKEN_SOURCES_MAX {
+            return;
+        }
+        token.told_at = at;
+        if is_last {
+            token.until = Some(at);
+        }
+        self.token = Some(token);
+    }
+
     /// The reply of a read from `node` arrived at `at`.
     pub fn read(&mut self, node: NodeId, incarnation: u64, at: Instant) {
         self.seen = Some(Seen { node, incarnation, at });
@@ -49,13 +92,48 @@ impl Positions {
     /// Whether a read on `node` shows the session's own writes and nothing older than it has seen.
     pub fn check(&self, node: &Node) -> Result<(), Behind> {
         let applied_after = |at: Instant| node.applied_at.is_some_and(|applied| applied > at);
-        if self.written_at.is_some_and(|at| !applied_after(at)) {
+        let by_token = |at: Instant| {
+            let token = self.token.as_ref().filter(|token| token.until >= Some(at));
+            token.is_some_and(|token| token.is_on(node))
+        };
+        if self.written_at.is_some_and(|at| !applied_after(at) && !by_token(at)) {
             return Err(Behind::Writes);
         }
         match self.seen {
             Some(seen) if seen.node == node.id && seen.incarnation == node.incarnation => Ok(()),
-            Some(seen) if !applied_after(seen.at) => Err(Behind::Reads),
+            Some(seen) if !applied_after(seen.at) && !(node.in_order && by_token(seen.at)) => {
+                Err(Behind::Reads)
+            }
             _ => Ok(()),
         }
     }
+
+    /// What the session has written and the primary of this epoch does not have: it was lost when
+    /// the primary changed. Told once.
+    pub fn lost_on(&mut self, primary: &Node, epoch: Epoch) -> Option<Arc<Gtids>> {
+        let token = self.token.as_mut().filter(|token| token.epoch != epoch)?;
+        // A sample that was started before the write need not have it.
+        let is_later = primary.applied_at.is_some_and(|at| at > token.told_at);
+        let Some(Position::Gtids(there)) = primary.position.as_ref().filter(|_| is_later) else {
+            return None;
+        };
+        if there.lacks_newest_of(&token.gtids) {
+            return self.token.take().map(|token| token.gtids);
+        }
+        token.epoch = epoch;
+        None
+    }
 }
+
+impl Token {
+    /// Without a sample of this primary that it has applied, a node may lack what other primaries
+    /// wrote before.
+    fn is_on(&self, node: &Node) -> bool {
+        let Some(Position::Gtids(there)) = &node.position else { return false };
+        node.applied_at.is_some() && there.covers(&self.gtids)
+    }
+}
+
+#[cfg(test)]
+#[path = "positions_tests.rs"]
+mod tests;

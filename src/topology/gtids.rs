@@ -7,7 +7,7 @@
 //!
 //! Pure: parse, compare, unite. The two forms are never comparable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use thiserror::Error;
 
@@ -98,6 +98,22 @@ impl Gtids {
         Ok(Gtids::Heads(heads))
     }
 
+    /// None, in the same form.
+    pub fn none(&self) -> Gtids {
+        match self {
+            Gtids::Sets(_) => Gtids::Sets(BTreeMap::new()),
+            Gtids::Heads(_) => Gtids::Heads(BTreeMap::new()),
+        }
+    }
+
+    /// How many sources, or domains and servers.
+    pub fn sources(&self) -> usize {
+        match self {
+            Gtids::Sets(sets) => sets.len(),
+            Gtids::Heads(heads) => heads.len(),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         match self {
             Gtids::Sets(sets) => sets.is_empty(),
@@ -130,6 +146,37 @@ impl Gtids {
         }
     }
 
+    /// Whether the newest of some source of the others is certainly not here. A server that wrote
+    /// in a domain and is not among heads may have been left out.
+    pub fn lacks_newest_of(&self, others: &Gtids) -> bool {
+        match (self, others) {
+            (Gtids::Sets(own), Gtids::Sets(others)) => others.iter().any(|(source, ranges)| {
+                let newest = ranges.last().map(|range| Range { first: range.last, ..*range });
+                let has = |newest| own.get(source).is_some_and(|own| contains(own, newest));
+                !newest.is_none_or(has)
+            }),
+            (Gtids::Heads(own), Gtids::Heads(others)) => others
+                .iter()
+                .any(|(source, sequence)| own.get(source).is_some_and(|own| own < sequence)),
+            _ => false,
+        }
+    }
+
+    /// In how many sources, or domains, there is more here than among the others.
+    pub fn sources_beyond(&self, others: &Gtids) -> usize {
+        match (self, others) {
+            (Gtids::Sets(own), Gtids::Sets(others)) => {
+                own.iter().filter(|(source, ranges)| others.get(*source) != Some(ranges)).count()
+            }
+            (Gtids::Heads(own), Gtids::Heads(others)) => {
+                let new =
+                    own.iter().filter(|(source, sequence)| others.get(source) < Some(sequence));
+                new.map(|((domain, _), _)| domain).collect::<BTreeSet<_>>().len()
+            }
+            _ => 0,
+        }
+    }
+
     /// How many transactions are here and not among the others; of heads at least the distance
     /// in each domain.
     pub fn count_beyond(&self, others: &Gtids) -> u64 {
@@ -144,7 +191,7 @@ impl Gtids {
             (Gtids::Heads(own), Gtids::Heads(others)) => own
                 .keys()
                 .map(|(domain, _)| *domain)
-                .collect::<std::collections::BTreeSet<u32>>()
+                .collect::<BTreeSet<u32>>()
                 .into_iter()
                 .map(|domain| {
                     let theirs = newest(others, domain).unwrap_or(0);
@@ -154,6 +201,22 @@ impl Gtids {
             _ => Vec::new(),
         };
         counts.into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// Goes on to the newest of the others, with everything that their sources wrote before; those
+    /// of the other form are left out.
+    pub fn advance(&mut self, others: &Gtids) {
+        match (self, others) {
+            (Gtids::Sets(own), Gtids::Sets(others)) => {
+                for (source, ranges) in others {
+                    let Some(newest) = ranges.last() else { continue };
+                    let until = |ranges: &Vec<Range>| ranges.last().map_or(0, |range| range.last);
+                    let last = own.get(source).map_or(0, until).max(newest.last);
+                    own.insert(source.clone(), vec![Range { first: 1, last }]);
+                }
+            }
+            (own, others) => own.unite(others),
+        }
     }
 
     /// Adds the others; those of the other form are left out.
@@ -275,7 +338,6 @@ fn newest(heads: &BTreeMap<(u32, u32), u64>, domain: u32) -> Option<u64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
     const B: &str = "8a94f357-aab4-11df-86ab-c80aa9429562";
@@ -378,6 +440,60 @@ mod tests {
         let mut both = new.clone();
         both.unite(&old);
         assert_eq!(both, heads("0-1-103,0-2-110"));
+    }
+
+    #[test]
+    fn a_token_goes_on_to_the_newest() {
+        let table = [
+            ("", "A:7", "A:1-7"),
+            ("A:1-7", "A:3,B:2", "A:1-7,B:1-2"),
+            ("A:1-7", "A:9-12", "A:1-12"),
+        ];
+        for (before, written, after) in table {
+            let mut token = set(before);
+            token.advance(&set(written));
+            assert_eq!(token, set(after), "{before} and {written}");
+        }
+        let mut token = heads("0-1-7,1-1-3");
+        token.advance(&heads("0-2-9"));
+        assert_eq!(token, heads("0-1-7,0-2-9,1-1-3"));
+    }
+
+    #[test]
+    fn what_is_lost_is_told_apart_from_what_cannot_be_told() {
+        let sets = [
+            ("A:1-9", "A:1-9", false),
+            // Gaps before it say nothing of it.
+            ("A:1-3:9", "A:1-9", false),
+            ("A:1-8,B:1-5", "A:1-9", true),
+            ("B:1-5", "A:1", true),
+        ];
+        for (own, others, lacks) in sets {
+            assert_eq!(set(own).lacks_newest_of(&set(others)), lacks, "{own} of {others}");
+        }
+        let table = [
+            ("0-1-100,0-2-110", "0-1-100", false),
+            ("0-1-100,0-2-110", "0-1-103", true),
+            // It may not log what it applies.
+            ("0-2-110", "0-1-103", false),
+        ];
+        for (own, others, lacks) in table {
+            assert_eq!(heads(own).lacks_newest_of(&heads(others)), lacks, "{own} of {others}");
+        }
+    }
+
+    #[test]
+    fn sources_that_go_on_are_counted() {
+        let sets = [
+            ("A:1-5,B:1-9", "A:1-5,B:1-9", 0),
+            ("A:1-5,B:1-9", "A:1-4,B:1-9", 1),
+            ("A:1-5,B:1", "A:1-4", 2),
+        ];
+        for (own, others, count) in sets {
+            assert_eq!(set(own).sources_beyond(&set(others)), count, "{own} of {others}");
+        }
+        assert_eq!(heads("0-1-5,0-2-7,1-2-7").sources_beyond(&heads("0-1-4")), 2);
+        assert_eq!(heads("0-1-5,0-2-7").sources_beyond(&heads("0-1-4")), 1);
     }
 
     /// Transactions as what they are: a set of pairs.

@@ -104,6 +104,9 @@ pub struct Node {
     /// When the newest primary sample that this node has applied was *started*. Everything that
     /// was acknowledged before that instant is visible here. `None`: nothing is known.
     pub applied_at: Option<Instant>,
+    /// The primary has written in one order only since it is the primary: of its transactions, who
+    /// has applied everything up to one has all that was visible before it.
+    pub in_order: bool,
     /// Grows whenever the node restarted or its probe connection was opened anew: a restarted
     /// replica may show older data than it did before.
     pub incarnation: u64,
@@ -192,6 +195,14 @@ impl Position {
         }
     }
 
+    /// In how many sources of transactions this goes beyond the other.
+    pub fn sources_beyond(&self, other: &Position) -> usize {
+        match (self, other) {
+            (Position::Gtids(own), Position::Gtids(others)) => own.sources_beyond(others),
+            _ => usize::from(self != other),
+        }
+    }
+
     pub fn timeline(&self) -> Option<Timeline> {
         match self {
             Position::Log { timeline, .. } => Some(*timeline),
@@ -213,6 +224,8 @@ impl fmt::Display for Position {
 }
 
 impl Lag {
+    pub const ZERO: Lag = Lag::Known { age: Duration::ZERO, bytes: Some(0) };
+
     /// Whether the lag is within both bounds. Unknown never is.
     pub fn within(self, age_max: Duration, bytes_max: Option<u64>) -> bool {
         match self {

@@ -122,6 +122,7 @@ fn node(id: u16, name: &str, role: Role) -> Node {
         position: None,
         lag: Lag::Unknown,
         applied_at: None,
+        in_order: false,
         incarnation: 1,
         version: None,
         round_trip: Duration::from_micros(250),
@@ -154,6 +155,7 @@ fn count_everything(fixture: &Fixture) {
     stats.server_closed(0, replica, labels::ServerClosed::Epoch);
     stats.stale_read_avoided(0);
     stats.fenced_write_avoided(0);
+    stats.lost_write(0);
     stats.gate_entered(0);
     stats.gate_entered(0);
     stats.gate_left(0, Duration::from_millis(700), GateOutcome::Opened);

@@ -295,6 +295,24 @@ impl Conversation {
         Ok(())
     }
 
+    /// The primary is another one, and does not have what the session has written: the client is
+    /// told, once, in the place of the answer to its next command.
+    pub(super) fn lost_write(&mut self) -> Option<Refused> {
+        let handle = &self.cluster.handle;
+        let snapshot = handle.topology.load();
+        let primary = snapshot.node(snapshot.primary?);
+        let gtids = self.session.positions.lost_on(primary, snapshot.epoch)?;
+        self.worker.stats().lost_write(handle.index);
+        let (cluster, node) = (&handle.config.name, &primary.name);
+        let user = &self.identity.user;
+        tracing::error!(%cluster, %user, %gtids, "{node} became the primary without these writes");
+        let message = format!(
+            "{node} is the primary now and does not have all that this session has written \
+             (up to {gtids}); this statement was not run"
+        );
+        Some(Refused::new(errors::WRITE_LOST, message))
+    }
+
     /// Waits for something while the client may leave, or somebody may kill what it asked for.
     async fn watching<T>(&mut self, wait: impl Future<Output = T>) -> Result<Waited<T>, Fault> {
         let mut wait = pin!(wait);

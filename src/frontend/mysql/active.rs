@@ -8,7 +8,7 @@ use crate::protocol::buffer::Buffer;
 use crate::protocol::mysql::capabilities::Status;
 use crate::protocol::mysql::packet;
 use crate::protocol::mysql::replies::{Awaits, Reply};
-use crate::topology::NodeId;
+use crate::topology::{Gtids, NodeId};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
@@ -90,6 +90,10 @@ pub struct Progress {
     pub broken: Option<Broken>,
     /// The client's command has ended with an error of this number.
     pub failed: Option<u16>,
+    /// The transactions that the reply says it has committed.
+    pub committed: Option<Gtids>,
+    /// The reply has shown rows, or has several results.
+    pub shown: bool,
     /// Warnings that the last statement has left.
     pub warnings: bool,
     /// Flags of the command's last OK.

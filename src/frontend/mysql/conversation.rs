@@ -131,6 +131,10 @@ impl Conversation {
             } else if let Err(refused) = self.acquire(&need, &request).await? {
                 return self.refuse(&request, &refused).await;
             }
+            if let Some(refused) = self.lost_write() {
+                self.settle().await;
+                return self.refuse(&request, &refused).await;
+            }
             match self.run_on_server(&mut request, repeats < REPEATS_MAX).await {
                 Ok(Served::Done) => {
                     self.settle().await;

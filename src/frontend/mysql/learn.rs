@@ -12,12 +12,12 @@ use crate::metrics::{ErrorOrigin, NodeIndex};
 use crate::protocol::buffer::Buffer;
 use crate::protocol::mysql::capabilities::Status;
 use crate::protocol::mysql::replies::{Awaits, PREPARED_ID_AT, Step, Told};
-use crate::protocol::mysql::reply::{ErrPacket, OkPacket, Tracked};
+use crate::protocol::mysql::reply::{EOF, ErrPacket, OkPacket, Tracked};
 use crate::protocol::mysql::translate::{Visible, VisibleVariables};
 use crate::protocol::mysql::{PacketError, command, packet};
 use crate::session::Transaction;
 use crate::sql::{Effect, Pin, SessionEffect, Statement};
-use crate::topology::{Evidence, NodeId};
+use crate::topology::{Evidence, GtidError, Gtids, NodeId};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -147,7 +147,7 @@ impl Conversation {
                 }
                 self.failed(error, facts);
             }
-            Told::Ok(ok) => self.ok(ok, &mut connection.traces, facts.progress),
+            Told::Ok(ok) => self.ok(ok, &mut connection.traces, facts),
             Told::Prepared(prepared) => {
                 if let Some(own) = facts.progress.preparing {
                     let limit = self.cluster.handle.config.pool.statements_max;
@@ -164,9 +164,11 @@ impl Conversation {
         Pass::Forward
     }
 
-    fn ok(&mut self, ok: &OkPacket<'_>, traces: &mut Traces, progress: &mut Progress) {
+    fn ok(&mut self, ok: &OkPacket<'_>, traces: &mut Traces, facts: &mut Facts<'_>) {
+        let progress = &mut *facts.progress;
         self.followed.status(ok.status);
         progress.status = ok.status;
+        progress.shown |= ok.header == EOF || ok.status.has(Status::MORE_RESULTS);
         progress.warnings = ok.warnings > 0;
         if ok.last_insert_id > 0 {
             self.followed.insert_id = ok.last_insert_id;
@@ -174,6 +176,12 @@ impl Conversation {
         }
         for tracked in ok.tracked() {
             match tracked {
+                Tracked::Variable { name: b"last_gtid", value } if facts.is_primary => {
+                    progress.add_committed(value, Gtids::parse_heads);
+                }
+                Tracked::Gtids(set) if facts.is_primary => {
+                    progress.add_committed(set, Gtids::parse_set);
+                }
                 Tracked::Variable { name, value } => {
                     progress.named_change = true;
                     let settings = &mut self.session.settings;
@@ -272,11 +280,19 @@ impl Conversation {
         if progress.reading {
             self.session.positions.read(server.node, server.incarnation, now);
         }
-        if !self.followed.in_transaction {
+        let ended = !self.followed.in_transaction;
+        if ended {
             stats.transaction_done(cluster, node);
-            if std::mem::take(&mut progress.writing) {
-                self.session.positions.wrote(now);
+        }
+        let wrote = ended && std::mem::take(&mut progress.writing);
+        match progress.committed.take() {
+            Some(gtids) => {
+                let epoch = server.pooled.connection.life.epoch;
+                let is_last = !progress.shown && progress.failed.is_none();
+                self.session.positions.committed(now, &gtids, epoch, is_last);
             }
+            None if wrote => self.session.positions.wrote(now),
+            None => {}
         }
         self.followed.leave_on(&mut server.pooled.connection.traces);
         self.pins.hold(self.session.pins.iter().map(|pin| pin.as_str()));
@@ -364,6 +380,18 @@ struct Facts<'a> {
     node: NodeId,
     is_primary: bool,
     progress: &'a mut Progress,
+}
+
+impl Progress {
+    /// What cannot be read is as good as not told.
+    fn add_committed(&mut self, text: &[u8], parse: fn(&str) -> Result<Gtids, GtidError>) {
+        let Ok(text) = std::str::from_utf8(text) else { return };
+        let Some(gtids) = parse(text).ok().filter(|gtids| !gtids.is_empty()) else { return };
+        match &mut self.committed {
+            Some(committed) => committed.unite(&gtids),
+            None => self.committed = Some(gtids),
+        }
+    }
 }
 
 fn put_close(outbox: &mut Buffer, id: u32) {

@@ -167,7 +167,7 @@ impl Conversation {
     }
 
     pub(super) fn begin_anew(&mut self) {
-        let positions = self.session.positions;
+        let positions = std::mem::take(&mut self.session.positions);
         self.session = Session::default();
         // Who reads its own writes does so whatever else it forgets.
         self.session.positions = positions;
