@@ -101,7 +101,7 @@ impl Positions {
         }
         match self.seen {
             Some(seen) if seen.node == node.id && seen.incarnation == node.incarnation => Ok(()),
-            Some(seen) if !applied_after(seen.at) && !(node.in_order && by_token(seen.at)) => {
+            Some(seen) if !(applied_after(seen.at) || node.in_order && by_token(seen.at)) => {
                 Err(Behind::Reads)
             }
             _ => Ok(()),
