@@ -29,7 +29,7 @@ deps:
 	scripts/install-deps.sh test
 
 test-deps:
-	scripts/install-deps.sh test drivers
+	scripts/install-deps.sh test failover drivers
 	scripts/install-drivers.sh
 
 demo: deps

@@ -2,50 +2,13 @@
 
 use crate::maintenance::TOKEN;
 use crate::promotion::promoting;
-use crate::support::{Fixture, PATIENCE, Proxy, binary, proxy, wait_until};
-use serde_json::Value;
-use std::process::{Child, Command, Stdio};
-use tempfile::TempDir;
-
-/// A real etcd on loopback, gone with the test.
-struct Etcd {
-    process: Child,
-    address: String,
-    _folder: TempDir,
-}
-
-impl Etcd {
-    fn start() -> Etcd {
-        let folder = tempfile::tempdir().unwrap();
-        let (client, peer) = (
-            tiffin::cli::sandbox::servers::process::free_port().unwrap(),
-            tiffin::cli::sandbox::servers::process::free_port().unwrap(),
-        );
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new("etcd");
-        command.arg("--data-dir").arg(folder.path().join("data"));
-        command.args(["--listen-client-urls", &url(client)]);
-        command.args(["--advertise-client-urls", &url(client)]);
-        command.args(["--listen-peer-urls", &url(peer)]);
-        command.args(["--initial-advertise-peer-urls", &url(peer)]);
-        command.args(["--initial-cluster", &format!("default={}", url(peer))]);
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let process = command.spawn().expect("etcd is installed (scripts/install-deps.sh)");
-        Etcd { process, address: format!("127.0.0.1:{client}"), _folder: folder }
-    }
-
-    fn kill(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
+use crate::support::certificates::{Authority, Files};
+use crate::support::etcd::{Etcd, exchange};
+use crate::support::{Fixture, PATIENCE, Proxy, binary, proxy, runtime, wait_until};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tiffin::config::{HttpAddress, Remote, Service};
+use tiffin::failover::etcd::Etcd as Client;
 
 fn actions(proxy: &Proxy) -> Vec<Value> {
     let (_, body) = proxy.get("/api/v1/failovers").unwrap();
@@ -68,7 +31,8 @@ fn primary(proxy: &Proxy) -> Option<String> {
 
 #[test]
 fn only_the_proxy_with_the_lease_promotes() {
-    let mut etcd = Etcd::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut etcd = Etcd::start(folder.path().join("etcd"));
     let address = etcd.address.clone();
     let fixture: Fixture = promoting()
         .config(move |config| {
@@ -114,4 +78,87 @@ fn only_the_proxy_with_the_lease_promotes() {
         status == 409 && told.contains("does not have the lease")
     })
     .unwrap_or_else(|_| panic!("{told}"));
+}
+
+/// Its own words for a user that may only touch the lease.
+fn protect(etcd: &Etcd) {
+    let port = etcd.address.rsplit(':').next().unwrap().parse().unwrap();
+    // base64 of `/tiffin/` and of the first key after all that begin with it.
+    let range =
+        json!({ "permType": "READWRITE", "key": "L3RpZmZpbi8=", "range_end": "L3RpZmZpbjA=" });
+    let setup = [
+        ("user/add", json!({ "name": "root", "password": "root" })),
+        ("role/add", json!({ "name": "root" })),
+        ("user/grant", json!({ "user": "root", "role": "root" })),
+        ("user/add", json!({ "name": "tiffin", "password": "secret" })),
+        ("role/add", json!({ "name": "lease" })),
+        ("role/grant", json!({ "name": "lease", "perm": range })),
+        ("user/grant", json!({ "user": "tiffin", "role": "lease" })),
+        ("enable", json!({})),
+    ];
+    for (page, body) in setup {
+        let mut said = Err(std::io::Error::other("not asked"));
+        wait_until(PATIENCE, || {
+            said = exchange(port, &format!("v3/auth/{page}"), Some(&body));
+            said.as_ref().is_ok_and(|said| said.contains("header"))
+        })
+        .unwrap_or_else(|_| panic!("{page}: {said:?}"));
+    }
+}
+
+#[test]
+fn etcd_may_want_tls_and_a_login() {
+    let (files, authority, stranger) =
+        (Files::new(), Authority::new("ours"), Authority::new("another"));
+    let ca = files.write("ca.crt", &authority.pem());
+    let (certificate, key) = files.pair("etcd", authority.sign("etcd"));
+    // etcd refuses a common name beside a login by its JSON gateway.
+    let (own, own_key) = files.pair("tiffin", authority.sign(""));
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start_with(folder.path().join("etcd"), Some([&certificate, &key, &ca]));
+    protect(&etcd);
+    let address = HttpAddress { https: true, host: "127.0.0.1".into(), port: etcd.secure.unwrap() };
+    let login = |password: &str| Service {
+        user: "tiffin".into(),
+        password: Some(SecretString::from(password.to_owned())),
+        database: String::new(),
+    };
+    let good = Remote {
+        addresses: vec![address],
+        login: Some(login("secret")),
+        ca: Some(ca),
+        certificate: Some(own),
+        key: Some(own_key),
+    };
+    let client = |remote: &Remote| Client::new(remote, PATIENCE);
+    runtime().block_on(async {
+        let ttl = std::time::Duration::from_secs(60);
+        let (one, other) = (client(&good), client(&good));
+        let lease = one.grant(ttl).await.unwrap();
+        let key = "/tiffin/main/promoter";
+        assert_eq!(one.take(key, "one", &lease).await, Ok(Ok(())));
+        assert_eq!(one.keep(&lease).await, Ok(true));
+        let second = other.grant(ttl).await.unwrap();
+        assert_eq!(other.take(key, "other", &second).await, Ok(Err("one".to_owned())));
+        let foreign = other.take("/else", "other", &second).await.unwrap_err();
+        assert!(foreign.contains("permission denied"), "{foreign}");
+
+        let refused = [
+            (Remote { login: Some(login("wrong")), ..good.clone() }, "authentication failed"),
+            (Remote { login: None, ..good.clone() }, "permission denied"),
+            (Remote { certificate: None, key: None, ..good.clone() }, ""),
+            (
+                Remote { ca: Some(files.write("x.crt", &stranger.pem())), ..good.clone() },
+                "certificate",
+            ),
+        ];
+        for (remote, part) in refused {
+            let taken = match client(&remote).grant(ttl).await {
+                Ok(lease) => client(&remote).take(key, "x", &lease).await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            let error = taken.unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    });
 }

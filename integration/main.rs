@@ -26,6 +26,7 @@ mod mysql_reads;
 mod mysql_servers;
 mod mysql_sessions;
 mod operations;
+mod patroni;
 mod pins;
 mod pooling;
 mod postgres_18;

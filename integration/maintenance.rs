@@ -70,7 +70,7 @@ fn a_drained_replica_gets_nothing_until_it_is_back() {
     assert_eq!(back.status.code(), Some(0), "{}", said(&back));
     fixture.wait_in_read_set([one, two]);
     let (_, told) = fixture.proxy.get("/api/v1/failovers").unwrap();
-    assert!(told.contains("is drained by an operator") && told.contains("is in service again"));
+    assert!(told.contains("an operator has drained it") && told.contains("is in service again"));
 }
 
 /// Begins a read-only transaction on this replica.

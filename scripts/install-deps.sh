@@ -2,9 +2,10 @@
 # Installs what this machine lacks, with apt-get, as root or by sudo. Does nothing, and asks the
 # network nothing, when all is there.
 #
-#   scripts/install-deps.sh test            PostgreSQL's and MariaDB's server programs, etcd, a C
+#   scripts/install-deps.sh test            PostgreSQL's and MariaDB's server programs, a C
 #                                           compiler, and beside them PostgreSQL 18 and MySQL 9
 #                                           (scripts/postgresql-18.sh, scripts/mysql-9.sh)
+#   scripts/install-deps.sh test failover   also etcd and Patroni
 #   scripts/install-deps.sh test drivers    also the languages of the drivers' programs, and
 #                                           pgjdbc; scripts/install-drivers.sh does the others
 #   scripts/install-deps.sh test bench      also HAProxy, PgBouncer, pgbench and python3
@@ -61,8 +62,11 @@ for group in "${@:-test}"; do
         has_postgres || missing="$missing postgresql"
         # Not mariadb-server, which would start a service. Debian's packages of MySQL exclude it.
         need mariadb-server-core mariadbd mariadb-install-db
-        need etcd-server etcd
         need mariadb-client mariadb mariadb-dump
+        ;;
+    failover)
+        need etcd-server etcd
+        need patroni patroni
         ;;
     drivers)
         need postgresql-contrib pgbench
@@ -88,7 +92,7 @@ for group in "${@:-test}"; do
         need diffutils diff
         ;;
     *)
-        echo "usage: scripts/install-deps.sh [test] [drivers] [bench] [regress]" >&2
+        echo "usage: scripts/install-deps.sh [test] [failover] [drivers] [bench] [regress]" >&2
         exit 2
         ;;
     esac

@@ -1,13 +1,16 @@
 //! What every test stands on: [`Fixture`], a cluster of real servers with the built proxy in
 //! front; [`Stage`] is the same for any engine, [`stand`] how it is set up for a scenario.
 //! [`relay`] is a cable that can be cut, [`wire`] speaks raw bytes, [`psql`] is libpq,
-//! [`versions`] is the second server version, [`mysql`] has clusters of MySQL and MariaDB.
+//! [`versions`] is the second server version, [`mysql`] has clusters of MySQL and MariaDB,
+//! [`etcd`] and [`patroni`] are these programs.
 
 #![allow(dead_code, unused_imports, reason = "each test uses its part")]
 
 pub mod certificates;
+pub mod etcd;
 pub mod mysql;
 pub mod mysql_wire;
+pub mod patroni;
 pub mod psql;
 pub mod relay;
 pub mod stand;

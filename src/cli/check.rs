@@ -9,6 +9,7 @@ use super::findings::{self, Finding, Place, Severity};
 use super::{Exit, check_mysql, load, table, watch};
 use crate::config::tls::ServerTlsConnector;
 use crate::config::{self, Cluster, Config, Secret, Service};
+use crate::failover::patroni;
 use crate::topology::{Health, Lag, Node, Position, Role, Snapshot};
 use clap::Args;
 use std::path::PathBuf;
@@ -62,15 +63,30 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     let mut missing = 0;
     watch::runtime()?.block_on(async {
         for cluster in &config.clusters {
-            let tls = watch::service_tls(cluster)?;
-            let seen = look_at(&config, cluster, &tls).await;
-            print_cluster(cluster, &seen);
+            let cluster = match with_members(cluster).await {
+                Ok(cluster) => cluster,
+                Err(error) => {
+                    println!("\nCluster {}: Patroni tells no nodes: {error}", cluster.name);
+                    missing += 1;
+                    continue;
+                }
+            };
+            let tls = watch::service_tls(&cluster)?;
+            let seen = look_at(&config, &cluster, &tls).await;
+            print_cluster(&cluster, &seen);
             missing += seen.findings.iter().filter(|f| f.severity == Severity::Missing).count();
         }
         anyhow::Ok(())
     })?;
     println!("\n{}", conclusion(missing));
     Ok(if missing == 0 { Exit::Ok } else { Exit::Failure })
+}
+
+/// The cluster with the nodes that Patroni tells, where it does.
+async fn with_members(cluster: &Arc<Cluster>) -> Result<Arc<Cluster>, String> {
+    let Some(patroni) = &cluster.patroni else { return Ok(cluster.clone()) };
+    let nodes = patroni::ask(patroni).await?.nodes;
+    Ok(Arc::new(Cluster { nodes, ..Cluster::clone(cluster) }))
 }
 
 fn conclusion(missing: usize) -> String {

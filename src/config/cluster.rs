@@ -6,16 +6,20 @@ use super::secret::{is_given, secret};
 use super::section::Section;
 use super::tls::ServerTlsConnector;
 use super::{
-    Address, Balance, Cluster, Coordination, Engine, Failover, Gate, LeaseTerms, Monitor,
-    NodeConfig, Pool, Routing, ServerTls, ServerTlsMode, Service, Word, units,
+    Address, Balance, Cluster, Coordination, Discovery, Engine, Failover, FailoverMode, Gate,
+    LeaseTerms, Monitor, NodeConfig, Patroni, Pool, Routing, ServerTls, ServerTlsMode, Service,
+    Word, remote, units,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Replicas of one primary; more are a mistake, and node ids are small.
-const NODES_MAX: usize = 256;
+pub const NODES_MAX: usize = 256;
 /// Names become labels of metrics and parts of messages.
 const NAME_CHARS_MAX: usize = 63;
+/// Of nodes that do not say otherwise.
+pub(super) const WEIGHT: u32 = 100;
+pub(super) const PRIORITY: u32 = 100;
 
 /// Checks all clusters, and that a database leads to one of them only.
 pub(super) fn clusters(root: &Section<'_>) -> Vec<Arc<Cluster>> {
@@ -39,7 +43,7 @@ pub(super) fn clusters(root: &Section<'_>) -> Vec<Arc<Cluster>> {
     clusters
 }
 
-fn bad_name(name: &str) -> Option<String> {
+pub(super) fn bad_name(name: &str) -> Option<String> {
     let fits =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/' | '[' | ']');
     let fine = !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(fits);
@@ -66,7 +70,11 @@ fn shared_databases(section: &Section<'_>, new: &Cluster, other: &Cluster) {
 
 fn cluster(name: &str, section: &Section<'_>) -> Cluster {
     let engine = section.chosen("engine");
-    let nodes = nodes(section, engine);
+    let patroni = patroni(section);
+    let nodes = match patroni {
+        Some(_) => Vec::new(),
+        None => nodes(section, engine),
+    };
     let [of_service, of_tls, of_pool, of_routing, of_failover] =
         ["service", "tls", "pool", "routing", "failover"].map(|name| section.section(name));
     let by = service(&of_service, engine);
@@ -81,9 +89,13 @@ fn cluster(name: &str, section: &Section<'_>) -> Cluster {
         routing: routing(&of_routing),
         gate: gate(&section.section("gate")),
         failover: failover(&of_failover, &by),
+        patroni,
         nodes,
     };
     weights(section, &cluster);
+    if cluster.patroni.is_some() {
+        only_followed(&of_failover, &cluster);
+    }
     if engine.speaks_mysql() {
         let foreign = [
             (&of_service, "database"),
@@ -101,6 +113,36 @@ fn cluster(name: &str, section: &Section<'_>) -> Cluster {
     cluster
 }
 
+fn patroni(section: &Section<'_>) -> Option<Patroni> {
+    let part = section.section("patroni");
+    let patroni = remote::patroni(&part);
+    if section.chosen::<Discovery>("discovery") == Discovery::Static {
+        if section.has("patroni") {
+            section.warn("patroni", "has no effect while `discovery` is `static`".to_owned());
+        }
+        return None;
+    }
+    if patroni.remote.addresses.is_empty() {
+        section.contradiction("discovery", "is `patroni`, which needs `patroni.urls`".to_owned());
+    }
+    if section.has("nodes") {
+        let message = "contradict `discovery: patroni`, which tells the nodes; leave them out";
+        section.note("nodes", message.to_owned());
+    }
+    Some(patroni)
+}
+
+/// Two who promote would each undo what the other does.
+fn only_followed(failover: &Section<'_>, cluster: &Cluster) {
+    if cluster.failover.mode == FailoverMode::Promote {
+        failover.contradiction(
+            "mode",
+            "is `promote`, but with `discovery: patroni` Patroni promotes; must be `observe`"
+                .to_owned(),
+        );
+    }
+}
+
 /// What has no meaning for MySQL and MariaDB is not passed over in silence.
 fn only_postgres(section: &Section<'_>, cluster: &Cluster, keys: &[(&Section<'_>, &str)]) {
     let word = cluster.engine.word();
@@ -108,6 +150,12 @@ fn only_postgres(section: &Section<'_>, cluster: &Cluster, keys: &[(&Section<'_>
         if part.has(key) {
             part.contradiction(key, format!("is for PostgreSQL only, and `engine` is `{word}`"));
         }
+    }
+    if cluster.patroni.is_some() {
+        section.contradiction(
+            "discovery",
+            format!("is `patroni`, which is for PostgreSQL only, and `engine` is `{word}`"),
+        );
     }
     if cluster.databases.iter().any(|(name, on_server)| name != on_server) {
         section.contradiction("databases", format!("give other names, which is for PostgreSQL only, and `engine` is `{word}`; must be a list of schemas"));
@@ -247,8 +295,6 @@ fn node<'w>(
     item: &'w Node,
     path: &str,
 ) -> Option<NodeConfig> {
-    const WEIGHT: u32 = 100;
-    const PRIORITY: u32 = 100;
     let server_address = |text: &str| units::server_address(text, engine.server_port());
     if let Value::Text(text) = &item.value {
         let address = server_address(text)
@@ -422,17 +468,12 @@ fn failover(section: &Section<'_>, service: &Service) -> Failover {
 }
 
 fn lease(section: &Section<'_>) -> Option<LeaseTerms> {
-    let etcd = section.section("etcd");
-    let terms = LeaseTerms {
-        endpoints: etcd.texts("endpoints"),
-        life: etcd.duration("lease"),
-        prefix: etcd.text("prefix").unwrap_or_default(),
-    };
+    let terms = remote::lease(&section.section("etcd"));
     let coordination: Coordination = section.chosen("coordination");
     if coordination == Coordination::None {
         return None;
     }
-    if terms.endpoints.is_empty() {
+    if terms.remote.addresses.is_empty() {
         let message = "is `etcd`, which needs `etcd.endpoints`".to_owned();
         section.contradiction("coordination", message);
     }

@@ -42,6 +42,7 @@ pub(crate) fn cluster(nodes: impl IntoIterator<Item = NodeConfig>) -> Cluster {
         engine: Engine::Postgres,
         databases: BTreeMap::new(),
         nodes: nodes.into_iter().collect(),
+        patroni: None,
         service: Service { user: "watcher".into(), password: None, database: "postgres".into() },
         server_tls: ServerTls {
             mode: ServerTlsMode::Disable,

@@ -13,6 +13,7 @@ pub(crate) mod fixture;
 mod keys;
 mod problem;
 mod reference;
+mod remote;
 mod schema;
 mod secret;
 mod section;
@@ -24,8 +25,10 @@ mod values;
 mod words;
 
 pub use check::Loaded;
+pub use cluster::NODES_MAX;
 pub use problem::{Problem, Problems};
 pub use reference::{example, reference};
+pub use remote::{HttpAddress, LeaseTerms, Patroni, Remote};
 pub use words::Word;
 
 pub mod tls;
@@ -199,7 +202,10 @@ pub struct Cluster {
     pub engine: Engine,
     /// Databases that clients may name here, and the server's name of each; empty: any, as named.
     pub databases: BTreeMap<String, String>,
+    /// Empty where Patroni tells them, until it has.
     pub nodes: Vec<NodeConfig>,
+    /// `None`: the file names the nodes.
+    pub patroni: Option<Patroni>,
     pub service: Service,
     pub server_tls: ServerTls,
     pub pool: Pool,
@@ -367,13 +373,12 @@ pub struct Failover {
     pub command_timeout: Duration,
 }
 
-/// Where several proxies agree on who acts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseTerms {
-    /// `host:port` of etcd's members.
-    pub endpoints: Vec<String>,
-    pub life: Duration,
-    pub prefix: String,
+/// Who tells which nodes there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// The file.
+    Static,
+    Patroni,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

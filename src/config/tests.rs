@@ -422,6 +422,38 @@ fn each_mistake_in_users_and_clusters_is_told() {
             ],
         ),
         (
+            "    nodes:\n",
+            "    discovery: patroni\n    failover: {mode: promote}\n    nodes:\n",
+            &[
+                "8:5: clusters.main.discovery: is `patroni`, which needs `patroni.urls`",
+                "9:16: clusters.main.failover.mode: is `promote`, but with `discovery: patroni` Patroni promotes",
+                "10:5: clusters.main.nodes: contradict `discovery: patroni`",
+            ],
+        ),
+        (
+            "    nodes:\n      a: 10.0.0.1:5432\n      b: 10.0.0.2\n",
+            "    discovery: patroni\n    engine: mysql\n    patroni: {urls: [\"https://db1\", \"db2:x\"], password_env: SERVICE, key: k}\n",
+            &[
+                "8:5: clusters.main.discovery: is `patroni`, which is for PostgreSQL only",
+                "10:5: clusters.main.patroni.password: needs `user` beside it",
+                "10:15: clusters.main.patroni.urls: `db2:x` is not an address",
+                "10:70: clusters.main.patroni.key: cannot read",
+                "10:70: clusters.main.patroni.key: needs `certificate` beside it",
+            ],
+        ),
+        (
+            service,
+            "    service: {user: tiffin}\n    patroni: {urls: [db1]}\n",
+            &["12:5: clusters.main.patroni: has no effect while `discovery` is `static`"],
+        ),
+        (
+            service,
+            "    service: {user: tiffin}\n    failover: {coordination: etcd, etcd: {endpoints: [\"https://etcd1\"]}}\n",
+            &[
+                "12:43: clusters.main.failover.etcd.endpoints: has an `https` address, which needs `ca`",
+            ],
+        ),
+        (
             service,
             "    service: {user: tiffin}\n    routing: {max_lag: 150ms}\n",
             &["12:15: clusters.main.routing.max_lag: is less than two of `monitor.interval`"],

@@ -9,7 +9,7 @@
 //! is kept beside the keys), and the wait for a handshake.
 
 use super::tls_verify::{Authorities, Check, ClientVerifier, ServerVerifier};
-use super::{ClientTls, ClientTlsMode, ServerTls, ServerTlsMode};
+use super::{ClientTls, ClientTlsMode, Remote, ServerTls, ServerTlsMode};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use rustls::client::Resumption;
@@ -174,6 +174,24 @@ fn connecting(config: &ServerTls) -> Result<Connecting, TlsError> {
         ServerTlsMode::VerifyCa => Check::Chain,
         ServerTlsMode::VerifyFull => Check::ChainAndName,
     };
+    let mut tls = client(config, check)?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let connector = Some(TlsConnector::from(Arc::new(tls)));
+    Ok(Connecting { mode: config.mode, direct: config.direct, connector })
+}
+
+/// What HTTP clients use: names are checked always. `None`: no address is `https`.
+pub fn https(remote: &Remote) -> Result<Option<TlsConnector>, TlsError> {
+    if !remote.addresses.iter().any(|address| address.https) {
+        return Ok(None);
+    }
+    let Remote { ca, certificate, key, .. } = remote.clone();
+    let mode = ServerTlsMode::VerifyFull;
+    let config = ServerTls { mode, ca, certificate, key, direct: false };
+    Ok(Some(TlsConnector::from(Arc::new(client(&config, Check::ChainAndName)?))))
+}
+
+fn client(config: &ServerTls, check: Check) -> Result<ClientConfig, TlsError> {
     let authorities = match &config.ca {
         Some(path) if check != Check::Nothing => read_authorities(path)?,
         None if check != Check::Nothing => {
@@ -195,10 +213,8 @@ fn connecting(config: &ServerTls) -> Result<Connecting, TlsError> {
         }
         None => builder.with_no_client_auth(),
     };
-    tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.resumption = Resumption::disabled();
-    let connector = Some(TlsConnector::from(Arc::new(tls)));
-    Ok(Connecting { mode: config.mode, direct: config.direct, connector })
+    Ok(tls)
 }
 
 /// The common name of a certificate's subject, in DER. `None`: it has none, or not as text.

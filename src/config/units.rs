@@ -2,7 +2,7 @@
 //!
 //! Each function takes the text and gives the value or the sentence that says what is allowed.
 
-use super::{Address, ListenAddress};
+use super::{Address, HttpAddress, ListenAddress};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -145,6 +145,19 @@ pub(super) fn server_address(text: &str, default_port: u16) -> Result<Address, S
         None => return Err(wrong()),
     };
     Ok(Address::Tcp { host: host.to_owned(), port })
+}
+
+/// `http://10.0.0.1:8008`, `https://db1`, `10.0.0.1:8008`.
+pub(super) fn http_address(text: &str, default_port: u16) -> Result<HttpAddress, String> {
+    let https = text.starts_with("https://");
+    let rest = text.strip_prefix("https://").or(text.strip_prefix("http://")).unwrap_or(text);
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    match server_address(rest, default_port) {
+        Ok(Address::Tcp { host, port }) => Ok(HttpAddress { https, host, port }),
+        _ => Err(format!(
+            "`{text}` is not an address; must be as `http://10.0.0.1:{default_port}` or `https://db1:{default_port}`"
+        )),
+    }
 }
 
 fn parse_port(digits: &str) -> Option<u16> {

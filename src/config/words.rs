@@ -1,8 +1,8 @@
 //! The words that the file uses for the enums of the checked configuration.
 
 use super::{
-    AuthMethod, Balance, ClientTlsMode, Coordination, Engine, FailoverMode, LogFormat, OnLag,
-    PoolMode, Quorum, ServerTlsMode,
+    AuthMethod, Balance, ClientTlsMode, Coordination, Discovery, Engine, FailoverMode, LogFormat,
+    OnLag, PoolMode, Quorum, ServerTlsMode,
 };
 use crate::sql::Consistency;
 
@@ -100,6 +100,11 @@ impl Word for FailoverMode {
 impl Word for Quorum {
     const WORDS: &'static [(&'static str, Self)] =
         &[("off", Quorum::Off), ("majority", Quorum::Majority)];
+}
+
+impl Word for Discovery {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("static", Discovery::Static), ("patroni", Discovery::Patroni)];
 }
 
 impl Word for Coordination {

@@ -156,8 +156,7 @@ impl Task {
             return;
         }
         self.lease = terms.as_ref().map(|terms| {
-            let etcd =
-                Etcd { endpoints: terms.endpoints.clone(), timeout: cluster.monitor.timeout };
+            let etcd = Etcd::new(&terms.remote, cluster.monitor.timeout);
             let key = format!("{}/{}/promoter", terms.prefix, cluster.name);
             let lease = Lease::spawn(Terms { etcd, key, name: own_name(), life: terms.life });
             (terms.clone(), lease)

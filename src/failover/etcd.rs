@@ -1,30 +1,28 @@
-//! The three requests that a lease needs, to etcd's JSON gateway (`/v3/…`, etcd 3.4 and later).
-//!
-//! HTTP/1.0 on a connection each: a few small requests a second at most, and a connection that was
-//! open before may be as dead as its server. No TLS and no login: use a network that only the
-//! proxies reach.
+//! The requests that a lease needs, to etcd's JSON gateway (`/v3/…`, etcd 3.4 and later).
 
+use super::http::{Http, Request};
+use crate::config::{Remote, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-
-/// An answer is a few hundred bytes.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// The members of an etcd cluster; any of them may answer.
 #[derive(Debug, Clone)]
 pub struct Etcd {
-    /// `host:port`.
-    pub endpoints: Vec<String>,
-    /// For one request to one member.
-    pub timeout: Duration,
+    http: Http,
+    /// What the last login gave.
+    token: Arc<Mutex<Option<String>>>,
 }
 
 impl Etcd {
+    /// `timeout` is for one request to one member.
+    pub fn new(remote: &Remote, timeout: Duration) -> Etcd {
+        Etcd { http: Http { remote: remote.clone(), timeout }, token: Arc::default() }
+    }
+
     /// A new lease; its number.
     pub async fn grant(&self, ttl: Duration) -> Result<String, String> {
         let answer = self.post("lease/grant", &json!({ "TTL": ttl.as_secs().to_string() })).await?;
@@ -61,36 +59,43 @@ impl Etcd {
         Ok(answer["result"]["TTL"].as_str().is_some_and(|ttl| ttl != "0"))
     }
 
-    /// The first answer of any member; the last one's error if none answers.
-    async fn post(&self, what: &str, request: &Value) -> Result<Value, String> {
-        let mut last = "there are no endpoints".to_owned();
-        for endpoint in &self.endpoints {
-            match timeout(self.timeout, ask(endpoint, what, request)).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => last = format!("{endpoint}: {error}"),
-                Err(_) => last = format!("{endpoint}: no answer within {:?}", self.timeout),
-            }
+    async fn post(&self, what: &str, body: &Value) -> Result<Value, String> {
+        let token = self.token().await?;
+        let answer = self.send(what, token.as_deref(), body).await;
+        if answer.is_err() {
+            // It may have run out, or etcd may have forgotten it: the next request logs in again.
+            self.remember(None);
         }
-        Err(last)
+        answer
     }
-}
 
-async fn ask(endpoint: &str, what: &str, request: &Value) -> Result<Value, String> {
-    let sentence = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect(endpoint).await.map_err(sentence)?;
-    let body = request.to_string();
-    let head = format!(
-        "POST /v3/{what} HTTP/1.0\r\nHost: {endpoint}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all((head + &body).as_bytes()).await.map_err(sentence)?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await.map_err(sentence)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
-    if head.split(' ').nth(1) != Some("200") {
-        return Err(format!("{}: {}", head.lines().next().unwrap_or_default(), body.trim()));
+    /// What shows who asks; `None` without a login.
+    async fn token(&self) -> Result<Option<String>, String> {
+        let Some(Service { user, password, .. }) = &self.http.remote.login else { return Ok(None) };
+        let known = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let password = password.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
+        let body = json!({ "name": user, "password": password });
+        let answer = self.send("auth/authenticate", None, &body).await?;
+        let token = answer["token"].as_str().map(str::to_owned);
+        self.remember(token.clone());
+        token.map(Some).ok_or_else(|| "etcd gives no token".to_owned())
     }
-    serde_json::from_str(body).map_err(|error| format!("no JSON: {error}"))
+
+    fn remember(&self, token: Option<String>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    async fn send(
+        &self,
+        what: &str,
+        authorization: Option<&str>,
+        body: &Value,
+    ) -> Result<Value, String> {
+        let path = format!("/v3/{what}");
+        let (method, body) = ("POST", Some(body));
+        self.http.ask(&Request { method, path: &path, authorization, body }).await
+    }
 }

@@ -6,8 +6,9 @@
 //!  operators ───────────▶    │    └▶ switchover (it hands over)       ─▶    │
 //!                            └────── audit: every step, with its duration ◀─┘
 //! ```
-//! Of several proxies only the one that has the [`lease`] acts. Open [`control`] first. [`detect`], [`candidate`] and [`conninfo`] are pure. Who is the primary is
-//! decided by the monitor: a promotion counts once it sees it.
+//! Of several proxies only the one that has the [`lease`] acts. Open [`control`] first. [`detect`],
+//! [`candidate`] and [`conninfo`] are pure. Who is the primary is decided by the monitor: a promotion
+//! counts once it sees it. [`patroni`] asks which nodes there are.
 
 pub mod audit;
 pub mod candidate;
@@ -17,8 +18,10 @@ pub mod control;
 pub mod detect;
 pub mod etcd;
 pub mod gate;
+pub mod http;
 pub mod lease;
 pub mod log;
+pub mod patroni;
 pub mod postgres;
 pub mod switchover;
 pub mod takeover;

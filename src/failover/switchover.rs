@@ -23,6 +23,11 @@ pub(super) fn pair(cluster: &Cluster, snapshot: &Snapshot, to: &str) -> Result<P
     if cluster.engine.speaks_mysql() {
         return Err("primaries of MySQL and MariaDB are changed by other means".to_owned());
     }
+    if cluster.patroni.is_some() {
+        return Err(
+            "Patroni changes this cluster's primary: use `patronictl switchover`".to_owned()
+        );
+    }
     let target = snapshot.node_by_name(to).ok_or_else(|| format!("there is no node {to}"))?;
     let Some(primary) = snapshot.primary else {
         return Err(format!("there is no primary: {}", snapshot.no_primary_because));

@@ -7,7 +7,7 @@
 //! whose server does not replicate from the other's, or has all of its transactions and more. Two
 //! claims that cannot be told apart stop the writes. Health and history are `verdict.rs`.
 
-use crate::topology::{NodeId, Position, Timeline};
+use crate::topology::{Epoch, Leader, NodeId, Position, Timeline};
 use std::sync::Arc;
 
 /// A node that answered that it takes writes.
@@ -41,6 +41,8 @@ pub struct Known {
     pub primary: Option<LastPrimary>,
     /// Nodes that were primary before another one was, and were not seen refusing writes since.
     pub superseded: Vec<NodeId>,
+    /// Whom Patroni calls the leader. Its word decides among those who can be the primary.
+    pub leader: Option<Leader>,
 }
 
 /// The primary that was believed last.
@@ -51,6 +53,20 @@ pub struct LastPrimary {
     pub timeline: Option<Timeline>,
     /// The last position that was seen of it.
     pub position: Option<Position>,
+}
+
+/// What outlives a judge, so that a reloaded configuration forgets no fence.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    pub system: Option<u64>,
+    pub timeline: Option<Timeline>,
+    /// Address of the last primary, its timeline and its position. The epoch goes on if the new
+    /// configuration has the address as well.
+    pub primary: Option<(Arc<str>, Option<Timeline>, Option<Position>)>,
+    /// Addresses of former primaries that still may think that they are.
+    pub superseded: Vec<Arc<str>>,
+    pub epoch: Epoch,
+    pub version: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -149,6 +165,13 @@ fn objection(claim: &Claim, known: &Known, highest: Option<Timeline>) -> Option<
             "{name} accepts writes on timeline {}, but timeline {} is known: it is an old primary",
             timeline.0, highest.0
         ));
+    }
+    // It has the key, and is or will be promoted; who still takes writes is about to lose them.
+    if let Some(leader) = known.leader.as_ref().filter(|leader| leader.name != *name)
+        && leader.timeline.is_some_and(|word| timeline <= word)
+    {
+        let leader = &leader.name;
+        return Some(format!("{name} accepts writes, but Patroni's leader is {leader}"));
     }
     // The same timeline on another node is its data on a new host, or a copy that was started
     // beside it. A copy is behind.
@@ -283,6 +306,7 @@ mod tests {
         claims: Vec<Claim>,
         timeline: Option<u32>,
         last: Option<(u16, u32, u64)>,
+        leader: Option<(&'static str, u32)>,
         primary: Option<u16>,
         refused: &'static [u16],
         because: &'static str,
@@ -299,6 +323,10 @@ mod tests {
                 position: Some(Position::Log { timeline: Timeline(timeline), offset }),
             }),
             superseded: Vec::new(),
+            leader: case.leader.map(|(name, timeline)| Leader {
+                name: name.into(),
+                timeline: Some(Timeline(timeline)),
+            }),
         };
         let mut claims = case.claims.clone();
         for _ in 0..2 {
@@ -321,6 +349,7 @@ mod tests {
             claims: vec![],
             timeline: None,
             last: None,
+            leader: None,
             primary: None,
             refused: &[],
             because: "",
@@ -380,6 +409,41 @@ mod tests {
                 ],
                 primary: Some(2),
                 refused: &[0, 1],
+                ..none()
+            },
+            Case {
+                name: "two on one timeline, one of them with the leader's key",
+                claims: vec![claim(0, SYSTEM, 2, 900), claim(1, SYSTEM, 2, 900)],
+                leader: Some(("pg-b", 2)),
+                primary: Some(1),
+                refused: &[0],
+                ..none()
+            },
+            Case {
+                name: "the key is another one's, who is not promoted yet",
+                claims: vec![claim(0, SYSTEM, 2, 900)],
+                timeline: Some(2),
+                last: Some((0, 2, 900)),
+                leader: Some(("pg-b", 2)),
+                refused: &[0],
+                because: "Patroni's leader is pg-b",
+                ..none()
+            },
+            Case {
+                name: "a promotion that is newer than the word",
+                claims: vec![claim(0, SYSTEM, 2, 900), claim(1, SYSTEM, 3, 900)],
+                leader: Some(("pg-a", 2)),
+                primary: Some(1),
+                refused: &[0],
+                ..none()
+            },
+            Case {
+                name: "the leader is of an old timeline",
+                claims: vec![claim(0, SYSTEM, 2, 900)],
+                timeline: Some(3),
+                leader: Some(("pg-a", 2)),
+                refused: &[0],
+                because: "timeline 3 is known",
                 ..none()
             },
             Case {

@@ -136,7 +136,8 @@ fn node_changes(old: &Node, new: &Node, found: &mut Vec<(Change, String)>) {
     }
     match (old.drained, new.drained) {
         (false, true) => {
-            found.push((Change::Drained { node }, format!("{name} is drained by an operator")));
+            let text = format!("{name} is out of service: {}", new.out_because);
+            found.push((Change::Drained { node }, text));
         }
         (true, false) => {
             found.push((Change::Undrained { node }, format!("{name} is in service again")));

@@ -30,9 +30,9 @@ mod mysql_tests;
 #[cfg(test)]
 mod tests;
 
+pub use election::Memory;
 pub use journal::Journal;
 pub use lags::Lags;
-pub use verdict::Memory;
 
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
@@ -296,7 +296,7 @@ impl Monitor {
         }
         let now = Instant::now();
         let orders = self.topology.orders();
-        self.judge.fence(orders.fenced.as_ref());
+        self.judge.heed(&orders);
         let mut next = self.judge.snapshot(now);
         orders.mark(&mut next);
         for (change, text) in journal::changes(&before, &next) {

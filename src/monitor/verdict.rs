@@ -12,7 +12,7 @@
 //! The epoch grows when the primary is another node or the same one on a new timeline. A primary
 //! that restarted on its timeline keeps the epoch: its old connections are gone with it.
 
-use super::election::{self, Claim, Election, Known, LastPrimary};
+use super::election::{self, Claim, Election, Known, LastPrimary, Memory};
 use super::history::{History, Sample, Source};
 use super::judged::{Answered, Judged, Picture};
 use super::probe::Outcome;
@@ -20,24 +20,10 @@ use super::readset::Bounds;
 use super::report::{Reach, Report};
 use crate::config::{Cluster, Engine, Quorum};
 use crate::topology::{
-    Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, Snapshot, Timeline,
+    Epoch, Health, Hold, Lag, Lost, Node, NodeId, Orders, Role, Snapshot, Timeline,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// What outlives a judge, so that a reloaded configuration forgets no fence.
-#[derive(Debug, Clone, Default)]
-pub struct Memory {
-    pub system: Option<u64>,
-    pub timeline: Option<Timeline>,
-    /// Address of the last primary, its timeline and its position. The epoch goes on if the new
-    /// configuration has the address as well.
-    pub primary: Option<(Arc<str>, Option<Timeline>, Option<Position>)>,
-    /// Addresses of former primaries that still may think that they are.
-    pub superseded: Vec<Arc<str>>,
-    pub epoch: Epoch,
-    pub version: u64,
-}
 
 /// Turns probes into snapshots.
 #[derive(Debug)]
@@ -80,6 +66,7 @@ impl Judge {
             timeline: memory.timeline,
             primary,
             superseded,
+            leader: None,
         };
         Judge {
             failures_max: cluster.monitor.failures.max(1),
@@ -130,18 +117,20 @@ impl Judge {
         }
     }
 
-    /// From now on this node's claim to be the primary is not heard, or every claim again. What
-    /// was opened to the primary before is of an older epoch at once: it must neither get nor
-    /// answer anything while another node is promoted.
-    pub fn fence(&mut self, node: Option<&Arc<str>>) {
-        if self.fenced.as_ref() == node {
+    /// What is wanted from now on: a fenced node's claim is not heard, and Patroni's word counts.
+    /// What was opened to a primary that is none by this is of an older epoch at once: it must
+    /// neither get nor answer anything while another node is promoted.
+    pub fn heed(&mut self, orders: &Orders) {
+        if self.fenced == orders.fenced && self.known.leader == orders.leader {
             return;
         }
-        self.fenced = node.cloned();
-        if node.is_some() {
+        let fences = orders.fenced.is_some() && self.fenced != orders.fenced;
+        (self.fenced, self.known.leader) = (orders.fenced.clone(), orders.leader.clone());
+        let before = self.primary();
+        self.election = self.elect();
+        if fences || (before.is_some() && self.primary() != before) {
             self.epoch = Epoch(self.epoch.0 + 1);
         }
-        self.election = self.elect();
     }
 
     /// Takes in a probe. Probes of one node must come in their order.
@@ -370,6 +359,9 @@ impl Judge {
     }
 
     fn why_no_primary(&self) -> String {
+        if self.nodes.is_empty() {
+            return "no node is known yet: Patroni has not answered".to_owned();
+        }
         let waiting = self.nodes.iter().filter(|node| !node.probed).map(|node| &*node.name);
         let waiting = waiting.collect::<Vec<_>>().join(", ");
         if !waiting.is_empty() {

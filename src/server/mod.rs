@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Open [`run`] first; [`worker`] is a worker thread, [`clusters`] what a cluster's parts are,
-//! [`listen`] the sockets.
+//! [`listen`] the sockets, [`discovery`] the nodes that Patroni tells.
 
 pub mod clusters;
+pub mod discovery;
 pub mod listen;
 pub mod lookup;
 pub mod worker;
@@ -17,11 +18,13 @@ pub mod worker;
 use crate::admin::{AdminState, http};
 use crate::config::tls::TlsError;
 use crate::config::{Config, Problems};
+use crate::failover::patroni::{Found, News};
 use crate::frontend::mysql::auth_context::AuthContext as MysqlAuthContext;
 use crate::frontend::postgres::auth_context::{AuthContext, ContextError};
 use crate::metrics::{ControlMetrics, Layout, PoolRegistry, Process, StatsRegistry};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use clusters::ClusterSet;
+use discovery::Discovery;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +80,7 @@ struct Server {
     config: Config,
     auth: Auth,
     clusters: ClusterSet,
+    discovery: Discovery,
     workers: Vec<WorkerHandle>,
     listeners: listen::Listeners,
     admin: Arc<AdminState>,
@@ -135,8 +139,9 @@ impl Server {
             let control = admin.control.clone();
             tokio::spawn(async move { http::upkeep(&control).await });
         }
-        let path = path.to_owned();
-        Ok(Server { path, config, auth, clusters, workers, listeners, admin, stop_http })
+        let (path, mut discovery) = (path.to_owned(), Discovery::default());
+        discovery.follow(&config);
+        Ok(Server { path, config, auth, clusters, discovery, workers, listeners, admin, stop_http })
     }
 
     async fn serve(mut self) -> Result<(), StartError> {
@@ -153,6 +158,7 @@ impl Server {
                     listen::place(client, &self.workers, self.config.limits.clients_max).await;
                 }
                 _ = signals.hangup.recv() => self.reload().await,
+                news = self.discovery.next() => self.hear(news).await,
                 name = signals.end.recv() => {
                     tracing::info!("{name}: draining");
                     break;
@@ -191,6 +197,36 @@ impl Server {
         if next.workers != self.config.workers {
             return Err(ReloadError::NeedsRestart("workers"));
         }
+        self.put_in_force(self.discovery.fill(next)).await?;
+        self.discovery.follow(&self.config);
+        let handles = self.clusters.handles();
+        for handle in handles.postgres.iter().filter(|handle| handle.config.patroni.is_none()) {
+            discovery::obey(&handle.topology, &Found::default());
+        }
+        Ok(())
+    }
+
+    /// Patroni has told of a cluster's nodes.
+    async fn hear(&mut self, news: News) {
+        self.discovery.learn(&news);
+        let News { cluster: name, found } = news;
+        let known = self.config.clusters.iter().find(|cluster| cluster.name == name);
+        if known.is_some_and(|known| known.nodes != found.nodes) {
+            let nodes: Vec<&str> = found.nodes.iter().map(|node| &*node.name).collect();
+            tracing::info!(cluster = %name, "Patroni's members are {}", nodes.join(", "));
+            let next = self.discovery.fill(self.config.clone());
+            if let Err(error) = self.put_in_force(next).await {
+                tracing::error!(cluster = %name, "the nodes stay as they were: {error}");
+                return;
+            }
+        }
+        let handles = self.clusters.handles();
+        if let Some(handle) = handles.postgres.iter().find(|handle| handle.config.name == name) {
+            discovery::obey(&handle.topology, &found);
+        }
+    }
+
+    async fn put_in_force(&mut self, next: Config) -> Result<(), ReloadError> {
         // The last step that can fail comes first: afterwards everything changes together.
         let prepared = self
             .clusters

@@ -13,7 +13,7 @@ mod snapshot;
 
 pub use gtids::{GtidError, Gtids};
 pub use handle::{Evidence, Topology};
-pub use orders::Orders;
+pub use orders::{Leader, Orders};
 pub use snapshot::{
     Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, Snapshot, Timeline,
 };

@@ -1,9 +1,18 @@
-//! What is wanted of a cluster, by an operator or by a change of the primary that is under way.
+//! What is wanted of a cluster, by an operator, by a change of the primary that is under way, or by
+//! Patroni.
 //! The monitor puts it into each snapshot; what nodes are is not decided here.
 
-use super::{Hold, Snapshot};
+use super::{Hold, Snapshot, Timeline};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// Who has the leader's key in Patroni's store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    pub name: Arc<str>,
+    /// The timeline that it was on when this was said; a promotion after it is newer than the word.
+    pub timeline: Option<Timeline>,
+}
 
 /// Nodes are named: orders outlive a change of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,6 +25,10 @@ pub struct Orders {
     pub drained: BTreeSet<Arc<str>>,
     /// Never believed to be the primary, whatever it says: another node is being promoted.
     pub fenced: Option<Arc<str>>,
+    /// Of nodes on its timeline only this one is believed to be the primary.
+    pub leader: Option<Leader>,
+    /// Replicas that Patroni keeps reads away from.
+    pub no_reads: BTreeSet<Arc<str>>,
 }
 
 impl Orders {
@@ -31,10 +44,16 @@ impl Orders {
     pub fn mark(&self, snapshot: &mut Snapshot) {
         snapshot.hold = self.hold();
         for node in &mut snapshot.nodes {
-            node.drained = self.drained.contains(&node.name);
-            if node.drained && snapshot.primary != Some(node.id) {
+            let is_primary = snapshot.primary == Some(node.id);
+            let drained = self.drained.contains(&node.name);
+            let no_reads = self.no_reads.contains(&node.name) && !is_primary;
+            node.drained = drained || no_reads;
+            if node.drained && !is_primary {
                 node.in_read_set = false;
-                node.out_because = Arc::from("an operator has drained it");
+                node.out_because = Arc::from(match drained {
+                    true => "an operator has drained it",
+                    false => "Patroni's tag noloadbalance keeps reads away",
+                });
             }
         }
     }

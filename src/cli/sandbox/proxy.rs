@@ -86,14 +86,19 @@ impl Proxy {
 
     /// As [`Proxy::start`], without waiting: for a cluster that is not there or not healthy.
     pub fn spawn<S: Member>(binary: &Path, cluster: &Group<S>, config: &Value) -> Result<Proxy> {
+        Proxy::spawn_in(binary, cluster.folder(), config)
+    }
+
+    /// As [`Proxy::spawn`], in the folder of servers of another kind.
+    pub fn spawn_in(binary: &Path, folder: &Path, config: &Value) -> Result<Proxy> {
         let port = listening_port(config).context("`listen` has no TCP address for clients")?;
         let http = config["listen"]["http"].as_str().and_then(|text| text.parse().ok());
-        let config_path = cluster.folder().join(format!("tiffin-{port}.yaml"));
+        let config_path = folder.join(format!("tiffin-{port}.yaml"));
         write_config(&config_path, config)?;
         let log_path = config_path.with_extension("log");
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
         let mut command = Command::new(binary);
-        command.arg("run").arg("--config").arg(&config_path).current_dir(cluster.folder());
+        command.arg("run").arg("--config").arg(&config_path).current_dir(folder);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Ctrl-C on the terminal is for the sandbox, which ends the proxy before the servers.
         command.process_group(0);

@@ -45,7 +45,7 @@ impl Conversation {
     }
 
     async fn acquire_slowly(&mut self, mut need: Need) -> Result<Result<(), Refused>, Fault> {
-        let handle = self.cluster.handle.clone();
+        let mut handle = self.cluster.handle.clone();
         let deadline = handle.gate.deadline();
         let mut may_wait = true;
         let mut waited_for = None;
@@ -54,6 +54,10 @@ impl Conversation {
                 Choice::NoPrimary => {
                     if let Err(refused) = self.wait_at_gate(deadline).await? {
                         return Ok(Err(refused));
+                    }
+                    if self.cluster.retired.get() && self.session.is_free() {
+                        self.move_to_successor()?;
+                        handle = self.cluster.handle.clone();
                     }
                 }
                 Choice::CatchUp(reason) => {
@@ -200,6 +204,7 @@ impl Conversation {
         )
     }
 
+    /// Returns also when the cluster has been replaced: its successor may have other nodes.
     async fn wait_at_gate(
         &mut self,
         deadline: tokio::time::Instant,
@@ -207,7 +212,19 @@ impl Conversation {
         let handle = self.cluster.handle.clone();
         let since = Instant::now();
         self.worker.stats().gate_entered(handle.index);
-        let waited = self.watching(handle.gate.wait_for_primary(&handle.topology, deadline)).await;
+        let (cluster, free) = (self.cluster.clone(), self.session.is_free());
+        // A reload of the configuration wakes the conversation.
+        let replaced = poll_fn(|_| match free && cluster.retired.get() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        let waiting = async {
+            tokio::select! {
+                waited = handle.gate.wait_for_primary(&handle.topology, deadline) => waited,
+                () = replaced => Ok(()),
+            }
+        };
+        let waited = self.watching(waiting).await;
         let (outcome, result) = match waited {
             Ok(Waited::Done(Ok(()))) => (GateOutcome::Opened, Ok(Ok(()))),
             Ok(Waited::Done(Err(error))) => {

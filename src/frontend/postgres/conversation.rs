@@ -224,7 +224,7 @@ impl Conversation {
     }
 
     /// The configuration was loaded again: the session goes on with the cluster of now.
-    fn move_to_successor(&mut self) -> Result<(), Fault> {
+    pub(super) fn move_to_successor(&mut self) -> Result<(), Fault> {
         let name = &self.cluster.handle.config.name;
         let clusters = self.worker.clusters.borrow();
         let Some(successor) = clusters.iter().find(|cluster| cluster.handle.config.name == *name)
