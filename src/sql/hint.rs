@@ -51,6 +51,15 @@ pub fn parse(inside: &[u8]) -> (Hint, Vec<String>) {
     (hint, problems)
 }
 
+impl Hint {
+    /// Takes one more choice in, from beside the text. One that is not understood is noted.
+    pub fn set(&mut self, key: &str, value: Option<&str>) {
+        if let Err(problem) = apply(self, key, value) {
+            self.problem = Some(problem.into());
+        }
+    }
+}
+
 fn apply(hint: &mut Hint, key: &str, value: Option<&str>) -> Result<(), String> {
     match (key, value) {
         ("primary", None) => hint.target = Some(HintTarget::Primary),

@@ -109,6 +109,14 @@ check('values_of_all_kinds_come_back', () => using(async (client) => {
   assert.deepEqual([row.name, row.nothing], ['ünïcödé 🍛', null]);
 }));
 
+// MariaDB's type is text; what else it is comes with the definitions of columns.
+check('documents_come_back_as_objects', () => using(async (client) => {
+  await client.query('CREATE TABLE menu (doc JSON)');
+  await client.query('INSERT INTO menu VALUES (?)', ['{"a": [1]}']);
+  assert.deepEqual((await client.query('SELECT doc FROM menu'))[0].doc, { a: [1] });
+  assert.deepEqual((await client.execute('SELECT doc FROM menu'))[0].doc, { a: [1] });
+}));
+
 check('errors_have_the_servers_numbers', () => using(async (client) => {
   await fails(1146, () => client.query('SELECT * FROM no_such_table'));
   await fails(1064, () => client.execute('SELEC 1'));

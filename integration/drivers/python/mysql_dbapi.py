@@ -292,6 +292,25 @@ def prepared_statements_of_the_server():
 
 
 @check
+def attributes_of_queries_reach_the_proxy():
+    """By them a statement is told where to run; MariaDB has none."""
+    if not IS_CONNECTOR:
+        return
+    connection = connect()
+    if "MariaDB" not in connection.get_server_info():
+        for prepared in (False, True):
+            cursor = connection.cursor(prepared=prepared)
+            for _ in range(10):
+                cursor.add_attribute("tiffin_target", "primary")
+                cursor.add_attribute("number", 5)
+                cursor.execute("SELECT @@port, %s FROM dish LIMIT 1", ("x",))
+                same(tuple(cursor.fetchall()[0]), (checks.PRIMARY_PORT, "x"))
+                cursor.clear_attributes()
+            cursor.close()
+    connection.close()
+
+
+@check
 def sessions_are_reset_and_pinged():
     connection = connect()
     cursor = connection.cursor()

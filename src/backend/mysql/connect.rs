@@ -16,6 +16,7 @@ use crate::config::{Address, ServerTlsMode};
 use crate::protocol::mysql::auth::Plugin;
 use crate::protocol::mysql::capabilities::{Capabilities, Status};
 use crate::protocol::mysql::command;
+use crate::protocol::mysql::execute::put_query;
 use crate::protocol::mysql::handshake::{
     Greeting, HandshakeResponse, PACKET_BYTES_MAX, Scramble, put_ssl_request,
 };
@@ -74,7 +75,9 @@ pub enum ConnectError {
     /// The sentence says what came instead.
     #[error("this is not a MySQL or MariaDB server: {0}")]
     NotMysql(String),
-    #[error("the server ({version}) is too old: it cannot tell where replies end and what changed")]
+    #[error(
+        "the server ({version}) is too old: it lacks capabilities that the proxy needs, or that the client agreed on"
+    )]
     TooOld { version: String },
     #[error("the server sent {0} that is malformed")]
     Malformed(&'static str),
@@ -158,7 +161,7 @@ pub fn trackers(mariadb: bool) -> &'static str {
 pub async fn connect(target: &Target<'_>) -> Result<Established, ConnectError> {
     within(target.timeout, async |deadline| {
         let (known, mut packets) = log_in(target, deadline).await?;
-        run(&mut packets, trackers(known.mariadb)).await?;
+        run(&mut packets, known.capabilities, trackers(known.mariadb)).await?;
         finished(known, packets)
     })
     .await
@@ -167,8 +170,8 @@ pub async fn connect(target: &Target<'_>) -> Result<Established, ConnectError> {
 /// Runs one statement that returns no rows on a connection of its own. Cancel safe: yes.
 pub async fn run_alone(target: &Target<'_>, statement: &str) -> Result<(), ConnectError> {
     within(target.timeout, async |deadline| {
-        let (_, mut packets) = log_in(target, deadline).await?;
-        run(&mut packets, statement).await?;
+        let (known, mut packets) = log_in(target, deadline).await?;
+        run(&mut packets, known.capabilities, statement).await?;
         packets.sequence = 0;
         let _ = packets.send_payload(&[command::QUIT]).await;
         Ok(())
@@ -187,10 +190,13 @@ async fn within<T>(
 /// Sends a statement and waits for its OK.
 async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     packets: &mut Packets<S>,
+    agreed: Capabilities,
     statement: &str,
 ) -> Result<(), ConnectError> {
     packets.sequence = 0;
-    packets.send_payload(&[&[command::QUERY], statement.as_bytes()].concat()).await?;
+    let mut query = Vec::new();
+    put_query(&mut query, agreed, statement);
+    packets.send_payload(&query).await?;
     let payload = packets.payload(PAYLOAD_BYTES_MAX).await?;
     if payload.first() == Some(&ERR) {
         return Err(refused(&payload));
@@ -250,7 +256,8 @@ async fn attempt(
         ConnectError::NotMysql("its greeting is not that of protocol version 10".to_owned())
     })?;
     let version = String::from_utf8_lossy(greeting.shown_version()).into_owned();
-    if !greeting.capabilities.has(Capabilities::NEEDED_OF_SERVERS) {
+    let shaping = target.flags & Capabilities::SHAPING;
+    if !greeting.capabilities.has(Capabilities::NEEDED_OF_SERVERS | shaping) {
         return Err(ConnectError::TooOld { version });
     }
     let wanted = Capabilities::WANTED_OF_SERVERS | (target.flags & Capabilities::OF_SESSION);

@@ -10,6 +10,7 @@ use crate::backend::mysql::connection::trackers;
 use crate::frontend::mysql::serve::Served;
 use crate::metrics::ServerClosed;
 use crate::protocol::mysql::command;
+use crate::protocol::mysql::execute::put_query;
 use crate::protocol::mysql::replies::Awaits;
 use crate::sql::{Recall, SessionEffect};
 
@@ -73,11 +74,9 @@ impl Conversation {
             sets.insert(0, trackers(mariadb).trim_start_matches("SET ").to_owned());
         }
         if !sets.is_empty() {
-            active.ask(Awaits::Results, Whose::Own, |out| {
-                out.push(command::QUERY);
-                out.extend_from_slice(b"SET ");
-                out.extend_from_slice(sets.join(", ").as_bytes());
-            });
+            let (agreed, sql) =
+                (active.connection().capabilities, format!("SET {}", sets.join(", ")));
+            active.ask(Awaits::Results, Whose::Own, |out| put_query(out, agreed, &sql));
         }
         if let Some(schema) = schema {
             active.use_schema(&schema);

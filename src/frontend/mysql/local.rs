@@ -228,6 +228,9 @@ fn put_row(
         for text in ["def", "", "", "", name, ""] {
             put_bytes(out, text.as_bytes());
         }
+        if ends.1.has(Capabilities::EXTENDED_METADATA) {
+            put_bytes(out, b"");
+        }
         out.push(FIXED_FIELDS);
         out.extend_from_slice(&UTF8MB4.to_le_bytes());
         out.extend_from_slice(&COLUMN_BYTES.to_le_bytes());

@@ -6,7 +6,9 @@ use super::stream::Upload;
 use crate::frontend::mysql::fault::Fault;
 use crate::metrics::RouteReason;
 use crate::protocol::mysql::PacketError;
+use crate::protocol::mysql::capabilities::Capabilities;
 use crate::protocol::mysql::command::{Command, OPTION_MULTI_STATEMENTS_ON};
+use crate::protocol::mysql::execute::{Execute, QueryAttributes};
 use crate::protocol::mysql::packet::{self, HEAD_BYTES};
 use crate::protocol::mysql::replies::Awaits;
 use crate::session::Class;
@@ -120,7 +122,7 @@ impl Conversation {
             Extent::Partial => return Err(PacketError::Short.into()),
         };
         let payload: &[u8] = &self.inbox.filled()[HEAD_BYTES..bytes];
-        let command = Command::parse(payload)?;
+        let command = Command::parse(payload, self.capabilities)?;
         let mut request = Request {
             bytes,
             upload,
@@ -137,14 +139,17 @@ impl Conversation {
             Command::InitDb(schema) => What::InitDb(schema.into()),
             Command::Query(text) => {
                 request.does(self.classify(text));
+                request.is_told(self.choices_before(payload)?);
                 What::Query
             }
             Command::Prepare(text) => {
                 let text = Rc::from(text);
                 self.plan_prepare(text, &mut request)
             }
-            Command::Execute(_) | Command::BulkExecute { .. } => {
+            Command::Execute(execute) => {
+                let told = self.choices_behind(id, &execute);
                 self.plan_prepared(id, &mut request);
+                request.is_told(told);
                 What::Execute { id }
             }
             Command::SendLongData { .. } => {
@@ -174,6 +179,21 @@ impl Conversation {
             request.class = Class::Write(RouteReason::HintPrimary);
         }
         Ok(request)
+    }
+
+    /// What the attributes of a COM_QUERY choose.
+    fn choices_before(&self, payload: &[u8]) -> Result<Vec<(String, String)>, PacketError> {
+        if !self.capabilities.has(Capabilities::QUERY_ATTRIBUTES) {
+            return Ok(Vec::new());
+        }
+        let (attributes, _) = QueryAttributes::before(payload.get(1..).unwrap_or_default())?;
+        Ok(choices(attributes))
+    }
+
+    /// What the attributes of an execution choose.
+    fn choices_behind(&self, id: u32, execute: &Execute<'_>) -> Vec<(String, String)> {
+        let parameters = self.statements.get(id).map_or(0, |known| known.parameters);
+        choices(execute.attributes(parameters))
     }
 
     /// Preparing does nothing: what the statement does counts when it is executed.
@@ -222,11 +242,28 @@ impl Conversation {
     }
 }
 
+/// What attributes say to the proxy: `tiffin_consistency` and the like, without that prefix.
+fn choices(attributes: QueryAttributes<'_>) -> Vec<(String, String)> {
+    let choice = |(name, value)| {
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let value = String::from_utf8_lossy(value).into_owned();
+        name.strip_prefix("tiffin_").map(|key| (key.to_owned(), value))
+    };
+    attributes.texts().filter_map(choice).collect()
+}
+
 impl Request {
     fn does(&mut self, statement: Arc<Statement>) {
         self.class = Class::of(&statement);
         self.hint = statement.hint.clone();
         self.statement = Some(statement);
+    }
+
+    /// What the client chooses for this execution counts for more than a comment.
+    fn is_told(&mut self, choices: Vec<(String, String)>) {
+        for (key, value) in choices {
+            self.hint.get_or_insert_default().set(&key, Some(&value));
+        }
     }
 
     /// Whether the client's text is a single statement.

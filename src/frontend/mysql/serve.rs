@@ -178,7 +178,9 @@ impl Conversation {
         let traces = &mut active.server.pooled.connection.state.traces;
         let on_server = traces.prepared.touch(id).ok_or_else(unknown)?;
         let bytes = &mut self.inbox.filled_mut()[..request.bytes];
-        if let Ok(Command::Execute(execute)) = Command::parse(&bytes[HEAD_BYTES..]) {
+        if let Ok(Command::Execute(execute)) =
+            Command::parse(&bytes[HEAD_BYTES..], self.capabilities)
+        {
             match execute.types(prepared.parameters) {
                 Ok(Some(types)) => {
                     if *prepared.types != *types {

@@ -61,9 +61,21 @@ impl Face {
 
     fn capabilities(&self) -> Capabilities {
         match self.mariadb {
-            true => Capabilities::OFFERED.without(Capabilities::LONG_PASSWORD) | Capabilities::BULK,
+            true => {
+                Capabilities::OFFERED.without(Capabilities::LONG_PASSWORD)
+                    | Capabilities::BULK
+                    | Capabilities::EXTENDED_METADATA
+            }
+            false if self.has_query_attributes() => {
+                Capabilities::OFFERED | Capabilities::ZSTD | Capabilities::QUERY_ATTRIBUTES
+            }
             false => Capabilities::OFFERED | Capabilities::ZSTD,
         }
+    }
+
+    /// MySQL 8.0.22, the oldest that is supported, has none yet.
+    fn has_query_attributes(&self) -> bool {
+        !self.version.starts_with("8.0.22")
     }
 }
 

@@ -39,8 +39,12 @@ impl Capabilities {
     pub const SESSION_TRACK: Capabilities = Capabilities(1 << 23);
     pub const DEPRECATE_EOF: Capabilities = Capabilities(1 << 24);
     pub const ZSTD: Capabilities = Capabilities(1 << 26);
+    /// Names and values come with texts and executions, MySQL since 8.0.23.
+    pub const QUERY_ATTRIBUTES: Capabilities = Capabilities(1 << 27);
     /// `COM_STMT_BULK_EXECUTE`, MariaDB.
     pub const BULK: Capabilities = Capabilities(1 << 34);
+    /// Definitions of columns tell more of their types (`json`, `uuid`), MariaDB since 10.5.2.
+    pub const EXTENDED_METADATA: Capabilities = Capabilities(1 << 35);
 
     /// What a client negotiates and no command changes on a connection: server connections differ
     /// by it.
@@ -48,8 +52,14 @@ impl Capabilities {
         Capabilities::FOUND_ROWS.0
             | Capabilities::LOCAL_FILES.0
             | Capabilities::MULTI_STATEMENTS.0
-            | Capabilities::IGNORE_SPACE.0,
+            | Capabilities::IGNORE_SPACE.0
+            | Capabilities::SHAPING.0,
     );
+
+    /// Of those what changes the shape of packets: a server that does not have it cannot serve a
+    /// client that does.
+    pub const SHAPING: Capabilities =
+        Capabilities(Capabilities::QUERY_ATTRIBUTES.0 | Capabilities::EXTENDED_METADATA.0);
 
     /// Without these, replies cannot be followed.
     pub const NEEDED_OF_SERVERS: Capabilities = Capabilities(
@@ -73,8 +83,8 @@ impl Capabilities {
             | Capabilities::BULK.0,
     );
 
-    /// What clients are offered by either engine. Query attributes, optional and extended metadata,
-    /// metadata caching and progress reports change the shape of packets and are offered to nobody.
+    /// What clients are offered by either engine. Optional metadata, metadata caching and progress
+    /// reports change the shape of packets as servers see fit and are offered to nobody.
     pub const OFFERED: Capabilities = Capabilities(
         Capabilities::LONG_PASSWORD.0
             | Capabilities::FOUND_ROWS.0

@@ -2,6 +2,8 @@
 //! `mysql_com.h`).
 
 use super::PacketError;
+use super::capabilities::Capabilities;
+use super::execute::{Execute, QueryAttributes};
 use super::lenenc::Reader;
 use super::replies::Awaits;
 
@@ -33,9 +35,6 @@ pub const STMT_BULK_EXECUTE: u8 = 0xFA;
 pub const OPTION_MULTI_STATEMENTS_ON: u16 = 0;
 pub const OPTION_MULTI_STATEMENTS_OFF: u16 = 1;
 
-/// COM_STMT_EXECUTE's flag for no cursor; anything else opens one.
-pub const CURSOR_NONE: u8 = 0;
-
 /// MariaDB: an id that stands for the statement that was prepared last on the connection.
 pub const LAST_PREPARED: u32 = u32::MAX;
 
@@ -62,11 +61,6 @@ pub enum Command<'a> {
     RegisterSlave,
     Prepare(&'a [u8]),
     Execute(Execute<'a>),
-    /// MariaDB's execution for an array of values.
-    BulkExecute {
-        id: u32,
-        rest: &'a [u8],
-    },
     SendLongData {
         id: u32,
         parameter: u16,
@@ -84,68 +78,17 @@ pub enum Command<'a> {
     Unknown(u8),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Execute<'a> {
-    pub id: u32,
-    /// [`CURSOR_NONE`], or the kind of cursor.
-    pub cursor: u8,
-    /// NULL bitmap, types and values; their shape depends on the number of parameters.
-    pub rest: &'a [u8],
-}
-
-impl<'a> Execute<'a> {
-    /// The types of the parameters, two bytes each. `None`: the client sends none and means those
-    /// of the last execution.
-    pub fn types(&self, parameters: u16) -> Result<Option<&'a [u8]>, PacketError> {
-        let count = usize::from(parameters);
-        if count == 0 {
-            return Ok(None);
-        }
-        let mut reader = Reader::new(self.rest);
-        reader.take(count.div_ceil(8))?;
-        match reader.u8()? {
-            0 => Ok(None),
-            _ => reader.take(count * 2).map(Some),
-        }
-    }
-
-    /// Appends the command with these types put in, for a connection that has not seen them: the
-    /// client has sent them before.
-    pub fn put_with_types(
-        &self,
-        out: &mut Vec<u8>,
-        id: u32,
-        parameters: u16,
-        types: &[u8],
-    ) -> Result<(), PacketError> {
-        let mut reader = Reader::new(self.rest);
-        let nulls = reader.take(usize::from(parameters).div_ceil(8))?;
-        if reader.u8()? != 0 {
-            return Err(PacketError::Shape);
-        }
-        out.push(STMT_EXECUTE);
-        out.extend_from_slice(&id.to_le_bytes());
-        out.push(self.cursor);
-        out.extend_from_slice(&ITERATIONS.to_le_bytes());
-        out.extend_from_slice(nulls);
-        out.push(1);
-        out.extend_from_slice(types);
-        out.extend_from_slice(reader.rest());
-        Ok(())
-    }
-}
-
-/// COM_STMT_EXECUTE's number of iterations; there has never been another.
-const ITERATIONS: u32 = 1;
-
 impl<'a> Command<'a> {
     /// Reads a command's payload. Of one that is longer than a packet, `payload` may be the front:
-    /// texts and values are then cut short.
-    pub fn parse(payload: &'a [u8]) -> Result<Command<'a>, PacketError> {
+    /// texts and values are then cut short. `client` is what the client has agreed on.
+    pub fn parse(payload: &'a [u8], client: Capabilities) -> Result<Command<'a>, PacketError> {
         let mut reader = Reader::new(payload);
         Ok(match reader.u8()? {
             QUIT => Command::Quit,
             INIT_DB => Command::InitDb(reader.rest()),
+            QUERY if client.has(Capabilities::QUERY_ATTRIBUTES) => {
+                Command::Query(QueryAttributes::before(reader.rest())?.1)
+            }
             QUERY => Command::Query(reader.rest()),
             FIELD_LIST => Command::FieldList { table: reader.c_string()?, pattern: reader.rest() },
             STATISTICS => Command::Statistics,
@@ -158,12 +101,7 @@ impl<'a> Command<'a> {
             BINLOG_DUMP_GTID => Command::BinlogDumpGtid,
             REGISTER_SLAVE => Command::RegisterSlave,
             STMT_PREPARE => Command::Prepare(reader.rest()),
-            STMT_EXECUTE => {
-                let (id, cursor) = (reader.u32()?, reader.u8()?);
-                reader.u32()?;
-                Command::Execute(Execute { id, cursor, rest: reader.rest() })
-            }
-            STMT_BULK_EXECUTE => Command::BulkExecute { id: reader.u32()?, rest: reader.rest() },
+            STMT_EXECUTE | STMT_BULK_EXECUTE => Command::Execute(Execute::parse(payload, client)?),
             STMT_SEND_LONG_DATA => Command::SendLongData {
                 id: reader.u32()?,
                 parameter: reader.u16()?,
@@ -184,10 +122,7 @@ impl<'a> Command<'a> {
             Command::Quit | Command::SendLongData { .. } | Command::CloseStatement(_) => {
                 Awaits::Nothing
             }
-            Command::Query(_)
-            | Command::ProcessInfo
-            | Command::Execute(_)
-            | Command::BulkExecute { .. } => Awaits::Results,
+            Command::Query(_) | Command::ProcessInfo | Command::Execute(_) => Awaits::Results,
             Command::FieldList { .. } => Awaits::Fields,
             Command::Statistics => Awaits::Text,
             Command::BinlogDump | Command::BinlogDumpGtid => Awaits::Binlog,
@@ -210,7 +145,6 @@ impl<'a> Command<'a> {
     pub fn statement_id(&self) -> Option<u32> {
         match self {
             Command::Execute(Execute { id, .. })
-            | Command::BulkExecute { id, .. }
             | Command::SendLongData { id, .. }
             | Command::CloseStatement(id)
             | Command::ResetStatement(id)
@@ -234,7 +168,10 @@ mod tests {
 
     #[test]
     fn commands() {
-        let execute = Execute { id: 1, cursor: 1, rest: b"\0\x01\x03\0\x2a\0\0\0" };
+        let rest = b"\0\x01\x03\0\x2a\0\0\0";
+        let execute = Execute { bulk: false, id: 1, flags: 1, attributes: false, rest };
+        let bulk =
+            Execute { bulk: true, id: LAST_PREPARED, flags: 128, attributes: false, rest: b"" };
         let cases: &[(&[u8], Command<'_>, Awaits)] = &[
             (b"\x01", Command::Quit, Awaits::Nothing),
             (b"\x02db", Command::InitDb(b"db"), Awaits::Ok),
@@ -265,21 +202,21 @@ mod tests {
             (b"\x1c\x02\0\0\0\x0a\0\0\0", Command::Fetch { id: 2, rows: 10 }, Awaits::Rows),
             (b"\x1e\0\0", Command::BinlogDumpGtid, Awaits::Binlog),
             (b"\x1f", Command::ResetConnection, Awaits::Ok),
-            (
-                b"\xfa\xff\xff\xff\xff\x80\0",
-                Command::BulkExecute { id: LAST_PREPARED, rest: b"\x80\0" },
-                Awaits::Results,
-            ),
+            (b"\xfa\xff\xff\xff\xff\x80\0", Command::Execute(bulk), Awaits::Results),
             (b"\x42", Command::Unknown(0x42), Awaits::Ok),
         ];
         for (payload, command, awaits) in cases {
-            assert_eq!(Command::parse(payload), Ok(*command));
+            assert_eq!(Command::parse(payload, Capabilities::NONE), Ok(*command));
             assert_eq!(command.awaits(), *awaits);
             // One byte less is either refused or another text; it is never a panic.
-            let _ = Command::parse(&payload[..payload.len() - 1]);
+            let _ = Command::parse(&payload[..payload.len() - 1], Capabilities::NONE);
         }
         for short in [&b""[..], b"\x0c\0", b"\x17\x01\0\0\0\0", b"\x1c\0\0\0\0\0", b"\x04t"] {
-            assert_eq!(Command::parse(short), Err(PacketError::Short), "{short:?}");
+            assert_eq!(
+                Command::parse(short, Capabilities::NONE),
+                Err(PacketError::Short),
+                "{short:?}"
+            );
         }
     }
 
@@ -287,21 +224,10 @@ mod tests {
     fn statements_are_named_at_one_place() {
         let mut payload = *b"\x19\x02\0\0\0";
         assert_eq!(set_statement_id(&mut payload, 0x0102_0304), Ok(()));
-        assert_eq!(Command::parse(&payload), Ok(Command::CloseStatement(0x0102_0304)));
+        assert_eq!(
+            Command::parse(&payload, Capabilities::NONE),
+            Ok(Command::CloseStatement(0x0102_0304))
+        );
         assert_eq!(set_statement_id(&mut [0x19, 0], 1), Err(PacketError::Short));
-    }
-
-    #[test]
-    fn types_are_found_and_put_in() {
-        let with = Execute { id: 1, cursor: 0, rest: b"\0\x01\x03\0\xfd\0\x2a\0\0\0\x01x" };
-        let without = Execute { id: 1, cursor: 0, rest: b"\0\0\x2a\0\0\0\x01x" };
-        assert_eq!(with.types(2), Ok(Some(&b"\x03\0\xfd\0"[..])));
-        assert_eq!(without.types(2), Ok(None));
-        assert_eq!(with.types(0), Ok(None));
-        assert_eq!(Execute { rest: b"\0\x01\x03", ..with }.types(2), Err(PacketError::Short));
-        let mut out = Vec::new();
-        without.put_with_types(&mut out, 9, 2, b"\x03\0\xfd\0").unwrap();
-        assert_eq!(Command::parse(&out), Ok(Command::Execute(Execute { id: 9, ..with })));
-        assert!(with.put_with_types(&mut out, 9, 2, b"").is_err());
     }
 }

@@ -4,7 +4,7 @@
 use super::PacketError;
 
 /// Reads fields from the front of a payload.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Reader<'a> {
     rest: &'a [u8],
 }

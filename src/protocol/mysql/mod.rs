@@ -3,8 +3,8 @@
 //! Protocol").
 //!
 //! [`packet`] finds packets in a buffer, [`lenenc`] reads and writes their fields,
-//! [`capabilities`] names the flags. [`command`] is what clients send, [`reply`] the packets that
-//! answer it, [`replies`] follows one command's reply as it arrives, and [`translate`] shows it to
+//! [`capabilities`] names the flags. [`command`] is what clients send, with [`execute`] for what
+//! is executed, [`reply`] the packets that answer it, [`replies`] follows one command's reply as it arrives, and [`translate`] shows it to
 //! a client that negotiated less than the proxy did. Of a connection's start: [`handshake`] the
 //! packets, [`auth`] the proofs. Decoding borrows and checks every bound; nothing panics on any
 //! input.
@@ -12,6 +12,7 @@
 pub mod auth;
 pub mod capabilities;
 pub mod command;
+pub mod execute;
 pub mod handshake;
 pub mod lenenc;
 pub mod packet;

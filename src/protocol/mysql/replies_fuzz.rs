@@ -2,6 +2,7 @@
 
 use super::capabilities::Capabilities;
 use super::command::{Command, set_statement_id};
+use super::execute::QueryAttributes;
 use super::replies::{Awaits, Reply, Told};
 use super::reply::{ErrPacket, OkPacket};
 use super::translate::{Translation, Visible};
@@ -9,17 +10,8 @@ use super::translate::{Translation, Visible};
 /// Any payload, as a command and as a reply's packet. What is read and written again reads the
 /// same.
 pub fn fuzz_packets(bytes: &[u8]) {
-    if let Ok(command) = Command::parse(bytes) {
-        let _ = (command.awaits(), command.statement_id());
-        if let Command::Execute(execute) = command {
-            let parameters = u16::from(bytes[1]);
-            let _ = execute.types(parameters);
-            let _ = execute.put_with_types(&mut Vec::new(), 7, parameters, b"\x03\0");
-        }
-        let mut payload = bytes.to_vec();
-        if command.statement_id().is_some() && set_statement_id(&mut payload, 7).is_ok() {
-            assert_eq!(Command::parse(&payload).map(|it| it.statement_id()), Ok(Some(7)));
-        }
+    for client in [Capabilities::NONE, Capabilities::QUERY_ATTRIBUTES] {
+        fuzz_command(bytes, client);
     }
     if let Ok(ok) = OkPacket::parse(bytes) {
         let _ = ok.tracked().count();
@@ -32,6 +24,24 @@ pub fn fuzz_packets(bytes: &[u8]) {
         let (mut out, mut sequence) = (Vec::new(), 0);
         err.put(&mut out, &mut sequence);
         assert_eq!(ErrPacket::parse(&out[4..]), Ok(err));
+    }
+}
+
+fn fuzz_command(bytes: &[u8], client: Capabilities) {
+    let Ok(command) = Command::parse(bytes, client) else { return };
+    let _ = (command.awaits(), command.statement_id());
+    if let Command::Execute(execute) = command {
+        let parameters = u16::from(bytes[1]);
+        let _ = execute.types(parameters);
+        let _ = execute.put_with_types(&mut Vec::new(), 7, parameters, b"\x03\0");
+        let _ = execute.attributes(parameters).texts().count();
+    }
+    if let Ok((attributes, _)) = QueryAttributes::before(bytes) {
+        let _ = attributes.texts().count();
+    }
+    let mut payload = bytes.to_vec();
+    if command.statement_id().is_some() && set_statement_id(&mut payload, 7).is_ok() {
+        assert_eq!(Command::parse(&payload, client).map(|it| it.statement_id()), Ok(Some(7)));
     }
 }
 
