@@ -22,6 +22,7 @@ mod mysql_consistency;
 mod mysql_differential;
 mod mysql_drivers;
 mod mysql_login;
+mod mysql_modes;
 mod mysql_reads;
 mod mysql_servers;
 mod mysql_sessions;

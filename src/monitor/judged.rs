@@ -168,6 +168,7 @@ impl Judged {
             in_order,
             incarnation: self.incarnation,
             version: self.report.as_ref().map(|report| report.identity.version.clone()),
+            session_defaults: self.report.as_ref().and_then(Report::session_defaults),
             round_trip: self.round_trip,
             drained: false,
         }

@@ -76,6 +76,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         in_order: false,
         incarnation: 0,
         version: None,
+        session_defaults: None,
         round_trip: Duration::ZERO,
         drained: false,
     });

@@ -13,7 +13,7 @@ use super::mysql_connection::{self, ServiceOpts};
 use super::probe::{Ask, ProbeError};
 use super::report::{GtidState, Identity, Replication, Report, State};
 use crate::config::Engine;
-use crate::topology::Gtids;
+use crate::topology::{Gtids, SessionDefaults};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, FromValueError, Row, Value, from_value_opt};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -25,12 +25,30 @@ const MYSQL_IDENTITY: &str = "SELECT @@GLOBAL.server_uuid, @@GLOBAL.version, @@G
 const MARIADB_IDENTITY: &str = "SELECT @@GLOBAL.server_id, @@GLOBAL.version, \
      CONCAT_WS('|', @@GLOBAL.hostname, @@GLOBAL.port, @@GLOBAL.datadir, @@GLOBAL.server_id)";
 
-/// Read-only, whether positions are kept, what it has written, what it has applied.
+/// Read-only, whether positions are kept, what it has written, what it has applied; what sessions
+/// begin with.
 const MYSQL_PROBE: &str = "SELECT @@GLOBAL.read_only, @@GLOBAL.gtid_mode = 'ON', \
-     @@GLOBAL.gtid_executed, @@GLOBAL.gtid_executed";
+     @@GLOBAL.gtid_executed, @@GLOBAL.gtid_executed, @@GLOBAL.sql_mode, @@GLOBAL.autocommit, \
+     @@GLOBAL.transaction_isolation, @@GLOBAL.transaction_read_only, \
+     @@GLOBAL.character_set_client, @@GLOBAL.character_set_connection, \
+     @@GLOBAL.character_set_results, @@GLOBAL.collation_connection";
 /// A replica need not have a binary log.
 const MARIADB_PROBE: &str = "SELECT @@GLOBAL.read_only, @@GLOBAL.log_bin, \
-     @@GLOBAL.gtid_binlog_state, @@GLOBAL.gtid_slave_pos";
+     @@GLOBAL.gtid_binlog_state, @@GLOBAL.gtid_slave_pos, @@GLOBAL.sql_mode, @@GLOBAL.autocommit, \
+     @@GLOBAL.tx_isolation, @@GLOBAL.tx_read_only";
+/// The names of what stands behind the positions.
+const MYSQL_DEFAULTS: &[&str] = &[
+    "sql_mode",
+    "autocommit",
+    "transaction_isolation",
+    "transaction_read_only",
+    "character_set_client",
+    "character_set_connection",
+    "character_set_results",
+    "collation_connection",
+];
+const MARIADB_DEFAULTS: &[&str] = &["sql_mode", "autocommit", "tx_isolation", "tx_read_only"];
+const DEFAULTS_AT: usize = 4;
 
 const MYSQL_STATUS: &str = "SHOW REPLICA STATUS";
 const MARIADB_STATUS: &str = "SHOW ALL SLAVES STATUS";
@@ -55,6 +73,7 @@ pub(super) struct Session {
     sees_replication: bool,
     /// The last position, as text and as value: mostly the next probe says the same.
     last: Option<(String, Arc<Gtids>)>,
+    session_defaults: Arc<SessionDefaults>,
 }
 
 impl Ask for Mysql {
@@ -98,7 +117,13 @@ impl Mysql {
             version: Arc::from(text(&row, 1)),
         };
         let identity = Arc::new(identity);
-        Ok(Session { connection, identity, sees_replication: true, last: None })
+        Ok(Session {
+            connection,
+            identity,
+            sees_replication: true,
+            last: None,
+            session_defaults: Arc::from([]),
+        })
     }
 
     async fn probe(&self, session: &mut Session) -> Result<Report, Error> {
@@ -127,6 +152,7 @@ impl Mysql {
             true => Some(self.gtids(session, position)?),
             false => None,
         };
+        let session_defaults = self.session_defaults(session, row);
         let replication = session
             .sees_replication
             .then(|| channels.iter().map(|row| self.channel(row)).collect());
@@ -134,7 +160,7 @@ impl Mysql {
             identity: session.identity.clone(),
             timeline: None,
             read_only: !writable,
-            state: State::Gtids(GtidState { writable, executed, replication }),
+            state: State::Gtids(GtidState { writable, executed, session_defaults, replication }),
         })
     }
 
@@ -148,6 +174,16 @@ impl Mysql {
         let gtids = Arc::new(parse(&text).map_err(|error| Error::Other(Box::new(error)))?);
         session.last = Some((text, gtids.clone()));
         Ok(gtids)
+    }
+
+    fn session_defaults(&self, session: &mut Session, row: &Row) -> Arc<SessionDefaults> {
+        let names = if self.is_mariadb() { MARIADB_DEFAULTS } else { MYSQL_DEFAULTS };
+        let values = (DEFAULTS_AT..).zip(names).map(|(at, name)| (*name, text(row, at).into()));
+        let now: Vec<(&'static str, Box<str>)> = values.collect();
+        if *now != *session.session_defaults {
+            session.session_defaults = now.into();
+        }
+        session.session_defaults.clone()
     }
 
     fn channel(&self, row: &Row) -> Replication {

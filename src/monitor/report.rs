@@ -3,7 +3,7 @@
 //! Values only: how they are asked for is `postgres.rs` and `mysql.rs`, what follows from them
 //! `verdict.rs`.
 
-use crate::topology::{Gtids, Position, Timeline};
+use crate::topology::{Gtids, Position, SessionDefaults, Timeline};
 use std::sync::Arc;
 
 /// A receiver that has its connection, in the words of `SHOW REPLICA STATUS`.
@@ -62,6 +62,8 @@ pub struct GtidState {
     /// What it has committed, of its own and of others; on a server that is not writable what it
     /// has applied. `None`: it keeps no GTIDs.
     pub executed: Option<Arc<Gtids>>,
+    /// What its sessions begin with.
+    pub session_defaults: Arc<SessionDefaults>,
     /// From whom it replicates. `None`: the service user may not see it.
     pub replication: Option<Vec<Replication>>,
 }
@@ -109,6 +111,13 @@ impl Report {
             State::Primary { .. } => false,
             State::Replica { .. } => true,
             State::Gtids(state) => !state.writable,
+        }
+    }
+
+    pub fn session_defaults(&self) -> Option<Arc<SessionDefaults>> {
+        match &self.state {
+            State::Primary { .. } | State::Replica { .. } => None,
+            State::Gtids(state) => Some(state.session_defaults.clone()),
         }
     }
 

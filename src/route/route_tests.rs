@@ -24,6 +24,7 @@ fn node(id: u16, role: Role, lag_ms: u64, applied_at: Instant) -> Node {
         in_order: true,
         incarnation: 1,
         version: None,
+        session_defaults: None,
         round_trip: Duration::from_millis(1),
         drained: false,
     }

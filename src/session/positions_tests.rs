@@ -26,6 +26,7 @@ fn node(id: u16, gtids: Gtids, applied_at: Instant) -> Node {
         in_order: true,
         incarnation: 1,
         version: None,
+        session_defaults: None,
         round_trip: Duration::ZERO,
         drained: false,
     }

@@ -84,6 +84,10 @@ pub struct Lost {
     pub followed: bool,
 }
 
+/// What a server's new sessions begin with, of the variables that decide how a text is read or
+/// where it may run: names and values.
+pub type SessionDefaults = [(&'static str, Box<str>)];
+
 /// One server of a cluster at one moment.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -112,6 +116,8 @@ pub struct Node {
     pub incarnation: u64,
     /// What the server calls its version; `None` before the first probe.
     pub version: Option<Arc<str>>,
+    /// `None` before the first probe, and where it is not asked for.
+    pub session_defaults: Option<Arc<SessionDefaults>>,
     /// Smoothed time of a probe's round trip.
     pub round_trip: Duration,
     /// An operator has taken it out of service: as a replica it gets nothing new.

@@ -125,6 +125,7 @@ fn node(id: u16, name: &str, role: Role) -> Node {
         in_order: false,
         incarnation: 1,
         version: None,
+        session_defaults: None,
         round_trip: Duration::from_micros(250),
         drained: false,
     }

@@ -1,14 +1,11 @@
 //! COM_CHANGE_USER: the session begins anew, as somebody else.
 
 use super::auth_context::AuthContext;
-use super::classify::reading_of;
 use super::conversation::{Conversation, Identity};
 use super::errors::{self, Code};
 use super::fault::{Fault, Refused};
-use super::followed::Followed;
 use super::plan::Request;
 use super::startup::{Changed, Client, StartupError, change_user};
-use super::welcome::{is_readable_collation, variables_of};
 use crate::backend::mysql::wire::Packets;
 use crate::frontend::postgres::startup::PeerAddress;
 use crate::metrics::ServerClosed;
@@ -86,23 +83,22 @@ impl Conversation {
             let message = format!("Unknown database '{}'", schema.unwrap_or_default());
             return Ok(Err(Refused::new(errors::UNKNOWN_SCHEMA, message)));
         };
-        let generation = self.followed.generation.wrapping_add(1);
-        self.begin_anew();
+        if !Rc::ptr_eq(&self.cluster, &cluster) {
+            // What was written elsewhere is not here.
+            self.session.positions = Default::default();
+        }
         self.catalog = cluster.handle.catalogs.get("");
         self.cluster = cluster;
         self.pools = Default::default();
         let user: Arc<str> = changed.user.as_str().into();
         self.entry.belongs_to(user.clone());
         self.identity = Rc::new(Identity { user, secret: changed.server_secret });
-        let engine = self.cluster.handle.config.engine;
-        let collation = match u8::try_from(changed.collation) {
-            Ok(collation @ 1..) => collation,
-            _ => COLLATION,
+        self.followed.collation = match u8::try_from(changed.collation) {
+            Ok(collation @ 1..) => Some(collation),
+            _ => Some(COLLATION),
         };
-        let startup = self.worker.intern_variables(Arc::new(variables_of(collation, engine)));
-        self.followed =
-            Followed::new(startup, is_readable_collation(collation), reading_of(engine));
-        self.followed.generation = generation;
+        self.followed.schema = None;
+        self.begin_anew();
         self.log_in(schema.as_deref()).await
     }
 }

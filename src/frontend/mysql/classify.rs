@@ -17,7 +17,10 @@ pub fn reading_of(engine: config::Engine) -> Reading {
 impl Conversation {
     pub(super) fn classify(&self, text: &[u8]) -> Arc<Statement> {
         if !self.followed.is_readable {
-            return Arc::new(unreadable());
+            return Arc::new(unreadable("its character_set_client cannot be read by the proxy"));
+        }
+        if !self.followed.knows_reading {
+            return Arc::new(unreadable("no server has told its sql_mode yet"));
         }
         let catalog = self.catalog.load();
         let dialect = Dialect::MySql(self.followed.reading);
@@ -50,11 +53,11 @@ impl Conversation {
     }
 }
 
-/// A text in a character set in which nobody here can tell where a string ends.
-fn unreadable() -> Statement {
+/// A text of which nobody here can tell where a string ends.
+fn unreadable(reason: &str) -> Statement {
     Statement {
         effect: Effect::Unknown,
-        reason: "its character_set_client cannot be read by the proxy".into(),
+        reason: reason.into(),
         reason_code: "unreadable_encoding",
         tables_read: vec![],
         tables_written: vec![],

@@ -1,25 +1,26 @@
 //! What a session has beyond transaction and pins, as its servers' trackers tell it: every
 //! connection that serves it is made to have the same.
 
+use super::welcome::is_readable_collation;
 use crate::backend::mysql::Traces;
 use crate::backend::mysql::variables::{Variables, as_sql};
 use crate::protocol::mysql::capabilities::Status;
 use crate::session::Settings;
-use crate::sql::mysql::{Reading, is_readable_charset};
+use crate::sql::mysql::{Engine, Reading, is_readable_charset};
+use crate::topology::SessionDefaults;
 use std::sync::Arc;
 
 #[derive(Debug)]
 pub struct Followed {
-    /// What the login brought: where a reset goes back to.
-    startup: Arc<Variables>,
+    /// Of the client's handshake; `None`: forgotten, and the servers' own counts.
+    pub collation: Option<u8>,
     pub variables: Arc<Variables>,
     pub schema: Option<Arc<[u8]>>,
     /// Whether texts in `character_set_client` can be classified.
     pub is_readable: bool,
-    startup_is_readable: bool,
-    /// How texts are read (`sql_mode`).
+    /// How texts are read (`sql_mode`), once that is known.
     pub reading: Reading,
-    startup_reading: Reading,
+    pub knows_reading: bool,
     pub autocommit: bool,
     pub in_transaction: bool,
     /// How often the session has begun anew (COM_RESET_CONNECTION).
@@ -61,14 +62,14 @@ const NOT_FOLLOWED: &[&str] =
     &["last_gtid", "last_insert_id", "identity", "warning_count", "statement_id"];
 
 impl Followed {
-    pub fn new(startup: Arc<Variables>, is_readable: bool, reading: Reading) -> Followed {
+    /// Nothing is known yet.
+    pub fn new(collation: Option<u8>, reading: Reading) -> Followed {
         Followed {
+            collation,
+            variables: Arc::default(),
+            is_readable: false,
             reading,
-            startup_reading: reading,
-            is_readable,
-            startup_is_readable: is_readable,
-            variables: startup.clone(),
-            startup,
+            knows_reading: false,
             schema: None,
             autocommit: true,
             in_transaction: false,
@@ -79,17 +80,34 @@ impl Followed {
         }
     }
 
-    /// COM_RESET_CONNECTION: only the schema stays.
-    pub fn reset(&mut self) {
-        self.variables = self.startup.clone();
-        self.is_readable = self.startup_is_readable;
-        self.reading = self.startup_reading;
-        self.autocommit = true;
-        self.in_transaction = false;
-        self.generation = self.generation.wrapping_add(1);
-        self.insert_id = 0;
-        self.ran = false;
-        self.next_transaction = false;
+    /// A new session, or after COM_RESET_CONNECTION: only the schema stays. `defaults` are those
+    /// of the servers, as far as they are known; gives the settings that decide on transactions.
+    pub fn begin(
+        &mut self,
+        startup: Variables,
+        reading: Reading,
+        defaults: Option<&SessionDefaults>,
+    ) -> Arc<Settings> {
+        *self = Followed {
+            schema: self.schema.take(),
+            generation: self.generation.wrapping_add(1),
+            variables: Arc::new(startup),
+            is_readable: self.collation.is_some_and(is_readable_collation),
+            ..Followed::new(self.collation, reading)
+        };
+        let mut settings = Arc::default();
+        for (name, value) in defaults.unwrap_or_default() {
+            let counts = match *name {
+                // What sessions begin with may change: the mode that this one goes by is its own.
+                "sql_mode" => true,
+                name if name.starts_with("c") => self.collation.is_none(),
+                name => !is_usual(name, value),
+            };
+            if counts {
+                self.variable(name.as_bytes(), value.as_bytes(), &mut settings);
+            }
+        }
+        settings
     }
 
     /// A server told a variable's new value. `settings` are what decides on transactions.
@@ -111,6 +129,7 @@ impl Followed {
                 self.is_readable = is_readable_charset(&String::from_utf8_lossy(value));
             }
             "sql_mode" => {
+                self.knows_reading = true;
                 self.reading = self.reading.with_sql_mode(&String::from_utf8_lossy(value));
             }
             "autocommit" => self.autocommit = is_on(value),
@@ -139,7 +158,8 @@ impl Followed {
 
     /// A variable has gone back to the server's own value, whatever that is.
     pub fn default(&mut self, name: &str) {
-        if self.variables.get(name).is_some() {
+        // Of this one the tracker has told what it is.
+        if name != "sql_mode" && self.variables.get(name).is_some() {
             Arc::make_mut(&mut self.variables).remove(name);
         }
     }
@@ -152,14 +172,15 @@ impl Followed {
 
     /// The status flags for a reply of the proxy's own.
     pub fn flags(&self) -> Status {
-        let mut flags = Status::default();
-        if self.autocommit {
-            flags = flags.with(Status::AUTOCOMMIT);
-        }
-        if self.in_transaction {
-            flags = flags.with(Status::IN_TRANS);
-        }
-        flags
+        let Reading { engine, ansi_quotes, no_backslash_escapes } = self.reading;
+        let flags = [
+            (self.autocommit, Status::AUTOCOMMIT),
+            (self.in_transaction, Status::IN_TRANS),
+            (no_backslash_escapes, Status::NO_BACKSLASH_ESCAPES),
+            (ansi_quotes && engine == Engine::MariaDb, Status::ANSI_QUOTES),
+        ];
+        let set = flags.into_iter().filter(|(is_set, _)| *is_set);
+        set.fold(Status::default(), |all, (_, flag)| all.with(flag))
     }
 
     /// The connection has what the session has now.
@@ -173,6 +194,16 @@ impl Followed {
     }
 }
 
+/// Whether servers have it so if nobody has set it.
+fn is_usual(name: &str, value: &str) -> bool {
+    match name {
+        "autocommit" => is_on(value.as_bytes()),
+        "transaction_isolation" | "tx_isolation" => value == "REPEATABLE-READ",
+        "transaction_read_only" | "tx_read_only" => !is_on(value.as_bytes()),
+        _ => false,
+    }
+}
+
 fn is_on(value: &[u8]) -> bool {
     value.eq_ignore_ascii_case(b"on") || value == b"1"
 }
@@ -180,6 +211,7 @@ fn is_on(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Followable, Followed};
+    use crate::protocol::mysql::capabilities::Status;
     use crate::session::Settings;
     use crate::sql::mysql::{Engine, Reading};
     use std::sync::Arc;
@@ -192,7 +224,7 @@ mod tests {
 
     #[test]
     fn what_trackers_tell_is_followed_where_it_can_be() {
-        let mut session = Followed::new(Arc::default(), true, Reading::new(Engine::MySql));
+        let mut session = Followed::new(Some(45), Reading::new(Engine::MySql));
         let table = [
             ("time_zone", "+01:00", Followable::Yes, Some("'+01:00'")),
             ("max_execution_time", "10", Followable::Yes, Some("10")),
@@ -213,7 +245,47 @@ mod tests {
         assert!(settings.is_on("default_transaction_read_only"));
         let (_, settings) = told(&mut session, "tx_isolation", "SERIALIZABLE");
         assert!(settings.is_serializable_by_default());
-        session.reset();
-        assert!(session.autocommit && session.variables.is_empty());
+        session.begin(Default::default(), Reading::new(Engine::MySql), None);
+        assert!(session.autocommit && session.variables.is_empty() && !session.knows_reading);
+    }
+
+    #[test]
+    fn a_session_begins_with_what_the_servers_are_set_to() {
+        let plain = Reading::new(Engine::MySql);
+        let mut session = Followed::new(Some(45), plain);
+        let usual: [(&str, Box<str>); 4] = [
+            ("sql_mode", "ANSI_QUOTES,STRICT_TRANS_TABLES".into()),
+            ("autocommit", "1".into()),
+            ("transaction_isolation", "REPEATABLE-READ".into()),
+            ("transaction_read_only", "0".into()),
+        ];
+        let settings = session.begin(Default::default(), plain, Some(&usual));
+        assert!(session.knows_reading && session.reading.ansi_quotes && session.autocommit);
+        assert!(settings.is_empty());
+        let mode = Some("'ANSI_QUOTES,STRICT_TRANS_TABLES'");
+        assert_eq!(session.variables.get("sql_mode").map(|sql| &**sql), mode);
+        assert_eq!(session.variables.get("autocommit"), None);
+        let other: [(&str, Box<str>); 2] =
+            [("autocommit", "0".into()), ("tx_isolation", "SERIALIZABLE".into())];
+        let settings = session.begin(Default::default(), plain, Some(&other));
+        assert!(!session.autocommit && settings.is_serializable_by_default());
+        assert_eq!(session.variables.get("autocommit").map(|sql| &**sql), Some("0"));
+        told(&mut session, "sql_mode", "NO_BACKSLASH_ESCAPES");
+        assert!(session.flags().has(Status::NO_BACKSLASH_ESCAPES));
+        // A server that forgets the handshake's character set has its own.
+        let set: [(&str, Box<str>); 1] = [("character_set_client", "gbk".into())];
+        session.begin(Default::default(), plain, Some(&set));
+        assert!(session.is_readable && session.variables.is_empty());
+        session.collation = None;
+        session.begin(Default::default(), plain, Some(&set));
+        assert!(!session.is_readable && session.variables.get("character_set_client").is_some());
+        session.collation = Some(45);
+        session.begin(Default::default(), plain, Some(&usual));
+        // DEFAULT is a value like any other.
+        told(&mut session, "sql_mode", "NO_BACKSLASH_ESCAPES");
+        session.default("sql_mode");
+        assert!(
+            session.reading.no_backslash_escapes && session.variables.get("sql_mode").is_some()
+        );
     }
 }

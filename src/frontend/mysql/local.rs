@@ -1,10 +1,13 @@
 //! What the proxy answers itself: what concerns no server, prepared statements that are on none,
 //! KILL, and `tiffin_…` settings.
 
+use super::classify::reading_of;
 use super::conversation::Conversation;
 use super::errors::{self, Code};
 use super::fault::{Fault, Refused};
 use super::plan::{Request, What};
+use super::welcome::variables_of;
+use crate::config::Engine;
 use crate::frontend::worker::{Cancel, Killed, MYSQL_ID};
 use crate::metrics::ServerClosed;
 use crate::protocol::mysql::capabilities::Capabilities;
@@ -13,6 +16,8 @@ use crate::protocol::mysql::packet;
 use crate::protocol::mysql::reply::{EOF, OkPacket, put_eof};
 use crate::session::{NoChoice, Session};
 use crate::sql::{SessionEffect, Statement};
+use crate::topology::SessionDefaults;
+use std::sync::Arc;
 
 /// Type and character set of a text column: VARCHAR in utf8mb4_general_ci.
 const VAR_STRING: u8 = 0xFD;
@@ -162,6 +167,10 @@ impl Conversation {
     /// The session begins anew, as after its login, but for the schema.
     async fn reset_connection(&mut self) -> Result<(), Fault> {
         self.drop_server(ServerClosed::Abandoned);
+        if self.cluster.handle.config.engine == Engine::Mysql {
+            // MariaDB goes back to the handshake's character set.
+            self.followed.collation = None;
+        }
         self.begin_anew();
         self.tell_ok().await
     }
@@ -172,9 +181,25 @@ impl Conversation {
         // Who reads its own writes does so whatever else it forgets.
         self.session.positions = positions;
         self.statements.clear();
-        self.followed.reset();
+        let engine = self.cluster.handle.config.engine;
+        let of_collation = |collation| variables_of(collation, engine);
+        let startup = self.followed.collation.map(of_collation).unwrap_or_default();
+        let defaults = self.session_defaults();
+        let followed = &mut self.followed;
+        self.session.settings = followed.begin(startup, reading_of(engine), defaults.as_deref());
+        let variables = std::mem::take(&mut followed.variables);
+        followed.variables = self.worker.intern_variables(variables);
+        self.translation.set_status(self.followed.flags());
         self.visible = Default::default();
         self.pins.hold([]);
+    }
+
+    /// Those of the primary, or of any server while there is none.
+    fn session_defaults(&self) -> Option<Arc<SessionDefaults>> {
+        let snapshot = self.cluster.handle.topology.load();
+        let primary = snapshot.primary.map(|primary| snapshot.node(primary));
+        let mut told = primary.into_iter().chain(&snapshot.nodes);
+        told.find_map(|node| node.session_defaults.clone())
     }
 
     /// KILL of a session of the proxy's.

@@ -44,8 +44,6 @@ impl Conversation {
         let (sequence, compression, mut leftover) =
             (accepted.sequence, accepted.compression, accepted.leftover);
         entry.belongs_to(user.as_str().into());
-        let startup = worker
-            .intern_variables(Arc::new(variables_of(collation, cluster.handle.config.engine)));
         let reading = reading_of(cluster.handle.config.engine);
         let catalog = cluster.handle.catalogs.get("");
         let mut this = Conversation {
@@ -58,7 +56,7 @@ impl Conversation {
             visible: Visible::default(),
             pins: PinGuard::new(&worker.stats()),
             session: Session::default(),
-            followed: Followed::new(startup, is_readable_collation(collation), reading),
+            followed: Followed::new(Some(collation), reading),
             statements: Default::default(),
             pools: Default::default(),
             active: None,
@@ -71,6 +69,7 @@ impl Conversation {
             capabilities,
             inbox: Buffer::default(),
         };
+        this.begin_anew();
         let schema = database.filter(|schema| !schema.is_empty());
         let begun = this.log_in(schema.as_deref()).await;
         let mut out = Vec::new();
@@ -128,6 +127,10 @@ impl Conversation {
         }
         self.give_up_server();
         self.cluster.remember_login(login);
+        if !self.followed.knows_reading {
+            // It was the first to find a server.
+            self.begin_anew();
+        }
         Ok(Ok(()))
     }
 }

@@ -99,6 +99,11 @@ impl Translation {
         Translation { client, shift: 0, passing: 0, status, sequence: 0 }
     }
 
+    /// The session begins anew, with these flags.
+    pub fn set_status(&mut self, status: Status) {
+        self.status = status;
+    }
+
     /// Another command's reply begins.
     pub fn begin(&mut self) {
         self.shift = 0;
