@@ -40,6 +40,10 @@ IDLE_CLIENTS = int(os.environ.get("BENCH_CLIENTS", "10000"))
 POOL_SIZE = 20
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 TARGETS = ["direct", "haproxy", "relay", "pgbouncer", "tiffin"]
+SCRIPTS = {
+    "{distinct}": [f"SELECT abalance + {number} FROM pgbench_accounts WHERE aid = :aid;" for number in range(200)],
+    "{thousand_rows}": ["SELECT * FROM pgbench_accounts WHERE aid >= :aid AND aid < :aid + 1000;"],
+}
 # Name, pgbench's options, clients, queries per transaction.
 ROWS = [
     (f"{mode}-{clients}", ["-S", "-M", mode], clients, 1)
@@ -48,6 +52,8 @@ ROWS = [
 ] + [
     # Two hundred different prepared statements, one after the other.
     ("prepared200-8", ["-f", "{distinct}", "-M", "prepared"], 8, 200),
+    # A thousand rows of about 110 bytes in each reply.
+    ("rows-8", ["-f", "{thousand_rows}", "-M", "simple"], 8, 1),
     ("tpcb-8", ["-b", "tpcb-like", "-M", "simple"], 8, 7),
 ]
 
@@ -328,12 +334,11 @@ def print_memory(proxies):
 
 
 def fill(option, folder):
-    """The name of the script with many statements, which is written at its first use."""
-    if option != "{distinct}":
+    """The name of the script that the option stands for, which is written at its first use."""
+    if option not in SCRIPTS:
         return option
-    script = folder / "distinct.sql"
-    statements = (f"SELECT abalance + {number} FROM pgbench_accounts WHERE aid = :aid;" for number in range(200))
-    script.write_text("\n".join([f"\\set aid random(1, {100_000 * SCALE})", *statements, ""]))
+    script = folder / f"{option.strip('{}')}.sql"
+    script.write_text("\n".join([f"\\set aid random(1, {100_000 * SCALE - 1000})", *SCRIPTS[option], ""]))
     return str(script)
 
 

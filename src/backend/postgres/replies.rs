@@ -148,6 +148,7 @@ impl Replies {
                 self.passing -= count;
                 continue;
             }
+            self.pass_rows(read);
             let unscanned = &read.filled()[self.forwardable..];
             let Some(head) = frame::head(unscanned)? else { break };
             let looks = self.asking || head.tag == b'T' && self.is_shape_wanted();
@@ -193,6 +194,25 @@ impl Replies {
         for expected in &mut self.queue {
             expected.way = Way::Swallow;
         }
+    }
+
+    /// Rows for the client that are complete in the buffer: most of what a server sends, and
+    /// nothing in them is of interest.
+    fn pass_rows(&mut self, read: &Buffer) {
+        let rows_for_client = self.queue.front().is_some_and(|front| {
+            front.way == Way::Forward && matches!(front.kind, Kind::Query | Kind::Execute)
+        });
+        if !rows_for_client {
+            return;
+        }
+        let mut rest = &read.filled()[self.forwardable..];
+        while let Ok(Some(head)) = frame::head(rest)
+            && matches!(head.tag, b'D' | b'd')
+            && let Some(behind) = rest.get(head.bytes..)
+        {
+            rest = behind;
+        }
+        self.forwardable = read.len() - rest.len();
     }
 
     /// Moves `count` bytes behind the forwardable ones to where they belong.
