@@ -2,6 +2,7 @@
 //!
 //! Open [`postgres::conversation`] for the stages of a request.
 
+pub mod acquire;
 pub mod choice;
 pub mod cluster;
 pub mod commits;

@@ -8,8 +8,8 @@
 //!               └────────── release the server, if nothing holds it ◀────────────────┘
 //! ```
 //!
-//! Each stage is a file of this folder: [`super::plan`], [`super::local`], [`super::acquire`],
-//! [`super::bring`], [`super::serve`] (with [`super::learn`]), [`super::release`].
+//! Each stage is a file, of this folder or the one above: [`super::plan`], [`super::local`],
+//! [`crate::frontend::acquire`], [`super::bring`], [`super::serve`] (with [`super::learn`]), [`super::release`].
 
 use super::LocalPool;
 use super::active::Active;
@@ -24,6 +24,7 @@ use super::statements::Statements;
 use super::stream::poll_read_into;
 use crate::backend::mysql::auth::ServerSecret;
 use crate::config::PoolMode;
+use crate::frontend::acquire::{acquire, commits_to_wait_for, wait_for_commits};
 use crate::frontend::cluster::{LocalCluster, Mysql};
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::{Entry, Worker};
@@ -122,13 +123,15 @@ impl Conversation {
             self.give_up_server();
         }
         let mut need = self.need(&request);
-        if let Some(at) = self.commits_to_wait_for(&request, &need) {
-            Box::pin(self.wait_for_commits(at)).await?;
+        if self.active.is_none()
+            && let Some(at) = commits_to_wait_for(self, Some(&request.class), &need)
+        {
+            Box::pin(wait_for_commits(self, at)).await?;
         }
         for repeats in 0.. {
             if self.active.is_some() {
                 self.check_epoch()?;
-            } else if let Err(refused) = self.acquire(&need, &request).await? {
+            } else if let Err(refused) = acquire(self, &need).await? {
                 return self.refuse(&request, &refused).await;
             }
             if let Some(refused) = self.lost_write() {
@@ -181,7 +184,7 @@ impl Conversation {
     }
 
     /// The configuration was loaded again: the session goes on with the cluster of now.
-    fn move_to_successor(&mut self) -> Result<(), Fault> {
+    pub(super) fn move_to_successor(&mut self) -> Result<(), Fault> {
         let name = &self.cluster.handle.config.name;
         let clusters = self.worker.mysql_clusters.borrow();
         let Some(successor) = clusters.iter().find(|cluster| cluster.handle.config.name == *name)
@@ -251,6 +254,24 @@ impl Conversation {
         let count = ready!(poll_read_into(&mut self.client, &mut self.inbox, cx))?;
         self.worker.stats().bytes_in(count);
         Poll::Ready(Ok(count))
+    }
+
+    /// The primary is another one, and does not have what the session has written: the client is
+    /// told, once, in the place of the answer to its next command.
+    fn lost_write(&mut self) -> Option<Refused> {
+        let handle = &self.cluster.handle;
+        let snapshot = handle.topology.load();
+        let primary = snapshot.node(snapshot.primary?);
+        let gtids = self.session.positions.lost_on(primary, snapshot.epoch)?;
+        self.worker.stats().lost_write(handle.index);
+        let (cluster, node) = (&handle.config.name, &primary.name);
+        let user = &self.identity.user;
+        tracing::error!(%cluster, %user, %gtids, "{node} became the primary without these writes");
+        let message = format!(
+            "{node} is the primary now and does not have all that this session has written \
+             (up to {gtids}); this statement was not run"
+        );
+        Some(Refused::new(errors::WRITE_LOST, message))
     }
 
     /// The client learns that a command was not run.

@@ -1,10 +1,9 @@
 //! Conversations in MySQL's protocol, for MySQL and MariaDB.
 //!
-//! [`startup`] lets a client in, [`compress`] is its stream; [`conversation`] is the list of stages that each command goes
-//! through, a file each. They have the names of those in [`super::postgres`].
+//! [`startup`] lets a client in, [`compress`] is its stream; [`conversation`] is the list of stages
+//! that each command goes through, a file each. They have the names of those in [`super::postgres`].
 
 pub mod accounts;
-pub mod acquire;
 pub mod active;
 pub mod auth;
 pub mod auth_context;
@@ -20,6 +19,7 @@ pub mod learn;
 pub mod local;
 pub mod plan;
 pub mod release;
+pub mod seeker;
 pub mod serve;
 pub mod startup;
 pub mod startup_refusal;

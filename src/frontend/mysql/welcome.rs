@@ -11,6 +11,7 @@ use super::followed::Followed;
 use super::startup::Accepted;
 use crate::backend::mysql::variables::Variables;
 use crate::config::Engine;
+use crate::frontend::acquire::acquire;
 use crate::frontend::worker::{Entry, Worker};
 use crate::metrics::{AuthFailure, PinGuard, ServerClosed};
 use crate::protocol::buffer::Buffer;
@@ -117,7 +118,7 @@ impl Conversation {
         if self.cluster.knows_login(&login) {
             return Ok(Ok(()));
         }
-        if let Err(refused) = self.acquire_slowly(Need::Any).await? {
+        if let Err(refused) = acquire(self, &Need::Any).await? {
             return Ok(Err(refused));
         }
         let broken = self.bring_session().await?;

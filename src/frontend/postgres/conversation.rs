@@ -8,8 +8,8 @@
 //!               └────────── release the server, if nothing holds it ◀────┘
 //! ```
 //!
-//! Each stage is a file of this folder: [`super::plan`], [`super::local`], [`super::acquire`],
-//! [`super::send`] (with [`super::encode`]), [`super::serve`].
+//! Each stage is a file, of this folder or the one above: [`super::plan`], [`super::local`],
+//! [`crate::frontend::acquire`], [`super::send`] (with [`super::encode`]), [`super::serve`].
 
 use super::LocalPool;
 use super::active::Active;
@@ -23,6 +23,7 @@ use super::statements::Statements;
 use crate::backend::postgres::auth::ServerSecret;
 use crate::backend::postgres::connection::Reported;
 use crate::backend::stream::Stream;
+use crate::frontend::acquire::{acquire, commits_to_wait_for, wait_for_commits};
 use crate::frontend::cluster::LocalCluster;
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::{Entry, Worker};
@@ -151,12 +152,12 @@ impl Conversation {
     /// Brings a batch to a server and its replies back, as often as it takes.
     async fn serve_batch(&mut self, batch: Box<Batch>, mut open: bool) -> Result<(), Fault> {
         let mut need = self.need(&batch, open);
-        if let Some(at) = self.commits_to_wait_for(batch.class.as_ref(), &need) {
-            Box::pin(self.wait_for_commits(at)).await?;
+        if let Some(at) = commits_to_wait_for(self, batch.class.as_ref(), &need) {
+            Box::pin(wait_for_commits(self, at)).await?;
         }
         let mut batch = Some(batch);
         for repeats in 0.. {
-            if let Err(refused) = self.acquire(&need).await? {
+            if let Err(refused) = acquire(self, &need).await? {
                 let batch = batch.take().unwrap_or_default();
                 self.refuse(&batch, &refused).await?;
                 self.keep_batch(batch);

@@ -3,7 +3,6 @@
 //! [`startup`] lets a client in; [`conversation`] is the list of stages that each request goes
 //! through, a file each.
 
-pub mod acquire;
 pub mod active;
 pub mod ask;
 pub mod auth;
@@ -20,6 +19,7 @@ pub mod plan;
 pub mod release;
 pub mod replication;
 pub mod scratch;
+pub mod seeker;
 pub mod send;
 pub mod serve;
 pub mod shapes;

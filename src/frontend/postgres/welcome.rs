@@ -7,6 +7,7 @@ use super::scratch::Scratch;
 use super::startup::{Accepted, PeerAddress};
 use super::statements::Statements;
 use crate::backend::postgres::connection::Reported;
+use crate::frontend::acquire::acquire;
 use crate::frontend::cluster::{LocalCluster, WelcomeKey};
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::Worker;
@@ -18,6 +19,7 @@ use crate::session::{Need, Session, Settings};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// Cancel keys of protocol 3.0 and 3.2 (manual, section 55.2.8).
@@ -31,6 +33,9 @@ const OWN_PREFIX: &str = "tiffin.";
 /// (`GUC_LIST_QUOTE`, `src/backend/utils/misc/guc_tables.c`).
 const LISTS: &[&str] =
     &["search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"];
+
+/// How long a login waits for a server that tells it its parameters.
+const LOGIN_WAIT_MAX: Duration = Duration::from_secs(15);
 
 impl Conversation {
     /// Begins the conversation with a client that has proved who it is. A client that cannot be
@@ -142,8 +147,8 @@ impl Conversation {
 
     /// The parameters of a server connection that has this session's settings.
     async fn ask_server(&mut self) -> Result<Arc<Reported>, Fault> {
-        let limit = super::acquire::LOGIN_WAIT_MAX;
-        let acquired = match timeout(limit, self.acquire(&Need::Any)).await {
+        let limit = LOGIN_WAIT_MAX;
+        let acquired = match timeout(limit, acquire(self, &Need::Any)).await {
             Ok(acquired) => acquired?,
             Err(_) => Err(Refused::new("57P03", "no server could be connected to")),
         };
