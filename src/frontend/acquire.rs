@@ -5,8 +5,7 @@
 //! client is told, and what it does with a connection, is its own.
 
 use super::choice::{
-    COMMIT_WAIT, COMMIT_WAITS_MAX, catch_up_limit, caught_up, choose_node, is_still_right,
-    primary_moves,
+    COMMIT_WAIT, catch_up_limit, caught_up, choose_node, is_still_right, primary_moves,
 };
 use super::cluster::{Engine, LocalCluster};
 use super::worker::{Entry, Running, Worker};
@@ -370,11 +369,9 @@ pub fn commits_to_wait_for<S: Seeker>(
 
 pub async fn wait_for_commits<S: Seeker>(seeker: &mut S, at: Instant) -> Result<(), S::Fault> {
     let commits = seeker.cluster().handle.commits.clone();
-    for _ in 0..COMMIT_WAITS_MAX {
+    let until = Instant::now() + commits.long();
+    while commits.any_before(at) && Instant::now() < until {
         if let Waited::Cancelled = watching(seeker, tokio::time::sleep(COMMIT_WAIT)).await? {
-            break;
-        }
-        if !commits.any_before(at) {
             break;
         }
     }

@@ -13,10 +13,8 @@ use std::time::Duration;
 /// have begun.
 const HINT_WAIT_INTERVALS: u32 = 3;
 
-/// A commit is looked at again after this, and this often: short ones take a few milliseconds,
-/// and one that takes longer than all of it is not in that instant any more.
+/// A commit that is waited for is looked at again after this: short ones take a few milliseconds.
 pub const COMMIT_WAIT: Duration = Duration::from_millis(1);
-pub const COMMIT_WAITS_MAX: u32 = 100;
 
 /// `may_wait`: whether the answer may be to wait for a replica.
 pub fn choose_node<E: Engine>(

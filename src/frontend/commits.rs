@@ -11,21 +11,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A statement that has been running for longer than this is not waited for: that its commit
-/// falls into that very instant is as good as impossible, and it may go on for hours.
-const LONG: Duration = Duration::from_millis(100);
+/// A statement that has been running for much longer than is usual is not waited for: that its
+/// commit falls into that very instant is as good as impossible, and it may go on for hours.
+const USUAL_TIMES: u32 = 8;
 
-/// The oldest commit under way of each worker, in nanoseconds since the start; 0: none.
+/// On a busy machine commits take long. This is the range of what is waited for in all cases and
+/// in none.
+const LONG_MIN: Duration = Duration::from_millis(100);
+const LONG_MAX: Duration = Duration::from_secs(1);
+
+/// The share of a new commit in the mean of them, as a power of two.
+const MEAN_SHIFT: u32 = 4;
+
 #[derive(Debug)]
 pub struct Commits {
     start: Instant,
+    /// The oldest commit under way of each worker, in nanoseconds since the start; 0: none.
     oldest: Box<[AtomicU64]>,
+    /// How long a commit takes, as a mean of the last ones, in nanoseconds.
+    usual: AtomicU64,
 }
 
 impl Commits {
     pub fn new(workers: usize) -> Arc<Commits> {
         let oldest = (0..workers).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Commits { start: Instant::now(), oldest })
+        Arc::new(Commits { start: Instant::now(), oldest, usual: AtomicU64::new(0) })
     }
 
     /// Whether any commit is not answered yet.
@@ -36,18 +46,34 @@ impl Commits {
 
     /// Whether a commit that was sent before `at`, and not long before, is not answered yet.
     pub fn any_before(&self, at: Instant) -> bool {
-        let at = self.nanos(at);
-        let long = u64::try_from(LONG.as_nanos()).unwrap_or(u64::MAX);
+        let (at, long) = (self.nanos(at), as_nanos(self.long()));
         self.oldest.iter().any(|oldest| {
             let oldest = oldest.load(Ordering::Acquire);
             oldest != 0 && oldest <= at && at - oldest < long
         })
     }
 
-    fn nanos(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.start).as_nanos();
-        u64::try_from(since).unwrap_or(u64::MAX).max(1)
+    /// What has been running for so long is not waited for, and nothing is waited for any longer.
+    pub fn long(&self) -> Duration {
+        let usual = Duration::from_nanos(self.usual.load(Ordering::Relaxed));
+        (usual * USUAL_TIMES).clamp(LONG_MIN, LONG_MAX)
     }
+
+    /// Workers may overwrite each other's: it is a mean of many.
+    fn took(&self, time: Duration) {
+        let time = as_nanos(time.min(LONG_MAX));
+        let usual = self.usual.load(Ordering::Relaxed);
+        let usual = usual - (usual >> MEAN_SHIFT) + (time >> MEAN_SHIFT);
+        self.usual.store(usual, Ordering::Relaxed);
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        as_nanos(at.saturating_duration_since(self.start)).max(1)
+    }
+}
+
+fn as_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// One worker's commits under way.
@@ -72,18 +98,25 @@ impl LocalCommits {
 
     /// It was answered, or its connection is gone.
     pub fn ended(&self, id: u64) {
-        self.running.borrow_mut().retain(|(running, _)| *running != id);
+        self.running.borrow_mut().retain(|(running, since)| {
+            let ended = *running == id;
+            if ended {
+                self.shared.took(since.elapsed());
+            }
+            !ended
+        });
         self.publish();
     }
 
     fn publish(&self) {
         let running = self.running.borrow();
         // One that has been running for long is passed over, or it would hide the short ones.
+        let long = self.shared.long();
         let newest = running.iter().map(|(_, at)| *at).max();
         let oldest = running
             .iter()
             .map(|(_, at)| *at)
-            .filter(|at| newest.is_some_and(|newest| newest - *at < LONG))
+            .filter(|at| newest.is_some_and(|newest| newest - *at < long))
             .min();
         let nanos = oldest.map_or(0, |at| self.shared.nanos(at));
         if let Some(slot) = self.shared.oldest.get(self.worker) {
@@ -94,7 +127,7 @@ impl LocalCommits {
 
 #[cfg(test)]
 mod tests {
-    use super::{Commits, LONG, LocalCommits};
+    use super::{Commits, LONG_MAX, LONG_MIN, LocalCommits};
     use std::time::Duration;
 
     #[test]
@@ -117,10 +150,27 @@ mod tests {
     fn a_long_one_is_not_waited_for_and_hides_no_other() {
         let shared = Commits::new(1);
         let one = LocalCommits::new(shared.clone(), 0);
-        let later = shared.start + LONG * 2;
+        let later = shared.start + LONG_MIN * 2;
         one.begun(1, shared.start);
         assert!(!shared.any_before(later));
         one.begun(2, later);
         assert!(shared.any_before(later + Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn what_is_long_follows_what_is_usual() {
+        let shared = Commits::new(1);
+        let after = |time, count| {
+            (0..count).for_each(|_| shared.took(time));
+            shared.long()
+        };
+        assert_eq!(after(Duration::from_millis(1), 100), LONG_MIN);
+        let slow = after(Duration::from_millis(50), 100);
+        assert!(
+            slow > Duration::from_millis(350) && slow <= Duration::from_millis(400),
+            "{slow:?}"
+        );
+        assert_eq!(after(Duration::from_secs(3600), 100), LONG_MAX);
+        assert_eq!(after(Duration::from_micros(500), 1000), LONG_MIN);
     }
 }
