@@ -102,9 +102,13 @@ fn cluster(name: &str, section: &Section<'_>) -> Cluster {
             (&of_tls, "direct"),
             (&of_pool, "application_name_add_host"),
             (&of_routing, "max_lag_bytes"),
-            (&of_failover, "mode"),
         ];
         only_postgres(section, &cluster, &foreign);
+    } else if cluster.failover.replication.is_some() {
+        let message = "is for MySQL and MariaDB only; a standby logs in as its primary_conninfo \
+            says"
+            .to_owned();
+        of_failover.section("replication").contradiction("user", message);
     }
     let lag_max = cluster.routing.lag_max;
     if lag_max < cluster.monitor.interval * 2 {
@@ -451,10 +455,19 @@ fn failover(section: &Section<'_>, service: &Service) -> Failover {
     if !section.has("user") && is_given(section, "password") {
         section.note("password", "needs `user` beside it".to_owned());
     }
-    let detect = section.section("detect");
+    let (detect, replication) = (section.section("detect"), section.section("replication"));
+    let as_whom = replication.text("user").map(|user| Service {
+        user,
+        password: secret(&replication, "password"),
+        database: String::new(),
+    });
+    if as_whom.is_none() && is_given(&replication, "password") {
+        replication.note("password", "needs `user` beside it".to_owned());
+    }
     Failover {
         mode: section.chosen("mode"),
         login,
+        replication: as_whom,
         confirm: detect.duration("confirm"),
         timeout: detect.duration("timeout"),
         quorum: section.chosen("quorum"),

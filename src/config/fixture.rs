@@ -80,6 +80,7 @@ pub(crate) fn failover() -> Failover {
     Failover {
         mode: FailoverMode::Observe,
         login: Service { user: "watcher".into(), password: None, database: "postgres".into() },
+        replication: None,
         confirm: Duration::from_millis(500),
         timeout: Duration::from_secs(5),
         quorum: Quorum::Off,

@@ -241,7 +241,7 @@ pub enum Address {
     },
 }
 
-/// The user of probes, catalog and `auth.query`.
+/// A user of the proxy's own: that of probes, catalog and `auth.query`, and those of a failover.
 #[derive(Debug, Clone)]
 pub struct Service {
     pub user: String,
@@ -358,6 +358,8 @@ pub struct Failover {
     pub mode: FailoverMode,
     /// Who promotes and re-points servers: `service` unless another user is given.
     pub login: Service,
+    /// As whom servers of MySQL and MariaDB receive from a new primary; `None`: as before.
+    pub replication: Option<Service>,
     /// How long a primary must have been lost.
     pub confirm: Duration,
     /// How long a primary must have been silent that replicas are still connected to.

@@ -409,6 +409,11 @@ fn each_mistake_in_users_and_clusters_is_told() {
             ],
         ),
         (
+            service,
+            "    service: {user: tiffin}\n    failover: {replication: {user: repl}}\n",
+            &["12:30: clusters.main.failover.replication.user: is for MySQL and MariaDB only"],
+        ),
+        (
             "      b: 10.0.0.2\n",
             "      b: unix:/run/db\n    engine: mysql\n",
             &["8:5: clusters.main.nodes: have a Unix socket in `b`"],

@@ -1,6 +1,6 @@
 //! Which replica is promoted: by position, then priority, then zone. Pure.
 
-use crate::topology::Timeline;
+use crate::topology::{Position, Timeline};
 use std::sync::Arc;
 
 /// A replica that answered when it was asked for its place.
@@ -9,8 +9,8 @@ pub struct Candidate {
     pub name: Arc<str>,
     pub system: u64,
     pub timeline: Option<Timeline>,
-    /// Up to which it has received or applied the log, whichever is further, in bytes.
-    pub position: u64,
+    /// Up to which it has received or applied, whichever is further.
+    pub position: Position,
     /// 0: never.
     pub priority: u32,
     pub zone: Option<Arc<str>>,
@@ -23,7 +23,8 @@ pub struct Candidate {
 pub struct Wanted {
     /// That of the lost primary.
     pub system: u64,
-    pub timeline: Timeline,
+    /// `None` where servers have no timelines.
+    pub timeline: Option<Timeline>,
     pub zone: Option<Arc<str>>,
 }
 
@@ -31,52 +32,63 @@ pub struct Wanted {
 /// configuration is taken.
 ///
 /// The most advanced must be eligible: a less advanced one would lose what was acknowledged, and
-/// the others could not follow it.
+/// the others could not follow it. Where each has what another one lacks, there is no such one.
 pub fn choose<'a>(candidates: &'a [Candidate], wanted: &Wanted) -> Result<&'a Candidate, String> {
     let ours: Vec<&Candidate> = candidates
         .iter()
         .filter(|candidate| candidate.system == wanted.system)
-        .filter(|candidate| candidate.timeline == Some(wanted.timeline))
+        .filter(|candidate| candidate.timeline == wanted.timeline)
         .collect();
-    let Some(furthest) = ours.iter().map(|candidate| candidate.position).max() else {
+    if ours.is_empty() {
+        let on = wanted.timeline.map(|timeline| format!(" on timeline {}", timeline.0));
         return Err(format!(
-            "none of the {} replicas that answer is on timeline {}",
-            candidates.len(),
-            wanted.timeline.0
+            "there is none{} among the {} replicas that answer",
+            on.unwrap_or_default(),
+            candidates.len()
         ));
-    };
-    let eligible = ours
-        .iter()
-        .filter(|candidate| candidate.priority > 0 && !candidate.drained)
-        .filter(|candidate| candidate.position == furthest);
+    }
+    let has_all =
+        |candidate: &Candidate| ours.iter().all(|other| candidate.position.covers(&other.position));
+    let furthest: Vec<&Candidate> =
+        ours.iter().copied().filter(|candidate| has_all(candidate)).collect();
+    if furthest.is_empty() {
+        return Err(format!(
+            "{} each have transactions that another one lacks, and whoever is promoted, some \
+             would be lost",
+            names(&ours)
+        ));
+    }
+    let eligible = furthest.iter().filter(|candidate| candidate.priority > 0 && !candidate.drained);
     let same_zone =
         |candidate: &Candidate| candidate.zone.is_some() && candidate.zone == wanted.zone;
     let rank = |candidate: &&&Candidate| (candidate.priority, same_zone(candidate));
     // `max_by_key` takes the last of equals.
-    match eligible.rev().max_by_key(rank) {
-        Some(best) => Ok(best),
-        None => {
-            let names = ours.iter().filter(|candidate| candidate.position == furthest);
-            let names: Vec<&str> = names.map(|candidate| &*candidate.name).collect();
-            Err(format!(
-                "{} has received most, but is drained or has priority 0; promoting a less \
-                 advanced one would lose acknowledged writes",
-                names.join(" and ")
-            ))
-        }
-    }
+    eligible.rev().max_by_key(rank).copied().ok_or_else(|| {
+        format!(
+            "{} has received most, but is drained or has priority 0; promoting a less advanced \
+             one would lose acknowledged writes",
+            names(&furthest)
+        )
+    })
+}
+
+fn names(candidates: &[&Candidate]) -> String {
+    let names: Vec<&str> = candidates.iter().map(|candidate| &*candidate.name).collect();
+    names.join(" and ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::Gtids;
 
-    fn candidate(name: &str, position: u64) -> Candidate {
+    fn candidate(name: &str, offset: u64) -> Candidate {
+        let timeline = Timeline(3);
         Candidate {
             name: name.into(),
             system: 7,
-            timeline: Some(Timeline(3)),
-            position,
+            timeline: Some(timeline),
+            position: Position::Log { timeline, offset },
             priority: 100,
             zone: None,
             drained: false,
@@ -88,7 +100,7 @@ mod tests {
         let (a, b, c) = (candidate("a", 10), candidate("b", 10), candidate("c", 11));
         let east = Some(Arc::from("east"));
         let table: &[(&str, Vec<Candidate>, Result<&str, &str>)] = &[
-            ("nobody", vec![], Err("none of the 0 replicas")),
+            ("nobody", vec![], Err("none on timeline 3 among the 0 replicas")),
             ("position", vec![a.clone(), b.clone(), c.clone()], Ok("c")),
             ("the first of equals", vec![a.clone(), b.clone()], Ok("a")),
             ("priority", vec![a.clone(), Candidate { priority: 101, ..b.clone() }], Ok("b")),
@@ -120,12 +132,41 @@ mod tests {
                 Ok("a"),
             ),
         ];
-        let wanted = Wanted { system: 7, timeline: Timeline(3), zone: east };
+        let wanted = Wanted { system: 7, timeline: Some(Timeline(3)), zone: east };
         for (story, candidates, expected) in table {
             match (choose(candidates, &wanted), expected) {
                 (Ok(found), Ok(name)) => assert_eq!(&*found.name, *name, "{story}"),
                 (Err(found), Err(part)) => assert!(found.contains(part), "{story}: {found}"),
                 (found, _) => panic!("{story}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn by_gtids_the_one_that_has_all_of_the_others() {
+        let set = |name: &str, text: &str| {
+            let text = text.replace('A', "3e11fa47-71ca-11e1-9e33-c80aa9429562");
+            let text = text.replace('B', "8a94f357-aab4-11df-86ab-c80aa9429562");
+            let gtids = Arc::new(Gtids::parse_set(&text).unwrap());
+            Candidate { timeline: None, position: Position::Gtids(gtids), ..candidate(name, 0) }
+        };
+        let heads = |name: &str, text: &str| {
+            let gtids = Arc::new(Gtids::parse_heads(text).unwrap());
+            Candidate { timeline: None, position: Position::Gtids(gtids), ..candidate(name, 0) }
+        };
+        let table = [
+            (vec![set("a", "A:1-9"), set("b", "A:1-10"), set("c", "A:1-9")], Ok("b")),
+            (vec![set("a", "A:1-9,B:1"), set("b", "A:1-9")], Ok("a")),
+            (vec![set("a", "A:1-9,B:1"), set("b", "A:1-10")], Err("a and b each have")),
+            (vec![heads("a", "0-1-9"), heads("b", "0-1-10")], Ok("b")),
+            (vec![heads("a", "0-1-9,1-1-4"), heads("b", "0-1-10,1-1-3")], Err("a and b each")),
+        ];
+        let wanted = Wanted { system: 7, timeline: None, zone: None };
+        for (candidates, expected) in table {
+            match (choose(&candidates, &wanted), expected) {
+                (Ok(found), Ok(name)) => assert_eq!(&*found.name, name),
+                (Err(found), Err(part)) => assert!(found.contains(part), "{found}"),
+                (found, _) => panic!("{found:?}"),
             }
         }
     }

@@ -6,7 +6,7 @@ use super::command;
 use super::detect::{self, Signs, Verdict};
 use super::etcd::Etcd;
 use super::lease::{Lease, Terms};
-use super::postgres::Servers;
+use super::servers::{LeftOut, Part, Servers};
 use crate::config::tls::ServerTlsConnector;
 use crate::config::{Cluster, FailoverMode, LeaseTerms, NodeConfig};
 use crate::topology::{Evidence, Lost, Role, Snapshot, Topology};
@@ -92,8 +92,9 @@ pub(super) struct Task {
     signs: Signs,
     /// No promotion before this.
     retry_at: Option<Instant>,
-    /// The primary before, while it is neither a replica nor known to be off for good.
-    pub(super) outcast: Option<Arc<str>>,
+    /// The primary before, while it is neither a replica nor known to be off for good, and when to
+    /// look for it.
+    outcast: Option<(Arc<str>, Instant)>,
     /// Under the terms of the configuration that is in force; `None`: there is no other proxy.
     lease: Option<(LeaseTerms, Arc<Lease>)>,
 }
@@ -223,10 +224,16 @@ impl Task {
         self.signs.asked = Some(Instant::now());
     }
 
-    /// The primary before is back, still believing that it is one: it is made harmless, and a
-    /// replica if the configuration says how.
+    /// From now on the server is looked for: it is to become a replica.
+    pub(super) fn look_for(&mut self, name: &Arc<str>, from: Instant) {
+        self.outcast = Some((name.clone(), from));
+    }
+
+    /// The primary before is back, and no replica: it is made harmless if it takes writes, and a
+    /// replica if it can be.
     async fn look_after_outcast(&mut self) {
-        let Some(name) = self.outcast.clone() else { return };
+        let due = self.outcast.clone().filter(|(_, from)| *from <= Instant::now());
+        let Some((name, _)) = due else { return };
         if self.may_act().is_err() {
             return;
         }
@@ -234,7 +241,7 @@ impl Task {
         let (Some(node), Some(primary)) = (snapshot.node_by_name(&name), snapshot.primary) else {
             return;
         };
-        if node.role == Role::Replica || snapshot.primary == Some(node.id) {
+        if primary == node.id {
             self.outcast = None;
             return;
         }
@@ -242,15 +249,17 @@ impl Task {
         let old = &servers.cluster.nodes[usize::from(node.id.0)];
         let new = &servers.cluster.nodes[usize::from(primary.0)];
         let bound = servers.patience();
-        // Only whoever answers, and as a primary.
+        // Only whoever answers.
         let Ok(Ok(standing)) = timeout(bound, servers.standing(old)).await else { return };
-        if standing.recovering {
+        self.outcast = None;
+        if standing.part == Part::Replica {
             return;
         }
-        tracing::warn!(node = %name, "the old primary is back and takes writes");
+        tracing::warn!(node = %name, "the old primary is back, and no replica");
         let act = self.audit.begin(Kind::Failover, &name, Some(new.name.clone()));
-        self.outcast = None;
-        isolate(&servers, &act, old, servers.patience()).await;
+        if standing.part == Part::Primary {
+            isolate(&servers, &act, old, servers.patience()).await;
+        }
         self.rejoin(&servers, &act, old, new).await;
         act.end(Ok(()));
     }
@@ -336,19 +345,31 @@ impl Task {
     ) {
         let config = &servers.cluster.failover;
         let what = format!("make {} a replica of {}", old.name, new.name);
+        let mut for_good = config.rejoin_command.is_none();
         let work = async {
+            let by_sql = timeout(config.step_timeout, servers.rejoin(old, new)).await;
+            let error = match by_sql {
+                Ok(Ok(told)) => return Ok(((), told)),
+                Ok(Err(LeftOut::ForGood(error))) => error,
+                Ok(Err(LeftOut::ForNow(error))) => {
+                    for_good = false;
+                    error
+                }
+                Err(_) => {
+                    for_good = false;
+                    format!("no answer within {:?}", config.step_timeout)
+                }
+            };
             let Some(line) = &config.rejoin_command else {
-                return Err("it is left out until an operator has rebuilt or rewound it \
-                    (failover.rejoin_command is not set)"
-                    .to_owned());
+                return Err(format!("{error}; it is left out until it is rebuilt or rewound"));
             };
             let nodes = (old, Some(new));
             let bound = config.command_timeout;
             super::takeover::bounded(bound, servers.checkpoint(new)).await?;
             command::run(line, &servers.cluster.name, nodes, bound).await.map(|told| ((), told))
         };
-        if act.step(what, work).await.is_err() && config.rejoin_command.is_some() {
-            self.outcast = Some(old.name.clone());
+        if act.step(what, work).await.is_err() && !for_good {
+            self.look_for(&old.name, Instant::now() + config.retry);
         }
     }
 }

@@ -2,13 +2,17 @@
 //! afterwards what was when, and where the configuration wants it, a replica is promoted.
 //!
 //! ```text
-//!  snapshots ─▶ detect ─▶ control ─▶ takeover (the primary is lost)   ─▶ postgres ─▶ servers
-//!  operators ───────────▶    │    └▶ switchover (it hands over)       ─▶    │
+//!  snapshots ─▶ detect ─▶ control ─▶ takeover (the primary is lost)   ─▶ servers ─▶ postgres
+//!  operators ───────────▶    │    └▶ switchover (it hands over)       ─▶    │    └▶ mysql
 //!                            └────── audit: every step, with its duration ◀─┘
 //! ```
 //! Of several proxies only the one that has the [`lease`] acts. Open [`control`] first. [`detect`],
 //! [`candidate`] and [`conninfo`] are pure. Who is the primary is decided by the monitor: a promotion
 //! counts once it sees it. [`patroni`] asks which nodes there are.
+//! Of several proxies only the one that has the [`lease`] acts. Open [`control`] first; what is
+//! done is the same for every engine, and [`servers`] does each errand as its engine's. [`detect`],
+//! [`candidate`] and [`conninfo`] are pure. Who is the primary is decided by the monitor: a
+//! promotion counts once it sees it.
 
 pub mod audit;
 pub mod candidate;
@@ -23,6 +27,9 @@ pub mod lease;
 pub mod log;
 pub mod patroni;
 pub mod postgres;
+mod mysql;
+mod postgres;
+pub mod servers;
 pub mod switchover;
 pub mod takeover;
 

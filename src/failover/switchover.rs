@@ -6,8 +6,8 @@
 
 use super::audit::Act;
 use super::control::{Task, isolate, others};
-use super::postgres::Servers;
-use super::takeover::{bounded, lsn, promote};
+use super::servers::{Part, Servers, shown};
+use super::takeover::{bounded, promote};
 use crate::config::{Cluster, NodeConfig};
 use crate::topology::{Health, Hold, Orders, Role, Snapshot, Timeline};
 use std::time::{Duration, Instant};
@@ -20,9 +20,6 @@ pub(super) struct Pair {
 
 /// The pair, or why it cannot be.
 pub(super) fn pair(cluster: &Cluster, snapshot: &Snapshot, to: &str) -> Result<Pair, String> {
-    if cluster.engine.speaks_mysql() {
-        return Err("primaries of MySQL and MariaDB are changed by other means".to_owned());
-    }
     if cluster.patroni.is_some() {
         return Err(
             "Patroni changes this cluster's primary: use `patronictl switchover`".to_owned()
@@ -81,16 +78,16 @@ pub(super) async fn run(
     // Whatever a session of its own could still write before it was ended is applied as well.
     let last = act.step(format!("see that {} has everything", to.name), async {
         let last = bounded(limit, servers.catch_up(from, to)).await?;
-        Ok(((), format!("applied up to {}", lsn(last))))
+        Ok(((), format!("applied up to {}", shown(Some(&last)))))
     });
     let promoted = match last.await.and_then(|()| task.may_act()) {
         Ok(()) => promote(servers, act, to, timeline).await,
         Err(error) => Err(error),
     };
     if let Err(error) = promoted {
-        // Only a server that is a standby for certain may be left one.
+        // Only a server that takes no writes for certain may be left so.
         let standing = bounded(servers.patience(), servers.standing(to)).await;
-        if standing.is_ok_and(|standing| standing.recovering) {
+        if standing.is_ok_and(|standing| standing.part != Part::Primary) {
             undo(task, servers, act, from).await;
             task.follow(servers, act, (from, from)).await;
         } else {
@@ -115,11 +112,11 @@ async fn hand_over(
     servers: &Servers,
     act: &Act,
     pair: &Pair,
-) -> Result<Timeline, String> {
+) -> Result<Option<Timeline>, String> {
     let Pair { from, to } = pair;
     act.step(format!("see whether {} follows", to.name), async {
         let last = servers.catch_up(from, to).await?;
-        Ok(((), format!("it has applied up to {}", lsn(last))))
+        Ok(((), format!("it has applied up to {}", shown(Some(&last)))))
     })
     .await?;
     act.step("hold writes", async {
@@ -134,7 +131,7 @@ async fn hand_over(
     .await?;
     act.step(format!("wait for {} to apply everything", to.name), async {
         let last = servers.catch_up(from, to).await?;
-        Ok(((), format!("applied up to {}", lsn(last))))
+        Ok(((), format!("applied up to {}", shown(Some(&last)))))
     })
     .await?;
     let standing = servers.standing(from).await?;
@@ -145,7 +142,7 @@ async fn hand_over(
         Ok(((), "it is the primary no more".to_owned()))
     })
     .await?;
-    standing.timeline.ok_or_else(|| format!("{} does not tell its timeline", from.name))
+    Ok(standing.timeline)
 }
 
 /// The old primary goes on.

@@ -8,10 +8,9 @@ use super::audit::Act;
 use super::candidate::{Candidate, Wanted, choose};
 use super::command;
 use super::control::{Task, isolate};
-use super::postgres::{Servers, Standing};
+use super::servers::{Part, Servers, Standing, shown};
 use crate::config::NodeConfig;
 use crate::topology::{Health, Lost, Timeline};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -42,7 +41,7 @@ pub(super) async fn run(
     }
     act.opened(since);
     task.follow(servers, act, (old, new)).await;
-    task.outcast = Some(old.name.clone());
+    task.look_for(&old.name, Instant::now());
     if servers.cluster.failover.rejoin_command.is_some() {
         task.rejoin(servers, act, old, new).await;
     }
@@ -86,17 +85,15 @@ pub(super) async fn promote(
     servers: &Servers,
     act: &Act,
     new: &NodeConfig,
-    timeline: Timeline,
+    before: Option<Timeline>,
 ) -> Result<(), String> {
     let bound = servers.cluster.failover.step_timeout;
     act.step(format!("promote {}", new.name), async {
-        bounded(bound, servers.promote(new)).await?;
-        Ok(((), "it is no standby any more".to_owned()))
+        Ok(((), bounded(bound, servers.promote(new)).await?))
     })
     .await?;
     act.step(format!("see whether {} takes writes", new.name), async {
-        let timeline = bounded(bound, servers.verify(new, timeline)).await?;
-        Ok(((), format!("it does, on timeline {}", timeline.0)))
+        Ok(((), bounded(bound, servers.verify(new, before)).await?))
     })
     .await
 }
@@ -106,7 +103,7 @@ async fn survey<'a>(
     task: &Task,
     servers: &'a Servers,
     old: &NodeConfig,
-) -> Result<((&'a NodeConfig, Timeline), String), String> {
+) -> Result<((&'a NodeConfig, Option<Timeline>), String), String> {
     // Whoever does not answer probes is not waited for.
     let snapshot = task.topology.load_full();
     let answers = |node: &&NodeConfig| {
@@ -127,11 +124,14 @@ async fn survey<'a>(
     let mut told = Vec::new();
     for (node, answer) in nodes.into_iter().zip(asked) {
         match answer.await.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(standing) if standing.recovering => {
-                told.push(format!("{} at {}", node.name, lsn(standing.position)));
+            Ok(standing) if standing.part == Part::Replica => {
+                told.push(format!("{} at {}", node.name, shown(standing.position.as_ref())));
                 standings.push((node, standing));
             }
-            Ok(_) => return Err(format!("{} is no standby: somebody else promotes", node.name)),
+            Ok(standing) if standing.part == Part::Neither => {
+                told.push(format!("{} receives from nobody", node.name));
+            }
+            Ok(_) => return Err(format!("{} takes writes: somebody else promotes", node.name)),
             Err(error) => told.push(format!("{}: {error}", node.name)),
         }
     }
@@ -139,20 +139,22 @@ async fn survey<'a>(
     let orders = task.topology.orders();
     let candidates: Vec<Candidate> = standings
         .iter()
-        .map(|(node, standing)| Candidate {
-            name: node.name.clone(),
-            system: standing.system,
-            timeline: standing.timeline,
-            position: standing.position,
-            priority: node.priority,
-            zone: node.zone.clone(),
-            drained: orders.drained.contains(&node.name),
+        .filter_map(|(node, standing)| {
+            Some(Candidate {
+                name: node.name.clone(),
+                system: standing.system,
+                timeline: standing.timeline,
+                position: standing.position.clone()?,
+                priority: node.priority,
+                zone: node.zone.clone(),
+                drained: orders.drained.contains(&node.name),
+            })
         })
         .collect();
     // Whom the monitor calls healthy is of the cluster's system.
     let system = candidates.first().map(|candidate| candidate.system);
     let timeline = candidates.iter().filter_map(|candidate| candidate.timeline).max();
-    let (Some(system), Some(timeline)) = (system, timeline) else {
+    let Some(system) = system else {
         return Err(format!("no replica can be promoted: {told}"));
     };
     let wanted = Wanted { system, timeline, zone: old.zone.clone() };
@@ -170,9 +172,4 @@ pub(super) async fn bounded<T>(
         Ok(done) => done,
         Err(_) => Err(format!("no answer within {bound:?}")),
     }
-}
-
-/// An offset as PostgreSQL prints it.
-pub(super) fn lsn(offset: u64) -> Arc<str> {
-    format!("{:X}/{:X}", offset >> 32, offset & 0xFFFF_FFFF).into()
 }

@@ -16,7 +16,7 @@ pub mod history;
 pub mod journal;
 mod judged;
 pub mod lags;
-mod mysql;
+pub(crate) mod mysql;
 pub mod mysql_catalog;
 pub mod mysql_connection;
 pub(crate) mod postgres;

@@ -220,14 +220,15 @@ impl Mysql {
     }
 }
 
-fn named(row: &Row, name: &str) -> String {
+/// A column of a row; empty for NULL, and if there is none.
+pub(crate) fn named(row: &Row, name: &str) -> String {
     let mut columns = row.columns_ref().iter();
     let index = columns.position(|column| column.name_str().eq_ignore_ascii_case(name));
     index.map(|index| text(row, index)).unwrap_or_default()
 }
 
 /// Empty for NULL.
-fn text(row: &Row, index: usize) -> String {
+pub(crate) fn text(row: &Row, index: usize) -> String {
     let value = row.as_ref(index).cloned().unwrap_or(Value::NULL);
     let read: Result<Option<Vec<u8>>, FromValueError> = from_value_opt(value);
     let bytes = read.ok().flatten().unwrap_or_default();
@@ -235,7 +236,7 @@ fn text(row: &Row, index: usize) -> String {
 }
 
 /// A variable that is off is `0`, or a word in newer servers.
-fn flag(row: &Row, index: usize) -> bool {
+pub(crate) fn flag(row: &Row, index: usize) -> bool {
     !matches!(text(row, index).as_str(), "" | "0" | "OFF")
 }
 
@@ -254,7 +255,7 @@ fn query_error(error: Error) -> ProbeError {
 }
 
 /// The server's own words with their number.
-pub(super) fn sentence(error: &Error) -> Arc<str> {
+pub(crate) fn sentence(error: &Error) -> Arc<str> {
     match error {
         Error::Server(error) => Arc::from(format!("{} (error {})", error.message, error.code)),
         other => Arc::from(other.to_string()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// A peer that vanished without a word is noticed after this, also between probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 
-/// How to log in to one node as the service user.
+/// How to log in to one node, as the service user or another one of the proxy's own.
 #[derive(Debug, Clone)]
 pub struct ServiceOpts {
     host: String,
@@ -20,12 +20,16 @@ pub struct ServiceOpts {
 
 impl ServiceOpts {
     pub fn new(cluster: &Cluster, node: &NodeConfig) -> ServiceOpts {
+        ServiceOpts::by(cluster, node, &cluster.service)
+    }
+
+    pub fn by(cluster: &Cluster, node: &NodeConfig, login: &Service) -> ServiceOpts {
         let (host, port) = match &node.address {
             Address::Tcp { host, port } => (host.to_string(), *port),
             // The configuration has none for these engines.
             Address::Unix { folder, port } => (folder.display().to_string(), *port),
         };
-        let (service, tls) = (cluster.service.clone(), cluster.server_tls.clone());
+        let (service, tls) = (login.clone(), cluster.server_tls.clone());
         ServiceOpts { host, port, service, tls }
     }
 

@@ -32,10 +32,10 @@ struct Watched<E: Engine> {
     follower: JoinHandle<()>,
     /// Counts failovers.
     counter: JoinHandle<()>,
-    /// What it has done, and who changes the primary, where the engine's can be changed; that
-    /// ends by itself when the last handle is gone.
+    /// What it has done, and who changes the primary; that ends by itself when the last handle is
+    /// gone.
     audit: Arc<Audit>,
-    control: Option<Control>,
+    control: Control,
 }
 
 /// Where each worker hears that another one is short of a connection.
@@ -71,9 +71,6 @@ struct Tools {
 
 /// An engine whose clusters can be served: its own parts of one.
 trait Served: Engine + Sized {
-    /// Whether the proxy can change the primary.
-    const IS_CONTROLLED: bool;
-
     fn lenders(lenders: &Lenders) -> Vec<mpsc::Sender<LendOf<Self>>>;
 
     /// With the task that tells them of each change of the primary.
@@ -86,8 +83,6 @@ trait Served: Engine + Sized {
 }
 
 impl Served for Postgres {
-    const IS_CONTROLLED: bool = true;
-
     fn lenders(lenders: &Lenders) -> Vec<mpsc::Sender<LendOf<Postgres>>> {
         lenders.postgres.clone()
     }
@@ -104,8 +99,6 @@ impl Served for Postgres {
 }
 
 impl Served for Mysql {
-    const IS_CONTROLLED: bool = false;
-
     fn lenders(lenders: &Lenders) -> Vec<mpsc::Sender<LendOf<Mysql>>> {
         lenders.mysql.clone()
     }
@@ -245,8 +238,7 @@ impl Tools {
         };
         let handle = Arc::new(handle);
         let (config, topology) = (handle.config.clone(), handle.topology.clone());
-        let control = E::IS_CONTROLLED
-            .then(|| Control::spawn(config, topology, tls.clone(), audit.clone()).0);
+        let (control, _) = Control::spawn(config, topology, tls.clone(), audit.clone());
         let running = Arc::new(Running { handle, tls });
         Watched { running, monitor, follower, counter, audit, control }
     }
@@ -280,9 +272,7 @@ impl Tools {
         let tls = if changed.login { tls } else { known.tls.clone() };
         let topology = handle.topology.clone();
         let Watched { monitor, follower, counter, audit, control, .. } = before;
-        if let Some(control) = &control {
-            control.reconfigure(cluster.clone(), tls.clone());
-        }
+        control.reconfigure(cluster.clone(), tls.clone());
         let monitor = if changed.login || changed.probes {
             let Some(Stopped { past, evidence }) = monitor.stop().await else {
                 follower.abort();
@@ -365,7 +355,7 @@ impl<E: Engine> Watched<E> {
             needs_primary: true,
             failovers: sources::failovers(self.monitor.journal(), &handle.topology),
             actions: sources::actions(&self.audit),
-            control: self.control.clone(),
+            control: Some(self.control.clone()),
             lag_history: sources::lag_history(self.monitor.lags(), &handle.topology),
         };
         (handle.index, view)

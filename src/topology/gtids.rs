@@ -219,6 +219,26 @@ impl Gtids {
         }
     }
 
+    /// Those that are not among the others; of heads the ones that are newer there, or missing.
+    pub fn beyond(&self, others: &Gtids) -> Gtids {
+        match (self, others) {
+            (Gtids::Sets(own), Gtids::Sets(others)) => {
+                let left = own.iter().map(|(source, ranges)| {
+                    let others = others.get(source).map_or(&[][..], Vec::as_slice);
+                    (source.clone(), ranges.iter().flat_map(|range| gaps(*range, others)).collect())
+                });
+                Gtids::Sets(
+                    left.filter(|(_, ranges): &(_, Vec<Range>)| !ranges.is_empty()).collect(),
+                )
+            }
+            (Gtids::Heads(own), Gtids::Heads(others)) => {
+                let left = own.iter().filter(|(source, newest)| others.get(source) < Some(newest));
+                Gtids::Heads(left.map(|(source, newest)| (*source, *newest)).collect())
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// Adds the others; those of the other form are left out.
     pub fn unite(&mut self, others: &Gtids) {
         match (self, others) {
@@ -328,6 +348,23 @@ fn missing(range: Range, others: &[Range]) -> u64 {
     let near = others[from..].iter().take_while(|other| other.first <= range.last);
     let there = near.map(|other| other.last.min(range.last) - other.first.max(range.first) + 1);
     (range.last - range.first + 1).saturating_sub(there.fold(0, u64::saturating_add))
+}
+
+/// What of the range is in none of the others, which are in order.
+fn gaps(range: Range, others: &[Range]) -> Vec<Range> {
+    let (mut gaps, mut first) = (Vec::new(), range.first);
+    for other in
+        others.iter().filter(|other| other.last >= range.first && other.first <= range.last)
+    {
+        if other.first > first {
+            gaps.push(Range { first, last: other.first - 1 });
+        }
+        first = other.last.saturating_add(1);
+    }
+    if first <= range.last {
+        gaps.push(Range { first, last: range.last });
+    }
+    gaps
 }
 
 fn newest(heads: &BTreeMap<(u32, u32), u64>, domain: u32) -> Option<u64> {
@@ -514,6 +551,7 @@ mod tests {
             let (own, others) = (of(&a), of(&b));
             prop_assert_eq!(own.includes(&others), a.is_superset(&b));
             prop_assert_eq!(own.count_beyond(&others), a.difference(&b).count() as u64);
+            prop_assert_eq!(&own.beyond(&others), &of(&(&a - &b)));
             let mut united = own.clone();
             united.unite(&others);
             prop_assert_eq!(&united, &of(&(&a | &b)));

@@ -1,0 +1,416 @@
+//! What is asked of MySQL (8.0.23 and later) and MariaDB (10.5.2 and later) servers around a change
+//! of the primary, one errand per function (`servers.rs` says what each is for).
+//!
+//! Replication is by GTID, over the channel without a name. Its user and password stay those of the
+//! channel when only the source changes; a former primary has no channel, and gets those of
+//! `failover.replication`.
+
+use super::conninfo::host_and_port;
+use super::servers::{LOOK_INTERVAL, LeftOut, Part, Servers, Standing, shown};
+use crate::config::{Engine, NodeConfig};
+use crate::monitor::mysql::{self, flag, named, text};
+use crate::monitor::mysql_connection::{self, ServiceOpts};
+use crate::topology::{Gtids, Position, Timeline};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Error, Row};
+use secrecy::ExposeSecret;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Between two looks at open transactions: `innodb_trx` is a copy that is made anew only if nobody
+/// has read it for 100 ms (`CACHE_MIN_IDLE_TIME_US`, trx0i_s.cc).
+const QUIET_INTERVAL: Duration = Duration::from_millis(120);
+/// Sessions that no client has: of the server itself, and of replicas.
+const OWN_USERS: &[&str] = &["system user", "event_scheduler"];
+const OWN_COMMANDS: &[&str] = &["Binlog Dump", "Binlog Dump GTID", "Daemon"];
+
+/// MySQL has renamed what MariaDB calls as ever.
+struct Words {
+    replica: &'static str,
+    status: &'static str,
+    change: &'static str,
+    prefix: &'static str,
+    by_gtid: &'static str,
+    host: &'static str,
+    port: &'static str,
+    receives: &'static str,
+    applies: &'static str,
+    received: &'static str,
+    /// Read-only, written, applied.
+    place: &'static str,
+    /// What was ever written there: all of it must be on whom it is to follow.
+    history: &'static str,
+    /// Kept over a restart, where that can be: a primary stays one, and a replica, too.
+    read_only: &'static str,
+    writable: &'static str,
+}
+
+const MYSQL: Words = Words {
+    replica: "REPLICA",
+    status: "SHOW REPLICA STATUS",
+    change: "CHANGE REPLICATION SOURCE TO",
+    prefix: "SOURCE",
+    by_gtid: "SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1",
+    host: "Source_Host",
+    port: "Source_Port",
+    receives: "Replica_IO_Running",
+    applies: "Replica_SQL_Running",
+    received: "Retrieved_Gtid_Set",
+    place: "SELECT @@GLOBAL.read_only, @@GLOBAL.gtid_executed, @@GLOBAL.gtid_executed",
+    history: "SELECT @@GLOBAL.gtid_executed",
+    read_only: "SET PERSIST super_read_only = ON",
+    writable: "SET PERSIST super_read_only = OFF; SET PERSIST read_only = OFF",
+};
+
+const MARIADB: Words = Words {
+    replica: "SLAVE",
+    status: "SHOW SLAVE STATUS",
+    change: "CHANGE MASTER TO",
+    prefix: "MASTER",
+    by_gtid: "MASTER_USE_GTID = slave_pos",
+    host: "Master_Host",
+    port: "Master_Port",
+    receives: "Slave_IO_Running",
+    applies: "Slave_SQL_Running",
+    received: "Gtid_IO_Pos",
+    place: "SELECT @@GLOBAL.read_only, @@GLOBAL.gtid_current_pos, @@GLOBAL.gtid_slave_pos",
+    history: "SELECT @@GLOBAL.gtid_binlog_state",
+    read_only: "SET GLOBAL read_only = ON",
+    writable: "SET GLOBAL read_only = OFF",
+};
+
+/// A connection and its server's words.
+struct Session<'a> {
+    servers: &'a Servers,
+    connection: Conn,
+    words: &'static Words,
+}
+
+/// The channel without a name.
+struct Channel {
+    host: String,
+    port: u16,
+    /// `Yes`, `No`, `Connecting`.
+    receives: String,
+    applies: bool,
+    received: Gtids,
+    error: String,
+}
+
+pub(super) async fn standing(servers: &Servers, node: &NodeConfig) -> Result<Standing, String> {
+    Ok(connect(servers, node).await?.place().await?.0)
+}
+
+pub(super) async fn set_read_only(
+    servers: &Servers,
+    node: &NodeConfig,
+    on: bool,
+) -> Result<(), String> {
+    let mut session = connect(servers, node).await?;
+    if !on {
+        return session.run(session.words.writable).await;
+    }
+    // It waits for statements that run; what may still commit is refused from then on.
+    session.end_clients().await?;
+    session.run(session.words.read_only).await
+}
+
+pub(super) async fn terminate(servers: &Servers, node: &NodeConfig) -> Result<usize, String> {
+    connect(servers, node).await?.end_clients().await
+}
+
+pub(super) async fn wait_until_idle(servers: &Servers, node: &NodeConfig) -> Result<(), String> {
+    let mut session = connect(servers, node).await?;
+    let mut quiet = 0;
+    while quiet < 2 {
+        let open = "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx";
+        let open: Vec<u64> = session.connection.query(open).await.map_err(sentence)?;
+        let busy = |(id, command): &(u64, String)| command != "Sleep" || open.contains(id);
+        quiet = if session.clients().await?.iter().any(busy) { 0 } else { quiet + 1 };
+        tokio::time::sleep(QUIET_INTERVAL).await;
+    }
+    Ok(())
+}
+
+pub(super) async fn catch_up(
+    servers: &Servers,
+    from: &NodeConfig,
+    target: &NodeConfig,
+) -> Result<Position, String> {
+    let (mut primary, mut replica) =
+        (connect(servers, from).await?, connect(servers, target).await?);
+    let wanted = primary.place().await?.0.reach;
+    let wanted = wanted.ok_or_else(|| format!("{} keeps no GTIDs", from.name))?;
+    loop {
+        let applied = replica.place().await?.0.reach;
+        if applied.is_some_and(|applied| applied.covers(&wanted)) {
+            return Ok(wanted);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// A server that is promoted has applied what it had received. If it cannot, it goes on as a
+/// replica.
+pub(super) async fn promote(servers: &Servers, node: &NodeConfig) -> Result<String, String> {
+    let mut session = connect(servers, node).await?;
+    let replica = session.words.replica;
+    session.run(&format!("STOP {replica} IO_THREAD")).await?;
+    // Less than the caller waits, so that it is undone.
+    let bound = servers.cluster.failover.step_timeout * 3 / 4;
+    let applied = match timeout(bound, session.apply_all()).await {
+        Ok(Ok(applied)) => applied,
+        failed => {
+            // The connection may be in the middle of a question.
+            let _ = connect(servers, node).await?.run(&format!("START {replica}")).await;
+            return Err(match failed {
+                Ok(Err(error)) => error,
+                _ => format!("it has not applied what it had received within {bound:?}"),
+            });
+        }
+    };
+    session.run(&format!("STOP {replica}; RESET {replica} ALL")).await?;
+    session.run(session.words.writable).await?;
+    Ok(format!("it receives from nobody any more and has applied {}", shown(Some(&applied))))
+}
+
+pub(super) async fn verify(
+    servers: &Servers,
+    node: &NodeConfig,
+    _: Option<Timeline>,
+) -> Result<String, String> {
+    match connect(servers, node).await?.place().await?.0.part {
+        Part::Primary => Ok("it does".to_owned()),
+        Part::Replica | Part::Neither => Err("it is read-only".to_owned()),
+    }
+}
+
+pub(super) async fn repoint(
+    servers: &Servers,
+    replica: &NodeConfig,
+    upstream: &NodeConfig,
+) -> Result<String, String> {
+    connect(servers, replica).await?.point_at(upstream).await?;
+    Ok(format!("it receives from {}", upstream.name))
+}
+
+pub(super) async fn follow(
+    servers: &Servers,
+    replica: &NodeConfig,
+    upstream: &NodeConfig,
+) -> Result<String, String> {
+    let mut session = connect(servers, replica).await?;
+    session.point_at(upstream).await?;
+    loop {
+        let channel = session.place().await?.1;
+        let channel = channel.ok_or_else(|| format!("{} has no channel", replica.name))?;
+        match channel.receives.as_str() {
+            "Yes" => return Ok(format!("it receives from {}", upstream.name)),
+            "No" => return Err(format!("it cannot receive: {}", channel.error)),
+            _ => tokio::time::sleep(LOOK_INTERVAL).await,
+        }
+    }
+}
+
+/// A former primary that has nothing that the new one lacks follows it by GTID.
+pub(super) async fn rejoin(
+    servers: &Servers,
+    old: &NodeConfig,
+    new: &NodeConfig,
+) -> Result<String, LeftOut> {
+    let mut session = connect(servers, old).await.map_err(LeftOut::ForNow)?;
+    let own = session.history().await.map_err(LeftOut::ForNow)?;
+    let theirs = async { connect(servers, new).await?.history().await };
+    let theirs = theirs.await.map_err(LeftOut::ForNow)?;
+    if !theirs.includes(&own) {
+        let errant = shown(Some(&Position::Gtids(Arc::new(own.beyond(&theirs)))));
+        let (old, new) = (&old.name, &new.name);
+        return Err(LeftOut::ForGood(format!("{old} has transactions that {new} lacks: {errant}")));
+    }
+    if servers.cluster.failover.replication.is_none() {
+        let told = "failover.replication does not say as whom it is to log in there";
+        return Err(LeftOut::ForGood(told.to_owned()));
+    }
+    session.run(session.words.read_only).await.map_err(LeftOut::ForNow)?;
+    if servers.cluster.engine == Engine::Mariadb {
+        // What it has written itself counts as applied.
+        let stop = "STOP SLAVE; SET GLOBAL gtid_slave_pos = @@GLOBAL.gtid_current_pos";
+        session.run(stop).await.map_err(LeftOut::ForNow)?;
+    }
+    drop(session);
+    follow(servers, old, new).await.map_err(LeftOut::ForNow)
+}
+
+pub(super) async fn checkpoint(_: &Servers, _: &NodeConfig) -> Result<(), String> {
+    Ok(())
+}
+
+pub(super) async fn reconnect(servers: &Servers, replica: &NodeConfig) -> Result<(), String> {
+    let mut session = connect(servers, replica).await?;
+    let word = session.words.replica;
+    session.run(&format!("STOP {word} IO_THREAD; START {word} IO_THREAD")).await
+}
+
+async fn connect<'a>(servers: &'a Servers, node: &NodeConfig) -> Result<Session<'a>, String> {
+    let opts = ServiceOpts::by(&servers.cluster, node, &servers.cluster.failover.login);
+    let bound = servers.patience();
+    let connected = timeout(bound, mysql_connection::connect(&opts)).await;
+    let connected = connected.map_err(|_| format!("no answer within {bound:?}"))?;
+    let connection = connected.map_err(sentence)?;
+    let words = if servers.cluster.engine == Engine::Mariadb { &MARIADB } else { &MYSQL };
+    let mut session = Session { servers, connection, words };
+    // Who is told to become read-only and has not within that time must not become so later.
+    let wait = format!("SET sql_mode = '', lock_wait_timeout = {}", bound.as_secs().max(1));
+    session.run(&wait).await?;
+    Ok(session)
+}
+
+impl Session<'_> {
+    async fn run(&mut self, sql: &str) -> Result<(), String> {
+        self.connection.query_drop(sql).await.map_err(sentence)
+    }
+
+    /// Where the server is, and from whom it receives.
+    async fn place(&mut self) -> Result<(Standing, Option<Channel>), String> {
+        let row: Option<Row> =
+            self.connection.query_first(self.words.place).await.map_err(sentence)?;
+        let row = row.ok_or("no row")?;
+        let (written, applied) = (self.gtids(&text(&row, 1))?, self.gtids(&text(&row, 2))?);
+        let channel = self.channel().await?;
+        let (part, position, reach) = match (flag(&row, 0), &channel) {
+            (false, _) => (Part::Primary, written.clone(), written),
+            (true, None) => (Part::Neither, written.clone(), written),
+            (true, Some(channel)) => {
+                let mut received = applied.clone();
+                received.unite(&channel.received);
+                (Part::Replica, received, applied)
+            }
+        };
+        let at = |gtids: Gtids| Some(Position::Gtids(Arc::new(gtids)));
+        let (position, reach) = (at(position), at(reach));
+        Ok((Standing { part, system: 0, timeline: None, position, reach }, channel))
+    }
+
+    async fn channel(&mut self) -> Result<Option<Channel>, String> {
+        let rows: Vec<Row> = self.connection.query(self.words.status).await.map_err(sentence)?;
+        let [row] = rows.as_slice() else {
+            return match rows.len() {
+                0 => Ok(None),
+                many => Err(format!("it receives from {many} sources")),
+            };
+        };
+        let name = named(row, "Channel_Name");
+        if !name.is_empty() {
+            return Err(format!("its channel has the name {name}"));
+        }
+        let receiver = named(row, "Last_IO_Error");
+        let error = if receiver.is_empty() { named(row, "Last_SQL_Error") } else { receiver };
+        Ok(Some(Channel {
+            host: named(row, self.words.host),
+            port: named(row, self.words.port).parse().unwrap_or(0),
+            receives: named(row, self.words.receives),
+            applies: named(row, self.words.applies) == "Yes",
+            received: self.gtids(&named(row, self.words.received))?,
+            error,
+        }))
+    }
+
+    async fn history(&mut self) -> Result<Gtids, String> {
+        let text: Option<String> =
+            self.connection.query_first(self.words.history).await.map_err(sentence)?;
+        self.gtids(&text.unwrap_or_default())
+    }
+
+    fn gtids(&self, text: &str) -> Result<Gtids, String> {
+        let parse = match self.servers.cluster.engine {
+            Engine::Mariadb => Gtids::parse_heads,
+            _ => Gtids::parse_set,
+        };
+        parse(text).map_err(|error| error.to_string())
+    }
+
+    /// Waits until everything that was received is applied.
+    async fn apply_all(&mut self) -> Result<Position, String> {
+        self.run(&format!("START {} SQL_THREAD", self.words.replica)).await?;
+        loop {
+            let (standing, channel) = self.place().await?;
+            let (Some(received), Some(applied)) = (standing.position, standing.reach) else {
+                return Err("it keeps no GTIDs".to_owned());
+            };
+            if applied.covers(&received) {
+                return Ok(applied);
+            }
+            if let Some(channel) = channel.filter(|channel| !channel.applies) {
+                return Err(format!("it cannot apply what it has received: {}", channel.error));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Makes the server receive from another one; not again if it does already.
+    async fn point_at(&mut self, upstream: &NodeConfig) -> Result<(), String> {
+        let (host, port) = host_and_port(&upstream.address);
+        let channel = self.channel().await?;
+        let Words { replica, change, prefix, by_gtid, .. } = self.words;
+        if channel.as_ref().is_some_and(|channel| channel.host == host && channel.port == port) {
+            return self.run(&format!("START {replica}")).await;
+        }
+        let login = match (&self.servers.cluster.failover.replication, channel) {
+            (Some(login), _) => {
+                let password = login.password.as_ref().map_or("", |word| word.expose_secret());
+                let (user, password) = (quoted(&login.user), quoted(password));
+                format!("{prefix}_USER = {user}, {prefix}_PASSWORD = {password}, ")
+            }
+            // It keeps those that it has.
+            (None, Some(_)) => String::new(),
+            (None, None) => {
+                return Err("it has no channel, and failover.replication does not say as whom it \
+                    is to log in"
+                    .to_owned());
+            }
+        };
+        let host = quoted(&host);
+        self.run(&format!("STOP {replica}")).await?;
+        let to = format!("{prefix}_HOST = {host}, {prefix}_PORT = {port}, {login}{by_gtid}");
+        self.run(&format!("{change} {to}")).await?;
+        self.run(&format!("START {replica}")).await
+    }
+
+    /// Ids and commands of clients' sessions.
+    async fn clients(&mut self) -> Result<Vec<(u64, String)>, String> {
+        let own = u64::from(self.connection.id());
+        let rows: Vec<Row> = self.connection.query("SHOW PROCESSLIST").await.map_err(sentence)?;
+        let cluster = &self.servers.cluster;
+        let watchers = [cluster.service.user.as_str(), cluster.failover.login.user.as_str()];
+        let sessions = rows.iter().filter_map(|row| {
+            let id = named(row, "Id").parse().ok().filter(|id| *id != own)?;
+            let (user, command) = (named(row, "User"), named(row, "Command"));
+            let is_own = OWN_USERS.contains(&&*user) || OWN_COMMANDS.contains(&&*command);
+            (!is_own && !watchers.contains(&&*user)).then_some((id, command))
+        });
+        Ok(sessions.collect())
+    }
+
+    async fn end_clients(&mut self) -> Result<usize, String> {
+        let mut ended = 0;
+        for (id, _) in self.clients().await? {
+            match self.connection.query_drop(format!("KILL {id}")).await {
+                Ok(()) => ended += 1,
+                // It has ended by itself, or is an administrator's.
+                Err(Error::Server(_)) => {}
+                Err(error) => return Err(sentence(error)),
+            }
+        }
+        Ok(ended)
+    }
+}
+
+/// A string for SQL.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+fn sentence(error: Error) -> String {
+    mysql::sentence(&error).to_string()
+}
