@@ -23,6 +23,7 @@ mod mysql_differential;
 mod mysql_drivers;
 mod mysql_login;
 mod mysql_modes;
+mod mysql_promotion;
 mod mysql_reads;
 mod mysql_servers;
 mod mysql_sessions;

@@ -1,7 +1,7 @@
 //! Operators take nodes out of service and pause clusters; what runs may end, and no client sees
 //! an error.
 
-use crate::support::{Fixture, PATIENCE, Server, binary, wait_until};
+use crate::support::{Fixture, Member, PATIENCE, Server, Stage, binary, wait_until};
 use serde_json::Value;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "the token of this test";
 
 /// Runs a command of the program against the fixture's proxy.
-pub fn tiffin(fixture: &Fixture, arguments: &[&str]) -> Output {
+pub fn tiffin<S: Member>(fixture: &Stage<S>, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
     command.args(arguments).arg("--config").arg(&fixture.proxy.config_path);
     command.output().expect("run tiffin")

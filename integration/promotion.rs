@@ -2,12 +2,14 @@
 
 use crate::maintenance::{TOKEN, said, tiffin};
 use crate::support::relay::{Behaviour, Relay};
-use crate::support::{Cluster, Fixture, PATIENCE, Server, on_postgres_18, wait_until};
+use crate::support::{
+    Fixture, Group, Member, PATIENCE, Server, Sql, Stage, on_postgres_18, wait_until,
+};
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-const WRITERS: usize = 4;
+pub const WRITERS: usize = 4;
 /// As docs/failover.md has it; the password, too.
 const PRIVILEGES: &str = "\
 CREATE ROLE tiffin_failover LOGIN REPLICATION PASSWORD '…'
@@ -54,7 +56,7 @@ pub fn confirm_writes(primary: &Server) {
 }
 
 /// What was done to change the primary, newest last.
-pub fn actions(fixture: &Fixture) -> Vec<Value> {
+pub fn actions<S: Member>(fixture: &Stage<S>) -> Vec<Value> {
     let (_, body) = fixture.proxy.get("/api/v1/failovers").unwrap();
     let mut body: Value = serde_json::from_str(&body).unwrap();
     match body["clusters"][0]["actions"].take() {
@@ -64,25 +66,25 @@ pub fn actions(fixture: &Fixture) -> Vec<Value> {
 }
 
 /// The changes of the primary that were made; one that could not be is tried again.
-pub fn made(fixture: &Fixture) -> Vec<Value> {
+pub fn made<S: Member>(fixture: &Stage<S>) -> Vec<Value> {
     actions(fixture).into_iter().filter(|action| action["state"] == "done").collect()
 }
 
 /// Waits for this many changes; the last of them.
-pub fn wait_done(fixture: &Fixture, count: usize) -> Value {
+pub fn wait_done<S: Member>(fixture: &Stage<S>, count: usize) -> Value {
     wait_until(PATIENCE, || made(fixture).len() >= count)
         .unwrap_or_else(|_| panic!("{:#?}\n{}", actions(fixture), fixture.proxy.log()));
     made(fixture).remove(count - 1)
 }
 
-fn epoch(fixture: &Fixture) -> u64 {
+pub fn epoch<S: Member>(fixture: &Stage<S>) -> u64 {
     let (_, body) = fixture.proxy.get("/api/v1/topology").unwrap();
     let body: Value = serde_json::from_str(&body).unwrap();
     body["clusters"][0]["epoch"].as_u64().unwrap()
 }
 
 /// The server that the proxy has promoted, and the other replica.
-fn promoted<'a>(cluster: &'a Cluster, action: &Value) -> (&'a Server, &'a Server) {
+pub fn promoted<'a, S: Member>(cluster: &'a Group<S>, action: &Value) -> (&'a S, &'a S) {
     let name = action["to"].as_str().unwrap_or_else(|| panic!("{action:#}"));
     let (one, two) = (cluster.replica(0), cluster.replica(1));
     if one.name == name { (one, two) } else { (two, one) }
@@ -90,15 +92,15 @@ fn promoted<'a>(cluster: &'a Cluster, action: &Value) -> (&'a Server, &'a Server
 
 /// Writers that go on until they are told to stop.
 #[derive(Default)]
-struct Writing {
+pub struct Writing {
     stop: AtomicBool,
     done: [AtomicUsize; WRITERS],
-    failed: AtomicUsize,
+    pub failed: AtomicUsize,
 }
 
 impl Writing {
     /// The numbers of the writes that were acknowledged.
-    fn write(&self, fixture: &Fixture, writer: usize) -> Vec<i32> {
+    fn write<S: Member>(&self, fixture: &Stage<S>, writer: usize) -> Vec<i32> {
         let mut session = fixture.session();
         let mut done = Vec::new();
         for n in 0.. {
@@ -121,7 +123,7 @@ impl Writing {
     }
 
     /// Waits until every writer has `more` more writes acknowledged.
-    fn go_on(&self, more: usize) {
+    pub fn go_on(&self, more: usize) {
         let before: Vec<usize> = self.done.iter().map(|n| n.load(Ordering::Relaxed)).collect();
         wait_until(PATIENCE, || {
             self.done.iter().zip(&before).all(|(n, b)| n.load(Ordering::Relaxed) >= b + more)
@@ -135,7 +137,11 @@ impl Writing {
 }
 
 /// Runs the writers around `work`; what each has seen acknowledged.
-fn around(fixture: &Fixture, writing: &Writing, work: impl FnOnce()) -> Vec<Vec<i32>> {
+pub fn around<S: Member>(
+    fixture: &Stage<S>,
+    writing: &Writing,
+    work: impl FnOnce(),
+) -> Vec<Vec<i32>> {
     std::thread::scope(|scope| {
         let writers: Vec<_> =
             (0..WRITERS).map(|n| scope.spawn(move || writing.write(fixture, n))).collect();
@@ -158,19 +164,19 @@ fn around(fixture: &Fixture, writing: &Writing, work: impl FnOnce()) -> Vec<Vec<
 }
 
 /// Whatever was acknowledged is there, and nothing twice (the key sees to that).
-fn check_books(fixture: &Fixture, primary: &Server, acknowledged: &[Vec<i32>]) {
+pub fn check_books<S: Member>(fixture: &Stage<S>, primary: &S, acknowledged: &[Vec<i32>]) {
     let check = fixture.direct(primary);
     for (writer, done) in acknowledged.iter().enumerate() {
         let numbers: Vec<String> = done.iter().map(ToString::to_string).collect();
         let sql = format!(
-            "SELECT count(*) FROM t WHERE writer = {writer} AND n = ANY ('{{{}}}'::int[])",
+            "SELECT count(*) FROM t WHERE writer = {writer} AND n IN ({})",
             numbers.join(",")
         );
         assert_eq!(check.value(&sql).unwrap(), numbers.len().to_string(), "writer {writer}");
     }
 }
 
-fn step<'a>(action: &'a Value, what: &str) -> &'a Value {
+pub fn step<'a>(action: &'a Value, what: &str) -> &'a Value {
     let steps = action["steps"].as_array().unwrap();
     let found = steps.iter().find(|step| step["what"].as_str().unwrap().contains(what));
     found.unwrap_or_else(|| panic!("no step {what}: {action:#}"))

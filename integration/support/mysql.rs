@@ -20,6 +20,71 @@ pub fn cluster(engine: Engine) -> Cluster {
     Cluster::start(options(engine)).expect("start the servers")
 }
 
+/// Semi-synchronous replication: a write is acknowledged, and visible, when a replica has it, and
+/// never without. [`confirm_writes`] begins it.
+const MYSQL_CONFIRMS: &[(&str, &str)] = &[
+    ("plugin_load_add", "semisync_source.so"),
+    ("plugin_load_add", "semisync_replica.so"),
+    ("rpl_semi_sync_replica_enabled", "ON"),
+    ("rpl_semi_sync_source_timeout", "3600000"),
+];
+const MARIADB_CONFIRMS: &[(&str, &str)] = &[
+    ("rpl_semi_sync_slave_enabled", "ON"),
+    ("rpl_semi_sync_master_wait_point", "AFTER_SYNC"),
+    ("rpl_semi_sync_master_timeout", "3600000"),
+    // A receiver that is stopped ends its connection on a frozen primary, too, and waits for that.
+    ("rpl_semi_sync_slave_kill_conn_timeout", "1"),
+];
+
+/// As docs/failover.md has it; the password, too.
+pub const MYSQL_PRIVILEGES: &str = "\
+CREATE USER tiffin_failover IDENTIFIED BY '…';
+GRANT RELOAD, PROCESS, REPLICATION CLIENT ON *.* TO tiffin_failover;
+GRANT SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, CONNECTION_ADMIN ON *.* TO tiffin_failover;
+";
+pub const MARIADB_PRIVILEGES: &str = "\
+CREATE USER tiffin_failover IDENTIFIED BY '…';
+GRANT RELOAD, PROCESS, SLAVE MONITOR, BINLOG MONITOR ON *.* TO tiffin_failover;
+GRANT REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN ON *.* TO tiffin_failover;
+GRANT READ_ONLY ADMIN, CONNECTION ADMIN ON *.* TO tiffin_failover;
+";
+
+/// Options for a cluster in which replicas confirm each write, with a user who may promote.
+pub fn confirming(engine: Engine) -> Options {
+    let (settings, privileges) = match engine {
+        Engine::MySql => (MYSQL_CONFIRMS, MYSQL_PRIVILEGES),
+        Engine::MariaDb => (MARIADB_CONFIRMS, MARIADB_PRIVILEGES),
+    };
+    let mut options = options(engine);
+    let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    options.settings.extend(settings);
+    options.init_sql.extend(privileges.lines().map(str::to_owned));
+    options
+}
+
+/// From now on this primary's writes wait for a replica. Before there is one they would wait for
+/// ever, and so would what a replica applies.
+pub fn confirm_writes(server: &Server) {
+    let name = match server.engine {
+        Engine::MySql => "rpl_semi_sync_source_enabled",
+        Engine::MariaDb => "rpl_semi_sync_master_enabled",
+    };
+    server.execute(&format!("SET GLOBAL {name} = ON")).expect("semi-synchronous replication");
+}
+
+/// Whether this primary's writes wait for one of two replicas.
+pub fn are_writes_confirmed(primary: &Server) -> bool {
+    let status = "SHOW STATUS LIKE 'rpl_semi_sync_%'";
+    let rows = primary.query(status).unwrap_or_default();
+    let is = |name: &str, value: &str| {
+        rows.iter().any(|row| match row.as_slice() {
+            [Some(key), Some(word)] => key.ends_with(name) && word == value,
+            _ => false,
+        })
+    };
+    is("_clients", "2") && (is("_source_status", "ON") || is("_master_status", "ON"))
+}
+
 /// A cluster of MySQL or MariaDB and the proxy in front of it.
 pub type Fixture = Stage<Server>;
 

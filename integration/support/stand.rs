@@ -3,7 +3,8 @@
 use super::{
     Fixture, Group, Member, Options, Proxy, Server, Stage, binary, mysql, proxy, sqlstate,
 };
-use serde_json::Value;
+use super::{PATIENCE, wait_until};
+use serde_json::{Value, json};
 
 /// The engines that scenarios run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,10 @@ pub trait Stand: Member + 'static {
     /// A cluster with so many replicas and the proxy in front, ready to read from all of them.
     fn stage(which: Which, replicas: u16, change: fn(&mut Value)) -> Stage<Self>;
 
+    /// The same with two replicas that confirm each write, and a proxy that promotes one of them
+    /// when the primary is lost.
+    fn promoting(which: Which, change: fn(&mut Value)) -> Stage<Self>;
+
     /// SQLSTATE or number of an error that a server or the proxy sent; empty if it is another.
     fn code(error: &anyhow::Error) -> String;
 }
@@ -32,6 +37,16 @@ impl Stand for Server {
         Fixture::build().replicas(replicas).config(change).start()
     }
 
+    fn promoting(_: Which, change: fn(&mut Value)) -> Stage<Server> {
+        let stage = crate::promotion::promoting().config(change).start();
+        for server in stage.cluster.servers() {
+            // Whoever becomes the primary waits for a replica to confirm.
+            server.set("synchronous_standby_names", "'ANY 1 (pg0, pg1, pg2)'").unwrap();
+        }
+        crate::promotion::confirm_writes(stage.cluster.primary());
+        stage
+    }
+
     fn code(error: &anyhow::Error) -> String {
         sqlstate(error).unwrap_or_default().to_owned()
     }
@@ -41,19 +56,44 @@ impl Stand for mysql::Server {
     const POOL_IS_FULL: &'static str = "1040";
 
     fn stage(which: Which, replicas: u16, change: fn(&mut Value)) -> Stage<mysql::Server> {
-        let engine = match which {
-            Which::MariaDb => mysql::Engine::MariaDb,
-            Which::MySql | Which::Postgres => mysql::Engine::MySql,
-        };
-        let options = mysql::Options { replicas, ..mysql::options(engine) };
+        let options = mysql::Options { replicas, ..mysql::options(engine(which)) };
         let cluster = mysql::Cluster::start(options).expect("start the servers");
         let stage = mysql::Fixture::with(cluster, change);
         stage.wait_in_read_set(stage.cluster.replicas());
         stage
     }
 
+    fn promoting(which: Which, change: fn(&mut Value)) -> Stage<mysql::Server> {
+        let cluster = mysql::Cluster::start(mysql::confirming(engine(which)));
+        let cluster = cluster.expect("start the servers");
+        mysql::confirm_writes(cluster.primary());
+        wait_until(PATIENCE, || mysql::are_writes_confirmed(cluster.primary()))
+            .expect("replicas confirm");
+        let replicator = cluster.replicator.clone();
+        let stage = mysql::Fixture::with(cluster, |config| {
+            config["api"]["token"] = crate::maintenance::TOKEN.into();
+            let main = &mut config["clusters"]["main"];
+            main["gate"]["hold"] = "2min".into();
+            main["failover"] = json!({
+                "mode": "promote", "retry": "500ms",
+                "user": "tiffin_failover", "password": "…",
+                "replication": { "user": replicator.user, "password": replicator.password },
+            });
+            change(config);
+        });
+        stage.wait_in_read_set(stage.cluster.replicas());
+        stage
+    }
+
     fn code(error: &anyhow::Error) -> String {
         mysql::errno(error).map(|number| number.to_string()).unwrap_or_default()
+    }
+}
+
+fn engine(which: Which) -> mysql::Engine {
+    match which {
+        Which::MariaDb => mysql::Engine::MariaDb,
+        Which::MySql | Which::Postgres => mysql::Engine::MySql,
     }
 }
 

@@ -41,7 +41,8 @@ struct Words {
     place: &'static str,
     /// What was ever written there: all of it must be on whom it is to follow.
     history: &'static str,
-    /// Kept over a restart, where that can be: a primary stays one, and a replica, too.
+    /// Over a restart, where that can be: a primary stays one, and a replica, too.
+    kept: &'static str,
     read_only: &'static str,
     writable: &'static str,
 }
@@ -59,6 +60,7 @@ const MYSQL: Words = Words {
     received: "Retrieved_Gtid_Set",
     place: "SELECT @@GLOBAL.read_only, @@GLOBAL.gtid_executed, @@GLOBAL.gtid_executed",
     history: "SELECT @@GLOBAL.gtid_executed",
+    kept: "PERSIST",
     read_only: "SET PERSIST super_read_only = ON",
     writable: "SET PERSIST super_read_only = OFF; SET PERSIST read_only = OFF",
 };
@@ -76,6 +78,7 @@ const MARIADB: Words = Words {
     received: "Gtid_IO_Pos",
     place: "SELECT @@GLOBAL.read_only, @@GLOBAL.gtid_current_pos, @@GLOBAL.gtid_slave_pos",
     history: "SELECT @@GLOBAL.gtid_binlog_state",
+    kept: "GLOBAL",
     read_only: "SET GLOBAL read_only = ON",
     writable: "SET GLOBAL read_only = OFF",
 };
@@ -109,10 +112,12 @@ pub(super) async fn set_read_only(
 ) -> Result<(), String> {
     let mut session = connect(servers, node).await?;
     if !on {
-        return session.run(session.words.writable).await;
+        return session.make_writable().await;
     }
-    // It waits for statements that run; what may still commit is refused from then on.
+    // It waits for statements that run, also for a commit that waits for a replica for ever. Once
+    // nobody hears of it any more, that may end.
     session.end_clients().await?;
+    session.confirm_writes(false).await?;
     session.run(session.words.read_only).await
 }
 
@@ -156,22 +161,23 @@ pub(super) async fn catch_up(
 pub(super) async fn promote(servers: &Servers, node: &NodeConfig) -> Result<String, String> {
     let mut session = connect(servers, node).await?;
     let replica = session.words.replica;
-    session.run(&format!("STOP {replica} IO_THREAD")).await?;
-    // Less than the caller waits, so that it is undone.
+    // Less than the caller waits, so that it can be undone.
     let bound = servers.cluster.failover.step_timeout * 3 / 4;
-    let applied = match timeout(bound, session.apply_all()).await {
+    let applied = match timeout(bound, session.take_over()).await {
         Ok(Ok(applied)) => applied,
         failed => {
             // The connection may be in the middle of a question.
-            let _ = connect(servers, node).await?.run(&format!("START {replica}")).await;
+            if let Ok(mut session) = connect(servers, node).await {
+                let _ = session.confirm_writes(false).await;
+                let _ = session.run(&format!("START {replica}")).await;
+            }
             return Err(match failed {
                 Ok(Err(error)) => error,
                 _ => format!("it has not applied what it had received within {bound:?}"),
             });
         }
     };
-    session.run(&format!("STOP {replica}; RESET {replica} ALL")).await?;
-    session.run(session.words.writable).await?;
+    session.run(&format!("RESET {replica} ALL")).await?;
     Ok(format!("it receives from nobody any more and has applied {}", shown(Some(&applied))))
 }
 
@@ -232,7 +238,9 @@ pub(super) async fn rejoin(
         let told = "failover.replication does not say as whom it is to log in there";
         return Err(LeftOut::ForGood(told.to_owned()));
     }
-    session.run(session.words.read_only).await.map_err(LeftOut::ForNow)?;
+    drop(session);
+    set_read_only(servers, old, true).await.map_err(LeftOut::ForNow)?;
+    let mut session = connect(servers, old).await.map_err(LeftOut::ForNow)?;
     if servers.cluster.engine == Engine::Mariadb {
         // What it has written itself counts as applied.
         let stop = "STOP SLAVE; SET GLOBAL gtid_slave_pos = @@GLOBAL.gtid_current_pos";
@@ -269,6 +277,28 @@ async fn connect<'a>(servers: &'a Servers, node: &NodeConfig) -> Result<Session<
 impl Session<'_> {
     async fn run(&mut self, sql: &str) -> Result<(), String> {
         self.connection.query_drop(sql).await.map_err(sentence)
+    }
+
+    async fn make_writable(&mut self) -> Result<(), String> {
+        self.confirm_writes(true).await?;
+        self.run(self.words.writable).await
+    }
+
+    /// Semi-synchronous replication, where a server that replicates has its part of it: as a
+    /// primary it waits for replicas, else not, or what it applies would wait as well.
+    async fn confirm_writes(&mut self, on: bool) -> Result<(), String> {
+        let show = "SHOW GLOBAL VARIABLES LIKE 'rpl\\_semi\\_sync\\_%\\_enabled'";
+        let rows: Vec<(String, String)> = self.connection.query(show).await.map_err(sentence)?;
+        let find = |words: [&str; 2]| {
+            rows.iter().find(|(name, _)| words.iter().any(|word| name.contains(word)))
+        };
+        let (waits, confirms) = (find(["_source_", "_master_"]), find(["_replica_", "_slave_"]));
+        let (Some((name, now)), Some((_, confirms))) = (waits, confirms) else { return Ok(()) };
+        let word = if on { "ON" } else { "OFF" };
+        if now == word || on && confirms != "ON" {
+            return Ok(());
+        }
+        self.run(&format!("SET {} {name} = {word}", self.words.kept)).await
     }
 
     /// Where the server is, and from whom it receives.
@@ -328,6 +358,16 @@ impl Session<'_> {
             _ => Gtids::parse_set,
         };
         parse(text).map_err(|error| error.to_string())
+    }
+
+    /// Stops receiving and takes writes, with everything that was received; up to where that is.
+    async fn take_over(&mut self) -> Result<Position, String> {
+        let replica = self.words.replica;
+        self.run(&format!("STOP {replica} IO_THREAD")).await?;
+        let applied = self.apply_all().await?;
+        self.run(&format!("STOP {replica}")).await?;
+        self.make_writable().await?;
+        Ok(applied)
     }
 
     /// Waits until everything that was received is applied.

@@ -23,7 +23,8 @@ pub struct Logins {
     pub service: Login,
     /// `app`: owner of the database `app`, where applications play.
     pub app: Login,
-    pub(super) replicator: Login,
+    /// `replicator`: may receive from a primary.
+    pub replicator: Login,
 }
 
 impl Logins {

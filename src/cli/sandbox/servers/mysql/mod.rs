@@ -190,6 +190,17 @@ impl Cluster {
         server.start_read_only()?;
         self.follow(server, upstream)
     }
+
+    /// Makes a server anew, with nothing of its own, as a replica of `upstream`, whose binary logs
+    /// must have everything. `template_cache` is as in [`Options`].
+    pub fn rebuild(&self, server: &Server, upstream: &Server, template_cache: &Path) -> Result<()> {
+        if server.is_running() {
+            server.kill9()?;
+        }
+        fs::remove_dir_all(&server.place.data)?;
+        make_data_directory(&server.place, &server.programs, template_cache)?;
+        self.rejoin(server, upstream)
+    }
 }
 
 /// How the accounts of each login are made. Nothing is said about the plugin: the server's default

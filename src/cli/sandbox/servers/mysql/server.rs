@@ -29,7 +29,7 @@ pub struct Server {
     pub id: u16,
     /// Where `root` needs no password.
     pub socket: PathBuf,
-    programs: Arc<Programs>,
+    pub(super) programs: Arc<Programs>,
     /// Whether it is (super) read-only when it starts.
     read_only: AtomicBool,
 }

@@ -1,0 +1,66 @@
+//! The proxy promotes a replica of MySQL and MariaDB, as in `promotion.rs`; what is the same on
+//! every engine is in `scenarios.rs` and `chaos/`.
+
+use crate::promotion::{Writing, actions, around, check_books, made, promoted, step, wait_done};
+use crate::support::mysql::{
+    Engine, Fixture, MARIADB_PRIVILEGES, MYSQL_PRIVILEGES, Server, on_mysql_and_mariadb,
+};
+use crate::support::{PATIENCE, Stand, Which, wait_until};
+use std::time::Instant;
+
+on_mysql_and_mariadb! {
+    a_killed_primary_is_replaced_and_joins_when_it_returns,
+}
+
+fn start(engine: Engine) -> Fixture {
+    let which = match engine {
+        Engine::MySql => Which::MySql,
+        Engine::MariaDb => Which::MariaDb,
+    };
+    let fixture = Server::promoting(which, |_| {});
+    fixture.create_table("t", "writer int, n int, PRIMARY KEY (writer, n)");
+    fixture
+}
+
+#[test]
+fn the_documentation_has_the_privileges_that_suffice() {
+    let page = include_str!("../docs/failover.md");
+    assert!(page.contains(MYSQL_PRIVILEGES) && page.contains(MARIADB_PRIVILEGES));
+}
+
+fn a_killed_primary_is_replaced_and_joins_when_it_returns(engine: Engine) {
+    let fixture = start(engine);
+    let old = fixture.cluster.primary();
+    let writing = Writing::default();
+    let acknowledged = around(&fixture, &writing, || {
+        let killed = Instant::now();
+        old.kill9().unwrap();
+        wait_until(PATIENCE, || !actions(&fixture).is_empty()).expect("it is noticed");
+        println!("measured: promotion begun {} ms after the kill", killed.elapsed().as_millis());
+        let action = wait_done(&fixture, 1);
+        println!("measured: no writes for {} ms", action["held_ms"]);
+        let (_, other) = promoted(&fixture.cluster, &action);
+        assert_eq!(step(&action, "read-only")["ok"], false, "nobody answered there");
+        assert_eq!(step(&action, &format!("let {} follow", other.name))["ok"], true, "{action:#}");
+        writing.go_on(10);
+        // It comes back and would take writes from whoever asks. What no replica had of it, nobody
+        // was told; MariaDB takes it back, MySQL does not.
+        old.start().unwrap();
+        let action = wait_done(&fixture, 2);
+        assert_eq!(step(&action, "set my0 read-only")["ok"], true, "{action:#}");
+        let joined = step(&action, "make my0 a replica");
+        match joined["ok"] == true {
+            true => fixture.wait_in_read_set([old, other]),
+            false => {
+                let told = joined["told"].as_str().unwrap();
+                assert!(
+                    engine == Engine::MySql && told.contains("has transactions that"),
+                    "{told}"
+                );
+            }
+        }
+        writing.go_on(10);
+    });
+    let (new, _) = promoted(&fixture.cluster, &made(&fixture)[0]);
+    check_books(&fixture, new, &acknowledged);
+}
