@@ -18,6 +18,7 @@ mod lag;
 mod maintenance;
 mod messages;
 mod mysql_accounts;
+mod mysql_bad_input;
 mod mysql_consistency;
 mod mysql_differential;
 mod mysql_drivers;

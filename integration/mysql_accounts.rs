@@ -5,6 +5,7 @@ use crate::support::mysql::{
     Engine, Fixture, Session, client_opts, cluster, errno, mysql_9, on_mysql_and_mariadb,
 };
 use mysql_async::OptsBuilder;
+use serde_json::json;
 use std::process::Command;
 use tiffin::cli::sandbox::servers::wait_until;
 
@@ -32,10 +33,13 @@ fn the_servers_accounts_are_let_in(engine: Engine) {
         primary.execute(sql).unwrap();
     }
     cluster.wait_caught_up(primary).unwrap();
+    let socket = cluster.folder().join("proxy.sock");
     let fixture = Fixture::with(cluster, |config| {
         config["auth"]["accounts"] = true.into();
         config["auth"]["query_cache"] = "1h".into();
         config["limits"]["auth_delay"] = "0s".into();
+        let tcp = config["listen"]["mysql"][0].clone();
+        config["listen"]["mysql"] = json!([tcp, format!("unix:{}", socket.display())]);
     });
     let opts = |user: &'static str, password: &'static str| {
         client_opts(fixture.proxy.port, &fixture.cluster.app)
@@ -43,6 +47,16 @@ fn the_servers_accounts_are_let_in(engine: Engine) {
             .pass(Some(password))
             .db_name(Some("app"))
     };
+    // Over a Unix socket: the first login shows a server's account's password itself.
+    let by_socket = |password| opts("known", password).socket(socket.to_str());
+    assert_eq!(who(by_socket("right")).unwrap(), "known");
+    assert_eq!(errno(&who(by_socket("wrong")).unwrap_err()), Some(1045));
+    let said = Command::new("mariadb")
+        .args(["--no-defaults", "-uknown", "-pright", "-N", "-e", "SELECT CURRENT_USER()"])
+        .arg(format!("--socket={}", socket.display()))
+        .output()
+        .expect("run mariadb");
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "known@%", "{said:?}");
     // The second time by what the first has shown.
     for user in ["known", "known", "split"] {
         assert_eq!(who(opts(user, "right")).unwrap(), user);
@@ -59,6 +73,10 @@ fn the_servers_accounts_are_let_in(engine: Engine) {
     fixture.cluster.primary().execute(changed).unwrap();
     wait_until(PATIENCE, || who(opts("known", "other")).is_ok()).expect("the new password");
     assert!(who(opts("known", "right")).is_err());
+    // The socket goes away with the proxy.
+    fixture.proxy.signal("TERM").unwrap();
+    fixture.proxy.wait().unwrap();
+    assert!(!socket.exists());
 }
 
 /// MySQL's own client: the password under the proxy's RSA key, then remembered; zlib and zstd.

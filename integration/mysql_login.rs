@@ -1,6 +1,9 @@
 //! Logging in to real MySQL and MariaDB servers, and following their replies.
 
-use crate::support::mysql::{Cluster, Engine, Options, on_mysql_and_mariadb, options};
+use crate::support::certificates::{Authority, Files};
+use crate::support::mysql::{
+    Cluster, Engine, Options, client_opts, mariadb_11, on_mysql_and_mariadb, options,
+};
 use secrecy::SecretString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +11,7 @@ use tiffin::backend::mysql::auth::ServerSecret;
 use tiffin::backend::mysql::connect::{ConnectError, Established, Target, connect};
 use tiffin::backend::mysql::connection::{Connection, Kill, trackers};
 use tiffin::backend::{Fault, Opening, ServerConnection};
+use tiffin::cli::sandbox::servers::Tls;
 use tiffin::config::tls::ServerTlsConnector;
 use tiffin::config::{Address, ServerTls, ServerTlsMode};
 use tiffin::protocol::mysql::auth::native_key;
@@ -23,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 on_mysql_and_mariadb! {
     servers_are_logged_in_to,
+    servers_are_verified,
     connections_are_reset_killed_and_moved,
     every_reply_is_followed_to_its_end,
 }
@@ -97,6 +102,86 @@ fn servers_are_logged_in_to(engine: Engine) {
         match engine {
             Engine::MariaDb => natively(&cluster).await,
             Engine::MySql => by_caching_sha2(&cluster).await,
+        }
+    });
+}
+
+/// Each way to look at a server's certificate.
+fn servers_are_verified(engine: Engine) {
+    let (ours, others, files) = (Authority::new("ours"), Authority::new("others"), Files::new());
+    let (certificate, key) = ours.sign("server");
+    let cluster = Cluster::start(Options {
+        replicas: 0,
+        tls: Some(Tls { certificate, key, client_ca: None }),
+        init_sql: vec!["CREATE USER plain@'%' IDENTIFIED BY 'pw'".to_owned()],
+        ..options(engine)
+    });
+    let cluster = cluster.expect("start a server");
+    let right = files.write("right.crt", &ours.pem());
+    let wrong = files.write("wrong.crt", &others.pem());
+    use ServerTlsMode::{Disable, Prefer, Require, VerifyCa, VerifyFull};
+    let cases = [
+        (Disable, None, Some(false)),
+        (Prefer, None, Some(true)),
+        (Require, None, Some(true)),
+        (VerifyCa, Some(&right), Some(true)),
+        (VerifyCa, Some(&wrong), None),
+        (VerifyFull, Some(&right), Some(true)),
+        (VerifyFull, Some(&wrong), None),
+    ];
+    block_on(async {
+        for (mode, ca, encrypted) in cases {
+            let ca = ca.cloned();
+            let config = ServerTls { mode, ca, certificate: None, key: None, direct: false };
+            let tls = ServerTlsConnector::new(&config).unwrap();
+            let (address, secret) = (address(&cluster), password("pw"));
+            let flags = Capabilities::NONE;
+            let (tls, timeout) = (&tls, PATIENCE);
+            let target =
+                Target { address: &address, tls, user: "plain", secret: &secret, flags, timeout };
+            match (connect(&target).await, encrypted) {
+                (Ok(established), Some(encrypted)) => {
+                    assert_eq!(established.stream.is_tls(), encrypted, "{config:?}");
+                }
+                (Err(ConnectError::Tls(_)), None) => {}
+                (outcome, _) => panic!("{config:?}: {outcome:?}"),
+            }
+        }
+    });
+}
+
+/// MariaDB's own plugins: for the proxy's sessions, and for its service user.
+#[test]
+fn mariadbs_signatures() {
+    let accounts = [
+        "INSTALL SONAME 'auth_ed25519'",
+        "INSTALL SONAME 'auth_parsec'",
+        "CREATE USER ed25519@'%' IDENTIFIED VIA ed25519 USING PASSWORD('pw')",
+        "CREATE USER parsec@'%' IDENTIFIED VIA parsec USING PASSWORD('pw')",
+    ];
+    let cluster = Cluster::start(Options {
+        replicas: 0,
+        binaries: Some(mariadb_11()),
+        init_sql: accounts.map(str::to_owned).to_vec(),
+        ..options(Engine::MariaDb)
+    });
+    let cluster = cluster.expect("start a server");
+    block_on(async {
+        for user in ["ed25519", "parsec"] {
+            for mode in [ServerTlsMode::Disable, ServerTlsMode::Require] {
+                // A signature depends on the scramble: some begin or end with a zero byte.
+                for _ in 0..4 {
+                    log_in(&cluster, user, &password("pw"), mode).await.unwrap();
+                }
+                let error = log_in(&cluster, user, &password("no"), mode).await.unwrap_err();
+                assert_eq!(error.refusal().map(|refusal| refusal.0), Some(1045), "{error}");
+            }
+            let key = ServerSecret::NativeKey(Arc::new(native_key(b"pw")));
+            let error = log_in(&cluster, user, &key, ServerTlsMode::Disable).await.unwrap_err();
+            assert!(matches!(error, ConnectError::Secret { .. }), "{error}");
+            let service = client_opts(cluster.primary().port, &cluster.app);
+            let service = service.user(Some(user)).pass(Some("pw")).db_name(None::<String>);
+            mysql_async::Conn::new(mysql_async::Opts::from(service)).await.unwrap();
         }
     });
 }

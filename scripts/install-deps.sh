@@ -3,8 +3,9 @@
 # network nothing, when all is there.
 #
 #   scripts/install-deps.sh test            PostgreSQL's and MariaDB's server programs, a C
-#                                           compiler, and beside them PostgreSQL 18 and MySQL 9
-#                                           (scripts/postgresql-18.sh, scripts/mysql-9.sh)
+#                                           compiler, and beside them PostgreSQL 18, MySQL 9 and
+#                                           MariaDB 11 (scripts/postgresql-18.sh, scripts/mysql-9.sh,
+#                                           scripts/mariadb-11.sh)
 #   scripts/install-deps.sh test failover   also etcd and Patroni
 #   scripts/install-deps.sh test drivers    also the languages of the drivers' programs, and
 #                                           pgjdbc; scripts/install-drivers.sh does the others
@@ -152,6 +153,7 @@ for group in "${@:-test}"; do
     test)
         "$here/postgresql-18.sh" server
         "$here/mysql-9.sh" server
+        "$here/mariadb-11.sh" server
         ;;
     regress) "$here/postgresql-18.sh" regress ;;
     esac

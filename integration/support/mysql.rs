@@ -117,6 +117,11 @@ pub fn mysql_9() -> PathBuf {
     super::versions::unpacked("mysql-9.sh").join("usr/sbin")
 }
 
+/// The folder of MariaDB 11's server, which has plugins that 10.11's core does not.
+pub fn mariadb_11() -> PathBuf {
+    super::versions::unpacked("mariadb-11.sh").join("usr/sbin")
+}
+
 /// Runs tests of a file with each engine, as `mysql::name` and `mariadb::name`; the functions
 /// take the engine.
 macro_rules! on_mysql_and_mariadb {

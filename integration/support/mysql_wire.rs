@@ -6,7 +6,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 use tiffin::cli::sandbox::servers::Login;
 use tiffin::protocol::mysql::capabilities::{Capabilities, Status};
-use tiffin::protocol::mysql::handshake::{AuthMessage, Greeting, HandshakeResponse, Scramble};
+use tiffin::protocol::mysql::handshake::{
+    AuthMessage, Greeting, HandshakeResponse, Scramble, switched_scramble,
+};
 use tiffin::protocol::mysql::lenenc::Reader;
 use tiffin::protocol::mysql::{auth, command, packet};
 
@@ -90,7 +92,7 @@ impl Wire {
             }
             match AuthMessage::parse(&packet.payload).expect("a message of the login") {
                 AuthMessage::Switch { plugin, data } => {
-                    let scramble = Scramble::try_from(data).expect("a scramble");
+                    let scramble = switched_scramble(data).expect("a scramble");
                     let proof = proof(plugin, &scramble, login);
                     self.put(packet.sequence + 1, &proof);
                 }
@@ -106,6 +108,24 @@ impl Wire {
         packet::put(&mut out, &mut sequence, |out| out.extend_from_slice(payload));
         // If the other side has closed, that is seen when nothing comes.
         let _ = self.stream.write_all(&out);
+    }
+
+    /// Sends bytes as they are.
+    pub fn write(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// The next packet.
+    pub fn next(&mut self) -> Packet {
+        self.receive()
+    }
+
+    /// Everything until the other side closes, or nothing more comes.
+    pub fn to_end(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // An end or a reset, both are fine.
+        let _ = self.stream.read_to_end(&mut bytes);
+        bytes
     }
 
     /// The next packet. If none comes, one that looks like an error and says so.

@@ -3,7 +3,7 @@
 //! Users are in `users.rs`, clusters in `cluster.rs`. Every function notes problems in the walk
 //! and goes on; whether there were any is asked once, at the end.
 
-use super::file;
+use super::file::{self, Place};
 use super::problem::{PROBLEMS_MAX, Problem, Problems};
 use super::secret::secret;
 use super::section::{Noted, Section, Walk};
@@ -136,14 +136,11 @@ fn listen(section: &Section<'_>, clusters: &[Arc<Cluster>]) -> Listen {
     // A file whose clusters are wrong is checked as if they were PostgreSQL's.
     let has_mysql = clusters.iter().any(is_mysql);
     let has_postgres = !has_mysql || clusters.iter().any(|cluster| !is_mysql(cluster));
-    let postgres = addresses(section, ("postgres", POSTGRES_PORT), has_postgres, &mut taken);
-    let mysql = addresses(section, ("mysql", MYSQL_PORT), has_mysql, &mut taken);
-    if mysql.iter().any(|address| matches!(address, ListenAddress::Unix { .. })) {
-        section.contradiction(
-            "mysql",
-            "has a Unix socket; must be IP addresses and ports as `127.0.0.1:6306`".to_owned(),
-        );
-    }
+    let postgres = section.parsed_list("postgres", units::listen_postgres);
+    let postgres =
+        addresses(section, ("postgres", POSTGRES_PORT), postgres, has_postgres, &mut taken);
+    let mysql = section.parsed_list("mysql", units::listen_mysql);
+    let mysql = addresses(section, ("mysql", MYSQL_PORT), mysql, has_mysql, &mut taken);
     let http = http(section);
     if let Some(http) = http
         && let Some(message) = collision(&taken, &ListenAddress::Tcp(http))
@@ -157,10 +154,10 @@ fn listen(section: &Section<'_>, clusters: &[Arc<Cluster>]) -> Listen {
 fn addresses(
     section: &Section<'_>,
     (name, default_port): (&str, u16),
+    mut listed: Vec<(Place, String, ListenAddress)>,
     opened: bool,
     taken: &mut Vec<ListenAddress>,
 ) -> Vec<ListenAddress> {
-    let mut listed = section.parsed_list(name, units::listen_address);
     if !opened {
         return Vec::new();
     }

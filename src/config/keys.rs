@@ -32,7 +32,7 @@ pub(super) static KEYS: &[Key] = &[
     key("listen.postgres", Listen, Is(r#"["127.0.0.1:6432"]"#),
         "Addresses for PostgreSQL clients: IP and port, or the folder of a Unix socket as `unix:/run/tiffin` (port 6432 in its name unless given as `unix:/run/tiffin:7432`). Opened if a cluster has this engine."),
     key("listen.mysql", Listen, Is(r#"["127.0.0.1:6306"]"#),
-        "Addresses for MySQL and MariaDB clients: IP and port. Opened if a cluster has one of these engines."),
+        "Addresses for MySQL and MariaDB clients: IP and port, or the path of a Unix socket as `unix:/run/tiffin/mysql.sock`. Opened if a cluster has one of these engines."),
     key("listen.http", ListenTcp, Is("127.0.0.1:9632"),
         "Address of health, metrics and the API; `none` for no HTTP at all."),
     key("api", Section, Absent(""), "Changes by HTTP: drain, pause and their like, which `tiffin drain` and its kin ask for."),

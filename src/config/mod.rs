@@ -64,7 +64,7 @@ pub struct Config {
 pub struct Listen {
     /// Empty where no cluster has the engine; so below.
     pub postgres: Vec<ListenAddress>,
-    /// For MySQL and MariaDB; TCP only.
+    /// For MySQL and MariaDB.
     pub mysql: Vec<ListenAddress>,
     /// Health, metrics and the API.
     pub http: Option<SocketAddr>,
@@ -73,11 +73,8 @@ pub struct Listen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     Tcp(SocketAddr),
-    /// A folder; the socket in it is named as libpq expects (`.s.PGSQL.<port>`).
-    Unix {
-        folder: PathBuf,
-        port: u16,
-    },
+    /// The socket's path.
+    Unix(PathBuf),
 }
 
 #[derive(Debug, Clone)]

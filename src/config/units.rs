@@ -89,15 +89,30 @@ fn write_scaled(value: u64, units: &[(&str, u64)]) -> String {
     }
 }
 
-/// `0.0.0.0:6432`, `[::]:6432`, `*:6432`, `unix:/run/tiffin`, `unix:/run/tiffin:7432`.
-pub(super) fn listen_address(text: &str) -> Result<ListenAddress, String> {
+/// `0.0.0.0:6432`, `[::]:6432`, `*:6432`; for a folder, the socket in which is named as libpq
+/// expects, `unix:/run/tiffin`, `unix:/run/tiffin:7432`.
+pub(super) fn listen_postgres(text: &str) -> Result<ListenAddress, String> {
     if let Some(rest) = text.strip_prefix("unix:") {
         let (folder, port) = unix(rest, LISTEN_PORT)?;
-        return Ok(ListenAddress::Unix { folder, port });
+        return Ok(ListenAddress::Unix(folder.join(format!(".s.PGSQL.{port}"))));
     }
     socket_address(text)
         .map(ListenAddress::Tcp)
         .map_err(|fault| format!("{fault}, or a folder for a Unix socket as `unix:/run/tiffin`"))
+}
+
+/// `0.0.0.0:6306`, `[::]:6306`, `*:6306`; a socket by its path, `unix:/run/tiffin/mysql.sock`.
+pub(super) fn listen_mysql(text: &str) -> Result<ListenAddress, String> {
+    let about = "the path of a Unix socket as `unix:/run/tiffin/mysql.sock`";
+    match text.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') && !path.ends_with('/') => {
+            Ok(ListenAddress::Unix(path.into()))
+        }
+        Some(_) => Err(format!("`{text}` is not {about}")),
+        None => socket_address(text)
+            .map(ListenAddress::Tcp)
+            .map_err(|fault| format!("{fault}, or {about}")),
+    }
 }
 
 /// `127.0.0.1:9632`, `[::1]:9632`, `*:9632`.
@@ -303,13 +318,19 @@ mod tests {
     #[test]
     fn listen_addresses() {
         let tcp = |text: &str| Ok(ListenAddress::Tcp(text.parse().unwrap()));
-        let unix = |folder: &str, port| Ok(ListenAddress::Unix { folder: folder.into(), port });
-        assert_eq!(listen_address("*:6432"), tcp("0.0.0.0:6432"));
-        assert_eq!(listen_address("[::]:6432"), tcp("[::]:6432"));
-        assert_eq!(listen_address("unix:/run/tiffin"), unix("/run/tiffin", 6432));
-        assert_eq!(listen_address("unix:/run/tiffin:7"), unix("/run/tiffin", 7));
+        let unix = |path: &str| Ok(ListenAddress::Unix(path.into()));
+        for listen_address in [listen_postgres, listen_mysql] {
+            assert_eq!(listen_address("*:6432"), tcp("0.0.0.0:6432"));
+            assert_eq!(listen_address("[::]:6432"), tcp("[::]:6432"));
+        }
+        assert_eq!(listen_postgres("unix:/run/tiffin"), unix("/run/tiffin/.s.PGSQL.6432"));
+        assert_eq!(listen_postgres("unix:/run/tiffin:7"), unix("/run/tiffin/.s.PGSQL.7"));
+        assert_eq!(listen_mysql("unix:/run/tiffin/my.sock"), unix("/run/tiffin/my.sock"));
+        for text in ["", "6306", "localhost:6306", "0.0.0.0", "unix:", "unix:x", "unix:/x/"] {
+            assert!(listen_mysql(text).is_err(), "{text}");
+        }
         for text in ["", "6432", "localhost:6432", "0.0.0.0", "unix:", "unix:x", "unix:/x:y"] {
-            assert!(listen_address(text).is_err(), "{text}");
+            assert!(listen_postgres(text).is_err(), "{text}");
         }
     }
 

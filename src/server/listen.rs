@@ -59,11 +59,7 @@ impl Listeners {
                 ListenAddress::Tcp(address) => {
                     (TcpListener::bind(address).await.map(Listener::Tcp), address.to_string())
                 }
-                ListenAddress::Unix { folder, port } => {
-                    let path = folder.join(format!(".s.PGSQL.{port}"));
-                    let words = path.display().to_string();
-                    (bind_unix(path), words)
-                }
+                ListenAddress::Unix(path) => (bind_unix(path.clone()), path.display().to_string()),
             };
             let bound = bound.map_err(|error| StartError::Listen { address: words, error })?;
             listeners.push((bound, protocol));

@@ -8,11 +8,11 @@ use super::connect::ConnectError;
 use super::rsa;
 use super::wire::Packets;
 use crate::protocol::mysql::auth::{
-    self, CACHING_SHA2, CLEAR, FAST_OK, FULL_NEEDED, NATIVE, NativeKey, Plugin, REQUEST_PUBLIC_KEY,
-    REQUEST_PUBLIC_KEY_SHA256, SHA256_PASSWORD,
+    self, CACHING_SHA2, CLEAR, FAST_OK, FULL_NEEDED, NATIVE, NONCE_BYTES, NativeKey, ParsecSalt,
+    Plugin, REQUEST_PUBLIC_KEY, REQUEST_PUBLIC_KEY_SHA256, SHA256_PASSWORD,
 };
 use crate::protocol::mysql::capabilities::Status;
-use crate::protocol::mysql::handshake::{AuthMessage, Scramble};
+use crate::protocol::mysql::handshake::{AUTH_MORE, AuthMessage, Scramble, switched_scramble};
 use crate::protocol::mysql::reply::{ERR, ErrPacket, OK, OkPacket};
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
@@ -122,6 +122,8 @@ impl Prover<'_> {
             },
             (Plugin::Clear, _) if !self.tls => return Err(ConnectError::ClearWithoutTls),
             (Plugin::Clear, _) => [self.password(CLEAR)?, b"\0"].concat(),
+            // Their scramble is another one, and comes with a switch only.
+            (Plugin::Ed25519 | Plugin::Parsec, _) => Vec::new(),
         })
     }
 }
@@ -148,8 +150,14 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
                 plugin = Plugin::of(name).ok_or_else(|| ConnectError::Plugin {
                     name: String::from_utf8_lossy(name).into_owned(),
                 })?;
-                if plugin != Plugin::Clear {
-                    scramble = Scramble::try_from(data).map_err(|_| MALFORMED)?;
+                match plugin {
+                    Plugin::Ed25519 | Plugin::Parsec => {
+                        let data = data.to_vec();
+                        by_signature(packets, plugin, &data, prover).await?;
+                        continue;
+                    }
+                    Plugin::Clear => {}
+                    _ => scramble = switched_scramble(data).ok_or(MALFORMED)?,
                 }
                 packets.send_payload(&prover.proof(plugin, &scramble)?).await?;
             }
@@ -164,6 +172,32 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     Err(ConnectError::NotMysql("authentication without end".to_owned()))
+}
+
+/// MariaDB's ed25519 and parsec.
+async fn by_signature<S: AsyncRead + AsyncWrite + Unpin>(
+    packets: &mut Packets<S>,
+    plugin: Plugin,
+    scramble: &[u8],
+    prover: Prover<'_>,
+) -> Result<(), ConnectError> {
+    let scramble = <[u8; NONCE_BYTES]>::try_from(scramble).map_err(|_| MALFORMED)?;
+    let password = prover.password(plugin.name())?.to_vec();
+    if plugin == Plugin::Ed25519 {
+        let proof = auth::ed25519_proof(&password, &scramble);
+        return Ok(packets.send_payload(&proof).await?);
+    }
+    // Nothing, so that the server says how the password is salted.
+    packets.send_payload(b"").await?;
+    let payload = packets.payload(PAYLOAD_BYTES_MAX).await?;
+    if payload.first() == Some(&ERR) {
+        return Err(refused(&payload));
+    }
+    let salt = payload.strip_prefix(&[AUTH_MORE]).unwrap_or(&payload);
+    let salt = ParsecSalt::parse(salt).ok_or(MALFORMED)?;
+    let proof = tokio::task::spawn_blocking(move || salt.proof(&password, &scramble)).await;
+    let proof = proof.map_err(|_| ConnectError::Closed)?;
+    Ok(packets.send_payload(&proof).await?)
 }
 
 /// caching_sha2_password where the server does not remember the password: it is sent itself.

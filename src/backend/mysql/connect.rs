@@ -319,7 +319,8 @@ async fn respond(
     let prover = Prover { secret: target.secret, tls: packets.wire.stream().is_tls() };
     // The greeting names the server's default; the account's own comes by a switch. With a
     // default that is not known here, the first proof is one that cannot be wrong.
-    let plugin = Plugin::of(greeting.plugin).filter(|plugin| *plugin != Plugin::Clear);
+    let by_scramble = [Plugin::Native, Plugin::CachingSha2, Plugin::Sha256];
+    let plugin = Plugin::of(greeting.plugin).filter(|plugin| by_scramble.contains(plugin));
     let (plugin, scramble): (Plugin, Scramble) =
         (plugin.unwrap_or(Plugin::Native), greeting.scramble);
     let proof = match prover.proof(plugin, &scramble) {

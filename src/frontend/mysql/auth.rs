@@ -44,7 +44,7 @@ pub(super) struct Applicant<'a> {
     pub database: Option<&'a str>,
     pub peer: PeerAddress,
     /// Whether the connection is encrypted.
-    pub tls: bool,
+    pub secure: bool,
     /// Common name of the verified client certificate.
     pub certificate: Option<&'a str>,
 }
@@ -99,7 +99,8 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         }
         AuthMethod::ScramSha256 | AuthMethod::Md5 | AuthMethod::Password => {
             let known = credentials.map(|credentials| &credentials.known);
-            let mut exchange = Exchange { packets, context, tls: applicant.tls, said, default };
+            let mut exchange =
+                Exchange { packets, context, secure: applicant.secure, said, default };
             exchange.check(known).await
         }
     };
@@ -160,7 +161,7 @@ fn by_certificate(
 struct Exchange<'a, S> {
     packets: &'a mut Packets<S>,
     context: &'a AuthContext,
-    tls: bool,
+    secure: bool,
     said: Said<'a>,
     /// The plugin that the greeting named.
     default: Plugin,
@@ -267,7 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
     /// The password itself, over TLS or under RSA. `None`: what came is none.
     async fn clear_password(&mut self, scramble: &Scramble) -> Result<Option<String>, Failure> {
         let mut answer = self.packets.payload(PROOF_BYTES_MAX).await?.to_vec();
-        if !self.tls {
+        if !self.secure {
             let key = self.context.rsa().await.map_err(|why| Refusal::trouble(&why.to_string()))?;
             if answer == [REQUEST_PUBLIC_KEY] {
                 let pem = key.pem.as_bytes();

@@ -291,7 +291,7 @@ impl Conversation {
         self.inbox.consume(request.bytes);
         let Some(mut upload) = request.upload else { return Ok(()) };
         while !upload.is_over() {
-            let taken = upload.take(self.inbox.filled_mut(), |sequence| sequence);
+            let taken = upload.take(self.inbox.filled_mut());
             self.inbox.consume(taken);
             if !upload.is_over() && poll_fn(|cx| self.poll_read_client(cx)).await? == 0 {
                 return Err(Fault::ClientLeft);

@@ -45,6 +45,8 @@ codes! {
     NOT_SERVED = 1105 b"HY000";
     /// ER_NET_PACKET_TOO_LARGE: a command that must be kept is longer than what is kept.
     PACKET_TOO_LARGE = 1153 b"08S01";
+    /// ER_NET_PACKETS_OUT_OF_ORDER: a command whose packet has another number than 0.
+    OUT_OF_ORDER = 1156 b"08S01";
     /// ER_NET_READ_ERROR: the server's connection broke, and nothing can have been written.
     SERVER_LOST = 1158 b"08S01";
     /// ER_MALFORMED_PACKET: the client broke the protocol.

@@ -56,6 +56,7 @@ impl Fault {
             Fault::ClientLeft | Fault::ClientStalled(_) | Fault::ClientDoesNotRead(_) => {
                 errors::SERVER_LOST
             }
+            Fault::ClientProtocol(PacketError::Order) => errors::OUT_OF_ORDER,
             Fault::ClientProtocol(_) => errors::MALFORMED,
             Fault::ServerLost { writing: true, .. } => errors::OUTCOME_UNKNOWN,
             Fault::ServerLost { writing: false, .. } | Fault::PrimaryChanged { .. } => {

@@ -87,7 +87,7 @@ impl Conversation {
         if let Told::LocalInfile(_) = told {
             // What the client sends next is the file.
             self.inbox.consume(std::mem::take(&mut facts.progress.retained));
-            *upload = Some(Upload::file());
+            *upload = Some(Upload::file(front.reply.sequence()));
         }
         let is_prepared = matches!(told, Told::Prepared(_));
         let mut instead = Vec::new();

@@ -87,6 +87,9 @@ pub enum Extent {
 /// Looks for the first command. `hold`: so much of a query or an execution is waited for.
 pub fn extent(bytes: &[u8], hold: usize) -> Result<Extent, PacketError> {
     let Some(head) = packet::head(bytes) else { return Ok(Extent::Partial) };
+    if head.sequence != 0 {
+        return Err(PacketError::Order);
+    }
     if head.payload == 0 {
         return Err(PacketError::Shape);
     }
@@ -116,7 +119,7 @@ impl Conversation {
             Extent::Whole(bytes) => (bytes, None),
             Extent::Front(bytes) => {
                 let mut upload = Upload::command();
-                upload.take(&mut self.inbox.filled_mut()[..bytes], |sequence| sequence);
+                upload.take(&mut self.inbox.filled_mut()[..bytes]);
                 (bytes, Some(upload))
             }
             Extent::Partial => return Err(PacketError::Short.into()),

@@ -362,7 +362,7 @@ impl Conversation {
             return false;
         }
         let bytes = self.inbox.filled_mut();
-        let taken = upload.take(bytes, |sequence| self.translation.to_server(sequence));
+        let taken = upload.take(bytes);
         active.outbox.extend(&bytes[..taken]);
         self.inbox.consume(taken);
         active.upload = Some(upload).filter(|upload| !upload.is_over());
@@ -406,7 +406,12 @@ impl Conversation {
         let topology = &self.cluster.handle.topology;
         topology.report(Evidence::Failed { node, error: error.to_string().into() });
         let name = topology.load().node(node).name.to_string();
-        let writing = active.progress.writing && active.server.is_primary;
+        // Of a command whose end it has not got the server has run nothing: one that is longer than
+        // it takes, mostly.
+        let unsent = active.upload.is_some_and(|upload| upload.is_command());
+        let writing = active.progress.writing
+            && active.server.is_primary
+            && (!unsent || self.followed.in_transaction);
         Fault::ServerLost { node: name, error: error.to_string(), writing }
     }
 }

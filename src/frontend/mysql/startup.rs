@@ -333,7 +333,8 @@ impl Door<'_> {
             user: &user,
             database: database.as_deref(),
             peer: self.peer,
-            tls: packets.wire.stream().is_tls(),
+            // Clients send the password itself over either.
+            secure: packets.wire.stream().is_tls() || self.peer == PeerAddress::Unix,
             certificate: certificate.as_deref(),
         };
         if self.accepting.mode == ClientTlsMode::VerifyFull && applicant.certificate != Some(&user)
@@ -361,6 +362,10 @@ impl Door<'_> {
         let mode = self.accepting.mode;
         let Stream::TlsAccepted(tls) = stream else {
             return match mode {
+                // What stays on the machine counts as encrypted, as with servers.
+                _ if matches!(stream, Stream::Unix(_)) && mode != ClientTlsMode::VerifyFull => {
+                    Ok(None)
+                }
                 ClientTlsMode::Disable | ClientTlsMode::Allow => Ok(None),
                 _ => Err(Refusal::unencrypted()),
             };
@@ -416,7 +421,7 @@ pub async fn change_user<S: AsyncRead + AsyncWrite + Unpin>(
         user: &user,
         database: database.as_deref(),
         peer: client.peer,
-        tls: client.tls,
+        secure: client.tls || client.peer == PeerAddress::Unix,
         certificate: None,
     };
     if !client.capabilities.has(Capabilities::PLUGIN_AUTH) {

@@ -57,6 +57,9 @@ pub struct Upload {
     until: Until,
     /// Bytes of the present packet.
     left: usize,
+    /// The number that the next packet has for the server, whatever the client says: a server
+    /// parts with a connection whose packets are out of order.
+    sequence: u8,
     /// No packet follows.
     last: bool,
 }
@@ -73,21 +76,24 @@ enum Until {
 impl Upload {
     /// A command.
     pub fn command() -> Upload {
-        Upload { until: Until::NotContinued, left: 0, last: false }
+        Upload { until: Until::NotContinued, left: 0, sequence: 0, last: false }
     }
 
-    /// The file of LOAD DATA LOCAL.
-    pub fn file() -> Upload {
-        Upload { until: Until::Empty, left: 0, last: false }
+    /// The file of LOAD DATA LOCAL, which the server's packet of number `asked` has asked for.
+    pub fn file(asked: u8) -> Upload {
+        Upload { until: Until::Empty, left: 0, sequence: asked.wrapping_add(1), last: false }
+    }
+
+    pub fn is_command(&self) -> bool {
+        self.until == Until::NotContinued
     }
 
     pub fn is_over(&self) -> bool {
         self.last && self.left == 0
     }
 
-    /// How many of these bytes, which come next, belong to it. `renumber` is given each packet's
-    /// sequence id.
-    pub fn take(&mut self, bytes: &mut [u8], renumber: impl Fn(u8) -> u8) -> usize {
+    /// How many of these bytes, which come next, belong to it. Numbers its packets.
+    pub fn take(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         loop {
             let here = self.left.min(bytes.len() - at);
@@ -97,7 +103,8 @@ impl Upload {
                 return at;
             }
             let Some(head) = packet::head(&bytes[at..]) else { return at };
-            bytes[at + HEAD_BYTES - 1] = renumber(head.sequence);
+            bytes[at + HEAD_BYTES - 1] = self.sequence;
+            self.sequence = self.sequence.wrapping_add(1);
             self.left = head.bytes();
             self.last = match self.until {
                 Until::NotContinued => !head.is_continued(),
@@ -129,7 +136,7 @@ mod tests {
                 let mut end = 0;
                 while !upload.is_over() {
                     end = (end + step).min(whole.len());
-                    at += upload.take(&mut whole[at..end], |sequence| sequence);
+                    at += upload.take(&mut whole[at..end]);
                 }
                 assert_eq!(at, length, "{bytes} by {step}");
             }
@@ -141,9 +148,9 @@ mod tests {
         let mut bytes = payload(5);
         bytes.extend(payload(0));
         bytes.extend(payload(9));
-        let mut upload = Upload::file();
-        assert_eq!(upload.take(&mut bytes, |sequence| sequence + 1), 13);
+        let mut upload = Upload::file(1);
+        assert_eq!(upload.take(&mut bytes), 13);
         assert!(upload.is_over());
-        assert_eq!((bytes[3], bytes[12], bytes[16]), (1, 1, 0));
+        assert_eq!((bytes[3], bytes[12], bytes[16]), (2, 3, 0));
     }
 }

@@ -9,6 +9,8 @@
 //!                         fast; else the password itself, over TLS or encrypted by RSA
 //!                                                      stored: SHA-256 crypt, `$A$005$salt…hash`
 //! mysql_clear_password    the password itself
+//! client_ed25519          signature of the scramble (32 bytes) by a key made of SHA512(pw)
+//! parsec                  the same with a nonce of the client's, the key being PBKDF2(pw, salt)
 //! ```
 //!
 //! Not here: RSA, which needs randomness.
@@ -22,6 +24,13 @@ pub const CACHING_SHA2: &str = "caching_sha2_password";
 /// The password itself, as in caching_sha2_password's second part.
 pub const SHA256_PASSWORD: &str = "sha256_password";
 pub const CLEAR: &str = "mysql_clear_password";
+/// MariaDB's, towards servers.
+pub const ED25519: &str = "client_ed25519";
+/// MariaDB's since 11.6, towards servers.
+pub const PARSEC: &str = "parsec";
+
+/// The scramble of the two, and the nonce that answers it.
+pub const NONCE_BYTES: usize = 32;
 
 /// caching_sha2: the client asks for the key to encrypt the password with.
 pub const REQUEST_PUBLIC_KEY: u8 = 2;
@@ -40,13 +49,15 @@ pub enum Plugin {
     /// What MySQL may also ask of users that do not exist.
     Sha256,
     Clear,
+    Ed25519,
+    Parsec,
 }
 
 impl Plugin {
     pub fn of(name: &[u8]) -> Option<Plugin> {
-        [Plugin::Native, Plugin::CachingSha2, Plugin::Sha256, Plugin::Clear]
-            .into_iter()
-            .find(|plugin| plugin.name().as_bytes() == name)
+        use Plugin::{CachingSha2, Clear, Ed25519, Native, Parsec, Sha256};
+        let all = [Native, CachingSha2, Sha256, Clear, Ed25519, Parsec];
+        all.into_iter().find(|plugin| plugin.name().as_bytes() == name)
     }
 
     pub fn name(self) -> &'static str {
@@ -55,6 +66,8 @@ impl Plugin {
             Plugin::CachingSha2 => CACHING_SHA2,
             Plugin::Sha256 => SHA256_PASSWORD,
             Plugin::Clear => CLEAR,
+            Plugin::Ed25519 => ED25519,
+            Plugin::Parsec => PARSEC,
         }
     }
 }
@@ -144,6 +157,40 @@ pub fn sha2_fits(digest: &Sha2Digest, scramble: &Scramble, proof: &[u8]) -> bool
     let Ok(proof) = <[u8; SHA256_BYTES]>::try_from(proof) else { return false };
     let shown = xor(proof, &sha256(&[digest, scramble]));
     equal(&sha256(&[&shown]), digest)
+}
+
+/// The proof of client_ed25519.
+pub fn ed25519_proof(password: &[u8], scramble: &[u8; NONCE_BYTES]) -> [u8; 64] {
+    mysql_common::scramble::create_response_for_ed25519(password, scramble)
+}
+
+/// What a server of parsec says of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsecSalt {
+    rounds: u32,
+    salt: Vec<u8>,
+}
+
+/// MariaDB's own bound of the factor, as two to the power of which times 1024 rounds are made.
+const PARSEC_FACTOR_MAX: u8 = 3;
+
+impl ParsecSalt {
+    /// `P`, the factor of rounds, and the salt.
+    pub fn parse(payload: &[u8]) -> Option<ParsecSalt> {
+        match payload {
+            [b'P', factor @ ..=PARSEC_FACTOR_MAX, salt @ ..] if !salt.is_empty() => {
+                Some(ParsecSalt { rounds: 1024 << factor, salt: salt.to_vec() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The proof of parsec: a nonce and a signature. Takes milliseconds of CPU: not on a thread
+    /// that serves clients.
+    pub fn proof(&self, password: &[u8], scramble: &[u8; NONCE_BYTES]) -> [u8; 96] {
+        let ParsecSalt { rounds, salt } = self;
+        mysql_common::scramble::create_response_for_parsec(password, scramble, *rounds, salt)
+    }
 }
 
 /// Whether two passwords are the same, in a time that tells neither's length.

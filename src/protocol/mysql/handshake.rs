@@ -305,7 +305,7 @@ impl<'a> ChangeUser<'a> {
 /// What a server says while a client proves who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMessage<'a> {
-    /// Prove it by this plugin.
+    /// Prove it by this plugin. Behind a scramble of 20 bytes a zero byte follows.
     Switch {
         plugin: &'a [u8],
         data: &'a [u8],
@@ -320,13 +320,17 @@ impl<'a> AuthMessage<'a> {
         Ok(match reader.u8()? {
             AUTH_SWITCH => {
                 let plugin = reader.c_string()?;
-                let data = reader.rest();
-                AuthMessage::Switch { plugin, data: data.strip_suffix(b"\0").unwrap_or(data) }
+                AuthMessage::Switch { plugin, data: reader.rest() }
             }
             AUTH_MORE => AuthMessage::More(reader.rest()),
             _ => AuthMessage::Other,
         })
     }
+}
+
+/// The scramble of a switch, for the plugins that have one of 20 bytes.
+pub fn switched_scramble(data: &[u8]) -> Option<Scramble> {
+    data.strip_suffix(b"\0").unwrap_or(data).try_into().ok()
 }
 
 /// Appends an AuthSwitchRequest.

@@ -139,7 +139,7 @@ fn change_user() {
 #[test]
 fn what_authentication_goes_on_with() {
     let bytes = payload(|out, sequence| put_auth_switch(out, sequence, b"p", &SCRAMBLE));
-    let switch = AuthMessage::Switch { plugin: b"p", data: &SCRAMBLE };
+    let switch = AuthMessage::Switch { plugin: b"p", data: &[&SCRAMBLE[..], b"\0"].concat() };
     assert_eq!(AuthMessage::parse(&bytes), Ok(switch));
     let bytes = payload(|out, sequence| put_auth_more(out, sequence, b"\x04"));
     assert_eq!(AuthMessage::parse(&bytes), Ok(AuthMessage::More(b"\x04")));

@@ -38,4 +38,7 @@ pub enum PacketError {
     /// Bytes that must be looked at together are more than is kept.
     #[error("a packet is too long")]
     TooLong,
+    /// Its number is not the one that is due.
+    #[error("packets came out of order")]
+    Order,
 }

@@ -54,12 +54,9 @@ impl Programs {
         self.binaries.server()
     }
 
-    /// Settings that say where the programs' other files are. Debian's MySQL looks for its
-    /// plugins where it was built for; MariaDB finds what belongs to it.
+    /// Settings that say where the programs' other files are, which otherwise are looked for where
+    /// the server was built for.
     pub fn folders(&self) -> Vec<String> {
-        if self.engine == Engine::MariaDb {
-            return Vec::new();
-        }
         let mut lines = vec![format!("basedir = {}", self.base.display())];
         let plugins = self.base.join("lib/mysql/plugin");
         if plugins.is_dir() {
@@ -83,6 +80,7 @@ impl Programs {
                 command.args(["--no-defaults", "--skip-test-db", "--skip-name-resolve"]);
                 command.args(["--auth-root-authentication-method=normal"]);
                 command.arg("--innodb-log-file-size=16M");
+                command.arg(format!("--basedir={}", self.base.display()));
                 command
             }
         };
