@@ -3,7 +3,8 @@
 # make bench  compares with a direct connection, a bare relay, HAProxy and PgBouncer (40 minutes)
 # make regress  runs PostgreSQL's own regression suite, directly and through the proxy
 # make soak   random sessions, direct and proxied, for SOAK_SECONDS from seed SOAK_SEED on
-# make chaos  kills, freezes and hands over primaries under load and checks the books
+# make chaos  kills, freezes, cuts off and hands over primaries under load and checks the books
+# make compose-check  runs docker-compose.yml, kills and cuts off primaries (needs Docker)
 # make fuzz   fuzzes the decoders and the classifier (needs cargo-fuzz and a nightly toolchain)
 
 CARGO ?= cargo
@@ -13,7 +14,7 @@ SOAK_SEED ?= 1
 CHAOS_ROUNDS ?= 100
 CHAOS_SEED ?= 1
 
-.PHONY: test lint deps test-deps demo bench bench-deps regress soak chaos fuzz help
+.PHONY: test lint deps test-deps demo bench bench-deps regress soak chaos compose-check fuzz help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -56,6 +57,10 @@ chaos: deps
 	CHAOS_ROUNDS=$(CHAOS_ROUNDS) CHAOS_SEED=$(CHAOS_SEED) \
 		$(CARGO) test --locked --test integration chaos::the_books -- --nocapture --test-threads 1 \
 		| grep -E '^measured:|^test |contradiction|panicked'
+
+compose-check:
+	$(CARGO) build --locked --release --bin tiffin
+	scripts/compose-check.sh target/release/tiffin
 
 fuzz:
 	scripts/fuzz.sh $(FUZZ_SECONDS)
