@@ -278,6 +278,8 @@ fn a_cut_link_is_no_lost_primary() {
             config["clusters"]["main"]["nodes"]["pg0"] = format!("127.0.0.1:{port}").into();
         })
         .key("failover.detect.timeout", "1s")
+        // The replicas' way to the primary is free: a busy machine must not make it look cut.
+        .key("failover.detect.confirm", "3s")
         .start();
     relay.set(Behaviour::Forward(fixture.cluster.primary().port));
     fixture.proxy.wait_ready().unwrap();
@@ -302,6 +304,51 @@ fn a_cut_link_is_no_lost_primary() {
     relay.set(Behaviour::Forward(fixture.cluster.primary().port));
     fixture.wait_primary(fixture.cluster.primary());
     assert_eq!(actions(&fixture), Vec::<Value>::new());
+}
+
+/// The proxy sees the primary and no other: the others may have another one by now.
+#[test]
+fn a_proxy_that_sees_a_minority_writes_nothing() {
+    let relays = [Relay::start(Behaviour::Refuse), Relay::start(Behaviour::Refuse)];
+    let ports = [relays[0].port, relays[1].port];
+    let fixture = Fixture::build()
+        .unready()
+        .key("failover.quorum", "majority")
+        .key("gate.hold", "500ms")
+        .config_with(move |_, config| {
+            let nodes = &mut config["clusters"]["main"]["nodes"];
+            nodes["pg1"] = format!("127.0.0.1:{}", ports[0]).into();
+            nodes["pg2"] = format!("127.0.0.1:{}", ports[1]).into();
+        })
+        .start();
+    for (relay, server) in relays.iter().zip(fixture.cluster.replicas()) {
+        relay.set(Behaviour::Forward(server.port));
+    }
+    fixture.proxy.wait_ready().unwrap();
+    let writer = fixture.session();
+    writer.query("CREATE TABLE t (n int)").unwrap();
+    let primary = fixture.cluster.primary();
+    for (round, cut) in [Behaviour::Refuse, Behaviour::Silence].into_iter().enumerate() {
+        relays.iter().for_each(|relay| relay.set(cut));
+        let refused = || writer.query("INSERT INTO t VALUES (1)").err();
+        let mut told = String::new();
+        wait_until(PATIENCE, || {
+            refused().is_some_and(|error| {
+                told = format!("{error:#}");
+                told.contains("failover.quorum")
+            })
+        })
+        .unwrap_or_else(|_| panic!("{told}\n{}", fixture.proxy.log()));
+        let count = || fixture.direct(primary).value("SELECT count(*) FROM t").unwrap();
+        let before = count();
+        assert!((0..3).all(|_| refused().is_some()));
+        assert_eq!(count(), before, "round {round}");
+        // Two of three are most again.
+        relays[0].set(Behaviour::Forward(fixture.cluster.replica(0).port));
+        wait_until(PATIENCE, || refused().is_none()).expect("writes go on");
+        relays[1].set(Behaviour::Forward(fixture.cluster.replica(1).port));
+        fixture.wait_in_read_set(fixture.cluster.replicas());
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Primaries are killed, frozen and handed over while clients write, and the books are checked
+//! Primaries are killed, frozen, cut off and handed over while clients write, and the books are checked
 //! afterwards: nothing acknowledged is lost, nothing is there twice, nothing that was reported as
 //! failed is there, sums stay, no session reads backward.
 //!
@@ -11,6 +11,7 @@ mod history;
 
 use crate::maintenance::{said, tiffin};
 use crate::promotion::{confirm_writes, made, promoting, wait_done};
+use crate::support::relay::{Behaviour, Relay};
 use crate::support::{Fixture, PATIENCE, Server, wait_until};
 use clients::{Play, SESSIONS, START};
 use std::sync::atomic::Ordering;
@@ -21,6 +22,8 @@ enum Fault {
     Kill,
     /// It stops answering and keeps its connections; it comes to life again after the promotion.
     Freeze,
+    /// Its links are cut, those of the proxy and of the replicas; it runs on, and is back afterwards.
+    Cut,
     Switchover,
 }
 
@@ -29,6 +32,7 @@ impl Fault {
         match self {
             Fault::Kill => "kill",
             Fault::Freeze => "freeze",
+            Fault::Cut => "cut",
             Fault::Switchover => "switchover",
         }
     }
@@ -57,6 +61,11 @@ fn the_books_balance_through_freezes() {
 }
 
 #[test]
+fn the_books_balance_through_cut_links() {
+    play(Fault::Cut);
+}
+
+#[test]
 fn the_books_balance_through_switchovers() {
     let figures = play(Fault::Switchover);
     assert_eq!(figures.errors, 0, "errors that clients saw");
@@ -65,7 +74,8 @@ fn the_books_balance_through_switchovers() {
 /// Plays the rounds of one fault and checks the books.
 fn play(fault: Fault) -> Figures {
     let rounds = number("CHAOS_ROUNDS", 1);
-    let fixture = promoting().start();
+    let links = Links::default();
+    let fixture = links.start();
     clients::set_up(&fixture);
     for server in fixture.cluster.servers() {
         // Whoever becomes the primary waits for a replica to confirm.
@@ -86,7 +96,7 @@ fn play(fault: Fault) -> Figures {
         let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..rounds {
                 play.go_on(5);
-                primary = one_round(&fixture, &play, fault, primary, &mut figures);
+                primary = one_round(&fixture, (&play, &links), fault, primary, &mut figures);
             }
             play.go_on(5);
         }));
@@ -106,7 +116,7 @@ fn play(fault: Fault) -> Figures {
 /// One change of the primary, and everything in order again; the new one.
 fn one_round<'a>(
     fixture: &'a Fixture,
-    play: &Play,
+    (play, links): (&Play, &Links),
     fault: Fault,
     old: &Server,
     figures: &mut Figures,
@@ -115,6 +125,7 @@ fn one_round<'a>(
     match fault {
         Fault::Kill => old.kill9().unwrap(),
         Fault::Freeze => old.sigstop().unwrap(),
+        Fault::Cut => links.of(old).set(Behaviour::Silence),
         Fault::Switchover => {
             let replicas =
                 fixture.cluster.servers().iter().filter(|server| server.name != old.name);
@@ -128,9 +139,12 @@ fn one_round<'a>(
     let name = action["to"].as_str().expect("somebody was promoted");
     let new = fixture.cluster.servers().iter().find(|server| server.name == name).unwrap();
     play.go_on(5);
-    if fault == Fault::Freeze {
+    if matches!(fault, Fault::Freeze | Fault::Cut) {
         // It comes to life and answers those whom it has kept waiting.
-        old.sigcont().unwrap();
+        match fault {
+            Fault::Freeze => old.sigcont().unwrap(),
+            _ => links.of(old).set(Behaviour::Forward(old.port)),
+        }
         wait_done(fixture, before + 2);
         play.go_on(5);
     }
@@ -138,6 +152,7 @@ fn one_round<'a>(
     figures.errors += seen;
     figures.without_errors += usize::from(seen == 0);
     fixture.cluster.rewind(old, new).unwrap();
+    links.lead(old, new);
     fixture.wait_in_read_set(
         fixture.cluster.servers().iter().filter(|server| server.name != new.name),
     );
@@ -145,6 +160,54 @@ fn one_round<'a>(
     wait_until(PATIENCE, || new.value(streams).is_ok_and(|count| count == "2"))
         .expect("both replicas follow");
     new
+}
+
+/// A cable in front of each server: the proxy and the replicas reach it by that.
+struct Links(Vec<Relay>);
+
+impl Default for Links {
+    fn default() -> Links {
+        Links((0..3).map(|_| Relay::start(Behaviour::Refuse)).collect())
+    }
+}
+
+impl Links {
+    fn start(&self) -> Fixture {
+        let ports: Vec<u16> = self.0.iter().map(|relay| relay.port).collect();
+        let fixture = promoting()
+            .unready()
+            .config_with(move |_, config| {
+                for (number, port) in ports.into_iter().enumerate() {
+                    let node = &mut config["clusters"]["main"]["nodes"][format!("pg{number}")];
+                    *node = format!("127.0.0.1:{port}").into();
+                }
+            })
+            .start();
+        for server in fixture.cluster.servers() {
+            self.of(server).set(Behaviour::Forward(server.port));
+        }
+        for server in fixture.cluster.replicas() {
+            self.lead(server, fixture.cluster.primary());
+        }
+        fixture.proxy.wait_ready().unwrap();
+        fixture.wait_in_read_set(fixture.cluster.replicas());
+        fixture
+    }
+
+    fn of(&self, server: &Server) -> &Relay {
+        let number: usize = server.name.trim_start_matches("pg").parse().unwrap();
+        &self.0[number]
+    }
+
+    /// Makes a replica reach its upstream by its cable.
+    fn lead(&self, replica: &Server, upstream: &Server) {
+        let port = self.of(upstream).port;
+        let conninfo = replica.value("SHOW primary_conninfo").unwrap();
+        let words = conninfo.split(' ').filter(|word| !word.starts_with("port="));
+        let words = words.map(str::to_owned).chain([format!("port={port}")]);
+        let conninfo = words.collect::<Vec<_>>().join(" ").replace('\'', "''");
+        replica.set("primary_conninfo", &format!("'{conninfo}'")).unwrap();
+    }
 }
 
 fn tell(fault: Fault, figures: &Figures, rounds: u64, events: usize, contradictions: usize) {

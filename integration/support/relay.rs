@@ -1,9 +1,12 @@
 //! A cable between the proxy and a server that can be cut, frozen or led elsewhere.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// Between two looks whether a silent link is one no more.
+const SILENCE_LOOK: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
@@ -13,6 +16,8 @@ pub enum Behaviour {
     Refuse,
     /// Accepts and says nothing.
     Hang,
+    /// A cut link: open connections stay open and nothing comes through, also to new ones.
+    Silence,
     /// Answers with bytes that mean nothing.
     Garbage,
 }
@@ -42,10 +47,13 @@ impl Relay {
         Relay { port, state }
     }
 
-    /// Cuts every open connection; new ones are treated in the new way.
+    /// Cuts every open connection, but for silence; new ones are treated in the new way.
     pub fn set(&self, behaviour: Behaviour) {
         let mut state = self.state.lock().unwrap();
         state.behaviour = behaviour;
+        if behaviour == Behaviour::Silence {
+            return;
+        }
         for stream in state.open.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -56,7 +64,7 @@ fn serve(mut client: TcpStream, state: &Arc<Mutex<State>>) {
     let mut locked = state.lock().unwrap();
     match locked.behaviour {
         Behaviour::Refuse => drop(client),
-        Behaviour::Hang => locked.open.push(client),
+        Behaviour::Hang | Behaviour::Silence => locked.open.push(client),
         Behaviour::Garbage => {
             std::thread::spawn(move || {
                 let _ = client.write_all(&[0x55; 4096]);
@@ -69,15 +77,24 @@ fn serve(mut client: TcpStream, state: &Arc<Mutex<State>>) {
                 let _ = stream.set_nodelay(true);
                 locked.open.push(stream.try_clone().unwrap());
             }
-            copy(client.try_clone().unwrap(), server.try_clone().unwrap());
-            copy(server, client);
+            copy(client.try_clone().unwrap(), server.try_clone().unwrap(), state);
+            copy(server, client, state);
         }
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream) {
+fn copy(mut from: TcpStream, mut to: TcpStream, state: &Arc<Mutex<State>>) {
+    let state = state.clone();
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
+        let mut bytes = [0; 16 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            while state.lock().unwrap().behaviour == Behaviour::Silence {
+                std::thread::park_timeout(SILENCE_LOOK);
+            }
+            if to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
         let _ = to.shutdown(Shutdown::Write);
     });
 }

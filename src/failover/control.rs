@@ -8,7 +8,7 @@ use super::etcd::Etcd;
 use super::lease::{Lease, Terms};
 use super::servers::{LeftOut, Part, Servers};
 use crate::config::tls::ServerTlsConnector;
-use crate::config::{Cluster, FailoverMode, LeaseTerms, NodeConfig};
+use crate::config::{Cluster, Engine, FailoverMode, LeaseTerms, NodeConfig};
 use crate::topology::{Evidence, Lost, Role, Snapshot, Topology};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -127,6 +127,13 @@ impl Task {
         let config = &servers.cluster.failover;
         if config.mode == FailoverMode::Observe || snapshot.hold != crate::topology::Hold::Nothing {
             return None;
+        }
+        if servers.cluster.engine == Engine::Postgres
+            && detect::is_in_doubt(&snapshot, config, &self.signs, now)
+            && self.may_act().is_ok()
+        {
+            self.ask_replicas_to_reconnect(&servers, &snapshot).await;
+            return Some(now);
         }
         let verdict = detect::verdict(&snapshot, config, &self.signs, now);
         let acts = matches!(verdict, Verdict::Doubtful | Verdict::Down(_));

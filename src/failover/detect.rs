@@ -1,6 +1,7 @@
 //! Whether a primary is lost for good. Pure.
 //!
-//! Three signs must agree: its probes fail (sessions that lose it make them fail at once), no
+//! A frozen primary lets nobody in: it is lost when neither the proxy nor any replica that was made
+//! to connect again has an answer. Otherwise three signs must agree: its probes fail (sessions that lose it make them fail at once), no
 //! replica receives from it, and both for a while. A link that is cut between the proxy and the
 //! primary alone shows by the second sign; a stall that no probe notices shows by the first.
 
@@ -40,12 +41,20 @@ impl Signs {
     /// Takes in a snapshot.
     pub fn see(&mut self, snapshot: &Snapshot, now: Instant) {
         let Some(lost) = snapshot.lost else {
-            *self = Signs::default();
+            *self = Signs { asked: self.asked, ..Signs::default() };
             return;
         };
         self.missed = self.missed.or(Some(now));
         self.unfollowed = self.unfollowed.or(Some(now)).filter(|_| !lost.followed);
     }
+}
+
+/// Whether a primary that has not answered for a while has to be asked by others: replicas that are
+/// made to connect again are let in by one that lives, also if the proxy's own link is cut.
+pub fn is_in_doubt(snapshot: &Snapshot, config: &Failover, signs: &Signs, now: Instant) -> bool {
+    let seen = snapshot.primary.and_then(|primary| snapshot.node(primary).applied_at);
+    let rested = signs.asked.is_none_or(|asked| now >= asked + RECONNECT + config.timeout);
+    rested && seen.is_some_and(|seen| now >= seen + config.timeout / 2)
 }
 
 /// Judges the missing primary of a snapshot.
@@ -54,6 +63,11 @@ pub fn verdict(snapshot: &Snapshot, config: &Failover, signs: &Signs, now: Insta
     let Some(lost) = snapshot.lost.filter(|lost| lost.silent) else { return Verdict::Nothing };
     // After a reload of the configuration in the middle of it, its last answer is not known.
     let Some(seen_at) = lost.seen_at.or(missed) else { return Verdict::Nothing };
+    // They were told to connect again, have had the time for it, and all of them still wait.
+    if let Some(asked) = asked.filter(|_| lost.frozen) {
+        let due = asked + config.confirm;
+        return if now >= due { Verdict::Down(lost) } else { Verdict::Suspect(due) };
+    }
     // For a moment after they were told to, that they do not receive says nothing.
     if let Some(asked) = asked.filter(|asked| now < *asked + RECONNECT) {
         return Verdict::Suspect(asked + RECONNECT);
@@ -81,7 +95,7 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         // Confirm 500 ms, timeout 5 s. Columns: silent, last answer, unfollowed since, asked at,
-        // now; and the verdict's first letter with its moment.
+        // now; and the verdict's first letter with its moment (`f` and `F`: nobody is let in).
         type Row = (bool, Option<u64>, Option<u64>, Option<u64>, u64, &'static str, u64);
         let table: &[Row] = &[
             (false, Some(0), Some(0), None, 9000, "N", 0),
@@ -98,6 +112,11 @@ mod tests {
             // They still hold on to it.
             (true, Some(0), None, None, 4999, "S", 5000),
             (true, Some(0), None, None, 5000, "?", 0),
+            // Nobody is let in: not before they have had the time.
+            (true, Some(0), Some(600), Some(500), 999, "f", 1000),
+            (true, Some(0), Some(600), Some(500), 1000, "F", 0),
+            // Without having been asked that says nothing.
+            (true, Some(0), None, None, 4999, "f", 5000),
             // Asked to connect again, they need a moment, and then have lost it or not.
             (true, Some(0), Some(5100), Some(5000), 7_999, "S", 8_000),
             (true, Some(0), Some(5100), Some(5000), 8_000, "D", 0),
@@ -107,7 +126,9 @@ mod tests {
         for (number, &(silent, seen, unfollowed, asked, now, letter, due)) in
             table.iter().enumerate()
         {
-            let lost = Lost { node: NodeId(0), seen_at: seen.map(at), silent, followed: false };
+            let frozen = letter == "F" || letter == "f";
+            let lost =
+                Lost { node: NodeId(0), seen_at: seen.map(at), silent, frozen, followed: false };
             let snapshot = Snapshot {
                 version: 1,
                 epoch: Epoch(1),
@@ -123,8 +144,8 @@ mod tests {
             let found = verdict(&snapshot, &fixture::failover(), &signs, at(now));
             let expected = match letter {
                 "N" => Verdict::Nothing,
-                "S" => Verdict::Suspect(at(due)),
-                "D" => Verdict::Down(lost),
+                "S" | "f" => Verdict::Suspect(at(due)),
+                "D" | "F" => Verdict::Down(lost),
                 _ => Verdict::Doubtful,
             };
             assert_eq!(found, expected, "row {number}");

@@ -14,6 +14,9 @@ use crate::topology::{Health, Lost, Timeline};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
+/// A frozen primary that has just come to life may still be reached.
+const FROZEN_PATIENCE: Duration = Duration::from_millis(100);
+
 /// Runs the steps in order.
 ///
 /// # Errors
@@ -26,7 +29,7 @@ pub(super) async fn run(
 ) -> Result<(), String> {
     let since = lost.seen_at.unwrap_or_else(Instant::now);
     let old = &servers.cluster.nodes[usize::from(lost.node.0)];
-    let promoted = promoted(task, servers, act, old).await;
+    let promoted = promoted(task, servers, act, old, lost).await;
     let new = match promoted {
         Ok(new) => new,
         Err(error) => {
@@ -54,6 +57,7 @@ async fn promoted<'a>(
     servers: &'a Servers,
     act: &Act,
     old: &NodeConfig,
+    lost: &Lost,
 ) -> Result<&'a NodeConfig, String> {
     let config = &servers.cluster.failover;
     let name = old.name.clone();
@@ -63,8 +67,9 @@ async fn promoted<'a>(
         Ok(((), "what it may answer from now on is not passed on".to_owned()))
     })
     .await?;
-    // A frozen one would be waited for in vain.
-    isolate(servers, act, old, servers.cluster.monitor.timeout).await;
+    // One that lets nobody in would be waited for in vain.
+    let timeout = servers.cluster.monitor.timeout;
+    isolate(servers, act, old, if lost.frozen { FROZEN_PATIENCE } else { timeout }).await;
     if let Some(line) = &config.fence_command {
         act.step(format!("run failover.fence_command for {}", old.name), async {
             let bound = config.command_timeout;

@@ -115,6 +115,10 @@ impl Judged {
         };
     }
 
+    fn is_replica(&self) -> bool {
+        self.report.as_ref().is_some_and(Report::is_replica)
+    }
+
     pub(super) fn claim(&self) -> Option<Claim> {
         let report = self.report.as_ref()?;
         if report.is_replica() {
@@ -173,4 +177,22 @@ impl Judged {
             drained: false,
         }
     }
+}
+
+/// Names of the replicas that still receive from something that is not a known replica.
+pub(super) fn receivers(nodes: &[Judged]) -> Vec<&str> {
+    let replicas = nodes.iter().filter(|node| node.is_replica());
+    let replicas: Vec<&str> = replicas.map(|node| &*node.address).collect();
+    let receiving = nodes.iter().filter(|node| {
+        node.failures == 0 && node.report.as_ref().is_some_and(|report| report.receives(&replicas))
+    });
+    receiving.map(|node| &*node.name).collect()
+}
+
+/// Whether there are replicas that answer, and all of them wait for their upstream to let them in.
+pub(super) fn all_connect(nodes: &[Judged]) -> bool {
+    let mut replicas =
+        nodes.iter().filter(|node| node.failures == 0 && node.is_replica()).peekable();
+    let connects = |node: &Judged| node.report.as_ref().is_some_and(Report::is_connecting);
+    replicas.peek().is_some() && replicas.all(connects)
 }

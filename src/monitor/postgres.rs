@@ -4,7 +4,7 @@
 //! standby alike: functions that either of them refuses stand behind CASE.
 
 use super::probe::{Ask, ProbeError};
-use super::report::{Identity, Receiver, Report, State};
+use super::report::{CONNECTING, Identity, Receiver, Report, State};
 use crate::topology::Timeline;
 use deadpool_postgres::{Object, Pool, PoolError};
 use std::error::Error as _;
@@ -28,6 +28,7 @@ FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_init() i";
 ///   the control file's, which lag behind until a restart point, and the receiver's.
 /// - `waits_for_log` is only looked up when something received is not applied; the received
 ///   offset is read before it. It needs `pg_monitor`, and so do the receiver's columns.
+/// - `receiver_connects`: `pg_stat_wal_receiver` has no row until the upstream has let it in.
 const PROBE_SQL: &str = "\
 SELECT r.recovering,
        CASE WHEN pg_catalog.current_setting('default_transaction_read_only') = 'on'
@@ -56,6 +57,11 @@ SELECT r.recovering,
        END AS replica_timeline,
        w.pid IS NOT NULL AS has_receiver,
        w.status AS receiver_status,
+       CASE WHEN r.recovering AND w.pid IS NULL
+            THEN EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
+                         WHERE a.backend_type = 'walreceiver'
+                           AND lower(a.wait_event) = 'libpqwalreceiverconnect')
+            ELSE false END AS receiver_connects,
        w.sender_host, w.sender_port
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering OFFSET 0) r
 LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON r.recovering";
@@ -231,6 +237,9 @@ fn report(row: &Row, identity: &Arc<Identity>, log: LogGeometry) -> Result<Repor
 }
 
 fn receiver(row: &Row) -> Result<Option<Receiver>, Error> {
+    if row.try_get::<_, bool>("receiver_connects")? {
+        return Ok(Some(Receiver { status: Some(CONNECTING.into()), upstream: None }));
+    }
     if !row.try_get::<_, bool>("has_receiver")? {
         return Ok(None);
     }

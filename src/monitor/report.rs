@@ -9,6 +9,9 @@ use std::sync::Arc;
 /// A receiver that has its connection, in the words of `SHOW REPLICA STATUS`.
 pub(super) const RECEIVES: &str = "Yes";
 
+/// A receiver that waits for its upstream to let it in; PostgreSQL has no word for it.
+pub(super) const CONNECTING: &str = "connecting";
+
 /// What a server says of itself once per connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -183,6 +186,12 @@ impl Report {
                     && state.replication.as_ref().is_none_or(|all| all.iter().any(receives))
             }
         }
+    }
+
+    /// Whether it is a replica that waits for its upstream to let it in.
+    pub fn is_connecting(&self) -> bool {
+        let State::Replica { receiver: Some(receiver), .. } = &self.state else { return false };
+        receiver.status.as_deref() == Some(CONNECTING)
     }
 
     /// What may explain a replica's lag; empty or beginning with `; `.

@@ -14,11 +14,11 @@
 
 use super::election::{self, Claim, Election, Known, LastPrimary, Memory};
 use super::history::{History, Sample, Source};
-use super::judged::{Answered, Judged, Picture};
+use super::judged::{self, Answered, Judged, Picture};
 use super::probe::Outcome;
 use super::readset::Bounds;
 use super::report::{Reach, Report};
-use crate::config::{Cluster, Engine, Quorum};
+use crate::config::{Cluster, Engine, FailoverMode, Quorum};
 use crate::topology::{
     Epoch, Health, Hold, Lag, Lost, Node, NodeId, Orders, Role, Snapshot, Timeline,
 };
@@ -35,6 +35,10 @@ pub struct Judge {
     interval: Duration,
     /// A primary that has not answered for this long may have written on unseen.
     unseen_after: Duration,
+    /// Where the proxy promotes: how long a primary may be silent that lets no replica in.
+    frozen_after: Option<Duration>,
+    /// The newest moment that was heard of.
+    now: Instant,
     nodes: Vec<Judged>,
     known: Known,
     /// Why no system identifier could be settled on.
@@ -74,6 +78,9 @@ impl Judge {
             isolated: false,
             interval: cluster.monitor.interval,
             unseen_after: cluster.monitor.interval * 2 + cluster.monitor.timeout,
+            frozen_after: (cluster.failover.mode == FailoverMode::Promote)
+                .then_some(cluster.failover.timeout),
+            now: Instant::now(),
             nodes,
             known,
             unsettled: String::new(),
@@ -137,6 +144,7 @@ impl Judge {
     pub fn note(&mut self, outcome: Outcome) {
         let Some(judged) = self.nodes.get_mut(usize::from(outcome.node.0)) else { return };
         judged.note(&outcome, self.failures_max);
+        self.now = self.now.max(outcome.finished_at);
         if judged.report.as_ref().is_some_and(Report::is_replica) {
             // It has learnt that it no longer is the primary.
             self.known.superseded.retain(|superseded| *superseded != outcome.node);
@@ -237,7 +245,8 @@ impl Judge {
             );
             return Election { because, ..Election::default() };
         }
-        let claims = self.nodes.iter().filter(|node| node.failures < self.failures_max);
+        let answers = |node: &&Judged| node.failures < self.failures_max && !self.is_frozen(node);
+        let claims = self.nodes.iter().filter(answers);
         let heard = claims.filter(|node| self.fenced.as_ref() != Some(&node.name));
         let claims: Vec<Claim> = heard.filter_map(Judged::claim).collect();
         election::elect(&claims, &self.known)
@@ -326,23 +335,8 @@ impl Judge {
         });
         let dead = self.election.primary.is_none()
             && self.election.refused.is_empty()
-            && self.receivers().is_empty();
+            && judged::receivers(&self.nodes).is_empty();
         if seen || dead { Source::Current } else { Source::Unseen }
-    }
-
-    /// Names of the replicas that still receive from something that is not a known replica.
-    fn receivers(&self) -> Vec<&str> {
-        let replicas: Vec<&str> = self
-            .nodes
-            .iter()
-            .filter(|node| matches!(&node.report, Some(report) if report.is_replica()))
-            .map(|node| &*node.address)
-            .collect();
-        let receiving = self.nodes.iter().filter(|node| {
-            node.failures == 0
-                && node.report.as_ref().is_some_and(|report| report.receives(&replicas))
-        });
-        receiving.map(|node| &*node.name).collect()
     }
 
     fn lost(&self) -> Option<Lost> {
@@ -353,9 +347,19 @@ impl Judge {
         Some(Lost {
             node: judged.id,
             seen_at: judged.answered.map(|answered| answered.started_at),
-            silent: judged.failures >= self.failures_max && self.election.because.is_empty(),
-            followed: !self.receivers().is_empty(),
+            silent: (judged.failures >= self.failures_max || self.is_frozen(judged))
+                && self.election.because.is_empty(),
+            frozen: self.is_frozen(judged),
+            followed: !judged::receivers(&self.nodes).is_empty(),
         })
+    }
+
+    /// It answers nobody: neither the proxy for a while, nor any replica that wants to be let in.
+    fn is_frozen(&self, node: &Judged) -> bool {
+        let silent = node.answered.zip(self.frozen_after).is_some_and(|(answered, bound)| {
+            self.now.saturating_duration_since(answered.started_at) >= bound
+        });
+        silent && judged::all_connect(&self.nodes)
     }
 
     fn why_no_primary(&self) -> String {
@@ -376,12 +380,15 @@ impl Judge {
         }
         let mut reason = match last {
             None => "no node answers as a primary".to_string(),
+            Some(node) if self.is_frozen(node) => {
+                format!("{} answers neither probes nor replicas", node.name)
+            }
             Some(node) => match &node.error {
                 Some(error) => format!("{} does not answer: {error}", node.name),
                 None => format!("{} is no longer the primary, and no other node is", node.name),
             },
         };
-        let receivers = self.receivers();
+        let receivers = judged::receivers(&self.nodes);
         if last.is_some_and(|node| node.error.is_some()) && !receivers.is_empty() {
             reason += &format!("; but {} still receive from a primary", receivers.join(", "));
         }

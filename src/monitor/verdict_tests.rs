@@ -14,6 +14,8 @@ enum Answer {
     R(u32, u64),
     /// A replica that receives from nobody.
     Cut(u32, u64),
+    /// A replica that its upstream does not let in.
+    Waits(u32, u64),
     /// A primary of another system.
     Foreign(u32, u64),
     /// The connection failed.
@@ -69,6 +71,10 @@ impl World {
             }
             R(timeline, offset) => (timeline, Ok(replica(offset, Some(streaming)))),
             Cut(timeline, offset) => (timeline, Ok(replica(offset, None))),
+            Waits(timeline, offset) => {
+                let status = Some(Arc::from(super::super::report::CONNECTING));
+                (timeline, Ok(replica(offset, Some(Receiver { status, upstream: None }))))
+            }
             Down => {
                 self.connections[node] += 1;
                 (0, Err(ProbeError::Connection(Arc::from("connection refused"))))
@@ -143,6 +149,31 @@ const START: [([Answer; 3], &str); 2] = [
 
 fn after_start(name: &str, rounds: &[([Answer; 3], &str)], because: &str) {
     check(name, &[&START, rounds].concat(), because);
+}
+
+/// By the fixture, 5 s of silence are 50 rounds.
+#[test]
+fn a_primary_that_answers_nobody_is_frozen() {
+    let mut cluster = fixture::cluster(["a", "b", "c"].map(fixture::node));
+    cluster.failover.mode = FailoverMode::Promote;
+    let mut world = World { judge: Judge::new(&cluster, Memory::default()), ..World::new() };
+    world.round([P(1, 10), R(1, 10), R(1, 10)]);
+    for _ in 0..49 {
+        assert_eq!(world.round([Silent, Waits(1, 10), Waits(1, 10)]).primary, Some(NodeId(0)));
+    }
+    // One that is let in proves that it lives.
+    assert_eq!(world.round([Silent, Waits(1, 10), R(1, 10)]).primary, Some(NodeId(0)));
+    let snapshot = world.round([Silent, Waits(1, 10), Waits(1, 10)]);
+    let lost = snapshot.lost.expect("it is lost");
+    assert_eq!(
+        (snapshot.primary, lost.silent, lost.frozen, lost.followed),
+        (None, true, true, false)
+    );
+    assert!(snapshot.no_primary_because.contains("neither probes nor replicas"));
+    let epoch = snapshot.epoch;
+    // It comes to life.
+    let snapshot = world.round([P(1, 11), R(1, 11), R(1, 11)]);
+    assert_eq!((snapshot.primary, snapshot.epoch), (Some(NodeId(0)), epoch));
 }
 
 #[test]

@@ -80,6 +80,8 @@ pub struct Lost {
     pub seen_at: Option<Instant>,
     /// It does not answer; otherwise it does, but as something else or under an objection.
     pub silent: bool,
+    /// It answers neither the proxy nor the replicas that want to be let in, and was given time.
+    pub frozen: bool,
     /// A replica that answers still receives from something that is no known replica.
     pub followed: bool,
 }
