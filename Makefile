@@ -24,7 +24,7 @@ test: test-deps lint
 
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 deps:
 	scripts/install-deps.sh test

@@ -13,12 +13,16 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 use tiffin::cli::sandbox::servers::binaries::Binaries;
 use tiffin::cli::sandbox::servers::{Login, Tls};
 
 /// A program takes three to ten seconds on a machine that does nothing else.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(200);
+/// Drivers at a time: their programs wait more than they compute.
+const AT_ONCE: usize = 3;
 /// Lines of a failed program's standard error that are shown.
 const STDERR_LINES_MAX: usize = 60;
 
@@ -81,31 +85,45 @@ fn drivers_see_what_they_see_without_the_proxy() {
     let mut problems = Vec::new();
     let mut checks = 0;
     let started = Instant::now();
-    for (name, language, program) in DRIVERS.iter().filter(|(name, ..)| is_chosen(name)) {
-        let command = || command(*language, program);
-        let [proxied, direct] = run_both_ways(&fixture, &ca, name, command);
-        checks += proxied.ok.len();
-        println!(
-            "measured: {}: {} checks, {:.1} s through the proxy, {:.1} s directly",
-            proxied.version,
-            proxied.ok.len(),
-            proxied.seconds,
-            direct.seconds,
-        );
-        problems.extend(problems_of(name, DIFFERS, &proxied, &direct));
-        if !fixture.proxy.is_running() {
-            problems.push(format!("the proxy ended during {name}"));
-        }
-        fixture
-            .cluster
-            .primary()
-            .execute(&format!("DROP DATABASE {name}_direct WITH (FORCE)"))
-            .unwrap();
+    let todo = Mutex::new(DRIVERS.iter().filter(|(name, ..)| is_chosen(name)));
+    let next = || todo.lock().unwrap().next();
+    let work = || std::iter::from_fn(next).map(|driver| run(&fixture, &ca, driver)).collect();
+    let results: Vec<(usize, Vec<String>)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let results = workers.into_iter().map(|worker| worker.join().unwrap());
+        results.flat_map(|done: Vec<_>| done).collect()
+    });
+    for (number, found) in results {
+        checks += number;
+        problems.extend(found);
     }
     println!("measured: {checks} checks of drivers in {:.1} s", started.elapsed().as_secs_f64());
     problems.extend(left_behind(&fixture));
     print_shares(&fixture);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// Runs a driver's program; the number of its checks and what is wrong.
+fn run(
+    fixture: &Fixture,
+    ca: &Path,
+    (name, language, program): &(&str, Language, &str),
+) -> (usize, Vec<String>) {
+    let [proxied, direct] = run_both_ways(fixture, ca, name, || command(*language, program));
+    println!(
+        "measured: {}: {} checks, {:.1} s through the proxy, {:.1} s directly",
+        proxied.version,
+        proxied.ok.len(),
+        proxied.seconds,
+        direct.seconds,
+    );
+    let mut problems = problems_of(name, DIFFERS, &proxied, &direct);
+    if !fixture.proxy.is_running() {
+        problems.push(format!("the proxy ended during {name}"));
+    }
+    let drop = format!("DROP DATABASE {name}_direct WITH (FORCE)");
+    fixture.cluster.primary().execute(&drop).unwrap();
+    (proxied.ok.len(), problems)
 }
 
 /// One primary with two replicas and the proxy; everybody speaks TLS with verified names and logs

@@ -217,6 +217,47 @@ fn notifications_come_once_in_order_and_by_name() {
     assert_eq!(told(&wire.query("SELECT 1")), []);
 }
 
+/// What cannot be followed in a transaction with a snapshot on a replica keeps nobody there: the
+/// settings are asked for, and the next write finds the primary.
+#[test]
+fn a_session_leaves_a_replica_when_its_transaction_ends() {
+    let fixture = Fixture::build().replicas(1).start();
+    fixture.create_table("t", "n int");
+    let primary = fixture.cluster.primary();
+    let on = "SELECT inet_server_port(), count(*) FROM t";
+    let pinned = || fixture.metrics().sum("tiffin_pinned_sessions", &[]);
+    let session = fixture.session();
+    // Its own write may keep it on the primary for a moment.
+    let begin = || {
+        let on_replica = || {
+            session.query("ROLLBACK").unwrap();
+            session.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").unwrap();
+            fixture.ran_on(&session, on) != primary.name
+        };
+        wait_until(PATIENCE, on_replica).unwrap();
+    };
+    for unknown in ["SELECT U&\"n\" FROM t", "SELECT set_config(lower('WORK_MEM'), '7MB', false)"] {
+        begin();
+        session.query(unknown).unwrap();
+        assert_eq!(pinned(), 1.0, "{unknown}");
+        assert_ne!(fixture.ran_on(&session, on), primary.name);
+        session.query("COMMIT").unwrap();
+        session.query("INSERT INTO t VALUES (1)").unwrap();
+        assert_eq!(pinned(), 0.0, "{unknown}");
+    }
+    assert_eq!(session.value("SHOW work_mem").unwrap(), "7MB");
+    // A cursor is on the replica: what needs the primary is refused until it is closed.
+    begin();
+    session.query("DECLARE held CURSOR WITH HOLD FOR SELECT n FROM t").unwrap();
+    session.query("COMMIT").unwrap();
+    for write in ["INSERT INTO t VALUES (2)", "BEGIN", "SELECT n FROM t FOR UPDATE"] {
+        assert_eq!(state_of(session.query(write)), "0A000", "{write}");
+    }
+    assert_eq!(session.query("FETCH ALL FROM held").unwrap().len(), 2);
+    session.query("CLOSE held").unwrap();
+    session.query("INSERT INTO t VALUES (2)").unwrap();
+}
+
 /// On a replica an advisory lock would be taken, and nobody would see it.
 #[test]
 fn a_read_only_transaction_that_locks_moves_to_the_primary() {
@@ -248,6 +289,13 @@ fn a_read_only_transaction_that_locks_moves_to_the_primary() {
     session.query("SELECT txid_current()").unwrap();
     session.query("SELECT pg_notify('a', 'b')").unwrap();
     session.query("COMMIT").unwrap();
+    for statement in ["LISTEN a", "UNLISTEN *", "LOCK TABLE t", "ANALYZE t"] {
+        session.query("BEGIN READ ONLY").unwrap();
+        session.query("SELECT 1 FROM t").unwrap();
+        session.query(statement).unwrap();
+        session.query("COMMIT").unwrap();
+        session.query("UNLISTEN *").unwrap();
+    }
     // With a snapshot it cannot move: it says so and has failed.
     let session = fixture.session();
     session.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").unwrap();

@@ -87,9 +87,10 @@ impl Run<'_> {
             if let Err(Broken(why)) = &done {
                 replies.push(format!("! {why}"));
             }
-            if matches!(step.act, Act::Connect(_) | Act::Abort(_)) {
-                // In whichever order a server reports them.
-                replies.sort_unstable();
+            // Changed parameters come in whichever order.
+            for told in replies.chunk_by_mut(|one, other| is_parameter(one) && is_parameter(other))
+            {
+                told.sort_unstable();
             }
             self.transcript.steps.push(replies);
             done?;
@@ -175,6 +176,10 @@ impl Run<'_> {
     }
 }
 
+fn is_parameter(line: &str) -> bool {
+    line.starts_with("S ")
+}
+
 /// A reply as a line, without what no two servers have in common.
 fn line(message: &wire::Message) -> String {
     let body = &message.body;
@@ -227,18 +232,27 @@ fn columns(body: &[u8]) -> String {
     line
 }
 
-/// Refused either way: the portal of a BEGIN that no server has seen yet is executed once more; a
+/// Refused either way: the portal of a BEGIN that no server has seen yet is executed once more, in
+/// its transaction or after that has failed; a
 /// Bind in an aborted transaction, of a statement that can not be prepared on this server any more,
 /// has the wrong parameters.
 fn is_refused_alike(direct: &str, proxied: &str) -> bool {
     let codes = |one: &str, other: &str| direct.contains(one) && proxied.contains(other);
-    codes("C=55000", "C=34000") && direct.contains("cannot be run") || codes("C=08P01", "C=25P02")
+    codes("C=55000", "C=34000") && direct.contains("cannot be run")
+        || codes("C=25P02", "C=34000")
+        || codes("C=08P01", "C=25P02")
 }
 
 /// A READ ONLY transaction is on a replica, which refuses more than a primary does in one
 /// (`docs/limits.md`).
 fn on_standby(line: &str) -> bool {
     line.contains("C=25006") && line.contains("during recovery")
+}
+
+/// UNLISTEN does nothing on a server connection that has never listened. One that an earlier client
+/// has listened on takes part in the commit, and such a transaction cannot be prepared.
+fn on_listener(line: &str) -> bool {
+    line.contains("C=0A000") && line.contains("executed LISTEN, UNLISTEN, or NOTIFY")
 }
 
 /// The first difference between the answers of two sides.
@@ -262,7 +276,7 @@ pub fn difference(
         {
             continue;
         }
-        if right.is_some_and(|lines| lines.iter().any(|line| on_standby(line))) {
+        if right.is_some_and(|lines| lines.iter().any(|l| on_standby(l) || on_listener(l))) {
             // The transaction goes another way from here on.
             return None;
         }

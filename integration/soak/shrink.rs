@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The report of a failed seed: what differs, and a small script that shows it.
 pub fn report(world: &World, seed: u64, script: Script, found: &Difference) -> String {
     let mut report = format!("seed {seed} fails {}", found.text());
-    match compare(world, &script, PATIENCE) {
+    match compare(world, &script, PATIENCE).difference() {
         None => {
             let _ = write!(report, "It does not fail again; what was run:\n{script}");
         }
@@ -87,7 +87,7 @@ fn shrink_messages(
 }
 
 fn try_it(world: &World, script: Script, kind: &str, best: &mut (Script, Difference)) -> bool {
-    match compare(world, &script, PATIENCE) {
+    match compare(world, &script, PATIENCE).difference() {
         Some(found) if found.kind() == kind => {
             *best = (script, found);
             true

@@ -15,15 +15,21 @@ pub struct Doubts {
     pub pins: Pins,
     /// Names of settings with a value that is not known.
     pub settings: Vec<Arc<str>>,
+    /// Nobody knows what the session has on its server, and it is not to stay there for that: all
+    /// pins and settings are asked for.
+    pub everything: bool,
     /// The question has been sent.
     pub asked: bool,
 }
 
 impl Doubts {
     pub fn is_empty(&self) -> bool {
-        self.pins.is_empty() && self.settings.is_empty()
+        self.pins.is_empty() && self.settings.is_empty() && !self.everything
     }
 }
+
+/// What a server said of its settings, by their names.
+pub type AllLearned = Vec<(Arc<str>, Learned)>;
 
 /// What a server said of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,8 @@
 //!                        └─ COMMIT, ROLLBACK ─▶ Idle     └──────▶ Failed ─ROLLBACK─▶ Idle
 //! ```
 
-use super::doubts::{Learned, UNKNOWN_SETTINGS_MAX};
+use super::doubts::{AllLearned, Learned, UNKNOWN_SETTINGS_MAX};
+use super::settings::assignment;
 use super::{Doubts, Overrides, Pins, Positions, Settings};
 use crate::sql::{Discard, Pin, SessionEffect, TransactionModes};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ const CHARACTERISTICS: [&str; 3] = [
     "default_transaction_deferrable",
     "default_transaction_isolation",
 ];
+
+/// Texts with which a transaction begins elsewhere; with more it stays where it is.
+const TEXTS_MAX: usize = 64;
 
 /// Savepoints of one transaction that are followed; with more, the session keeps its connection.
 const SAVEPOINTS_MAX: usize = 1024;
@@ -40,7 +44,7 @@ pub enum Transaction {
 /// A transaction that no server knows of yet.
 #[derive(Debug, Default)]
 pub struct Held {
-    /// The BEGIN, then any SET TRANSACTION, as the client wrote them.
+    /// The BEGIN, then any SET TRANSACTION, as the client wrote them; then what SET LOCAL has set.
     pub texts: Vec<Box<[u8]>>,
     pub modes: TransactionModes,
 }
@@ -105,9 +109,7 @@ impl Session {
 
     /// Takes over what a statement that ran has done.
     pub fn apply(&mut self, effect: &SessionEffect) {
-        if let Some(undo) = &mut self.undo {
-            undo.rooted = true;
-        }
+        self.root(effect);
         match effect {
             SessionEffect::Set { name, value, local: true } => self.set_local(name, value.as_ref()),
             SessionEffect::Set { name, value, local: false } => self.set(name, value.as_ref()),
@@ -160,6 +162,21 @@ impl Session {
         }
     }
 
+    /// Notes what the transaction has left on its server. A SET LOCAL can be said again elsewhere.
+    fn root(&mut self, effect: &SessionEffect) {
+        let Some(undo) = &mut self.undo else { return };
+        let texts = &mut self.began.texts;
+        match effect {
+            SessionEffect::Set { name, value, local: true }
+                if !undo.rooted && (1..TEXTS_MAX).contains(&texts.len()) =>
+            {
+                let value = value.as_deref().unwrap_or(DEFAULT);
+                texts.push(assignment(name, value, true).into_bytes().into());
+            }
+            _ => undo.rooted = true,
+        }
+    }
+
     /// A statement may have done this, or not.
     pub fn may_have(&mut self, effect: &SessionEffect) {
         match effect {
@@ -170,10 +187,16 @@ impl Session {
                 CHARACTERISTICS.iter().for_each(|name| self.learn(&Arc::from(*name)));
             }
             SessionEffect::ResetAll | SessionEffect::Discard(Discard::All) => {
-                self.pins.insert(Pin::Setting);
+                self.doubts.everything = true;
             }
             _ => {}
         }
+    }
+
+    /// The session is outside of a transaction on a replica, where nothing but what that server
+    /// can tell of is to keep it: its next request may be a write.
+    pub fn leave_if_possible(&mut self) {
+        self.doubts.everything |= !self.pins.without(self.pins.visible()).is_empty();
     }
 
     /// A transaction has ended, it is not known how: with the settings of now or with these.
@@ -224,7 +247,6 @@ impl Session {
 
     /// The transaction goes on elsewhere, where it begins again with these texts.
     pub fn uprooted(&mut self, held: Held) {
-        self.undo = None;
         self.transaction = Transaction::Held(held);
     }
 
@@ -266,10 +288,34 @@ impl Session {
         }
     }
 
+    /// The server's answer where everything was asked: which pins hold, and what has been set.
+    /// What it cannot tell of keeps the session on a primary only.
+    pub fn answered_everything(&mut self, held: Pins, values: AllLearned, on_replica: bool) {
+        self.doubts = Doubts::default();
+        let hidden = self.pins.without(self.pins.visible());
+        self.pins = if on_replica { held } else { held.or(hidden) };
+        self.pins.remove(Pin::Setting);
+        let mut settings = Settings::default();
+        for (name, value) in values {
+            match value {
+                Learned::Value(value) if !settings.is_full() => settings.set(name, value),
+                _ => {
+                    self.pins.insert(Pin::Setting);
+                }
+            }
+        }
+        for name in self.settings.names().filter(|name| is_custom(name)) {
+            if settings.get(name).is_none() {
+                settings.set(name.clone(), DEFAULT.into());
+            }
+        }
+        self.settings = Arc::new(settings);
+    }
+
     /// The server could not answer: everything stays as it is.
     pub fn unanswered(&mut self) {
-        let Doubts { settings, .. } = std::mem::take(&mut self.doubts);
-        if !settings.is_empty() {
+        let Doubts { settings, everything, .. } = std::mem::take(&mut self.doubts);
+        if !settings.is_empty() || everything {
             self.pins.insert(Pin::Setting);
         }
     }
@@ -277,7 +323,8 @@ impl Session {
     /// The settings by which the names in a text are understood now; `None` when they are not
     /// known.
     pub fn naming(&self) -> Option<&Settings> {
-        if self.is_bound() && !self.doubts.settings.is_empty()
+        if !self.doubts.settings.is_empty()
+            || self.doubts.everything
             || self.pins.contains(Pin::Setting)
             || self.pins.contains(Pin::Unknown)
         {
@@ -408,7 +455,7 @@ impl Session {
 }
 
 /// Whether this is a name that nobody need have defined, as `app.user`.
-fn is_custom(name: &str) -> bool {
+pub fn is_custom(name: &str) -> bool {
     name.contains('.')
 }
 

@@ -70,6 +70,13 @@ pub enum Isolation {
     Serializable,
 }
 
+impl Isolation {
+    /// Whether a transaction sees one state from its first statement to its end.
+    pub fn has_one_snapshot(self) -> bool {
+        matches!(self, Isolation::RepeatableRead | Isolation::Serializable)
+    }
+}
+
 /// What a statement does to the session that runs it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SessionEffect {

@@ -38,7 +38,7 @@ pub(super) fn recognise(cursor: &Cursor<'_>, source: &Source<'_>) -> Option<Part
         }
         "unlisten" => unlisten(cursor)?,
         "notify" => Part::new(Effect::Write, "notify", "a standby cannot notify"),
-        "lock" => Part::new(Effect::Write, "lock", "it locks tables"),
+        "lock" => lock(&cursor),
         "load" => session(SessionEffect::Pin(Pin::Unknown), "it loads a library"),
         "do" => return Some(anonymous(cursor, source)),
         "call" => procedure(cursor, source.catalog),
@@ -69,6 +69,24 @@ fn session(effect: SessionEffect, reason: &str) -> Part {
 fn ddl(word: &str) -> Part {
     let reason = format!("{} changes the schema", word.to_uppercase());
     Part { is_ddl: true, ..Part::new(Effect::Write, "ddl", reason) }
+}
+
+/// LOCK; the modes up to ROW EXCLUSIVE are those that a standby takes as well.
+fn lock(cursor: &Cursor<'_>) -> Part {
+    let weak: [&[&str]; 3] = [
+        &["in", "access", "share", "mode"],
+        &["in", "row", "share", "mode"],
+        &["in", "row", "exclusive", "mode"],
+    ];
+    let is_weak = |at: usize| {
+        let at = Cursor { at, ..*cursor };
+        weak.iter().any(|words| { at }.take_all(words))
+    };
+    let code = match (cursor.at..cursor.tokens.len()).any(is_weak) {
+        true => "lock",
+        false => "strong_lock",
+    };
+    Part::new(Effect::Write, code, "it locks tables")
 }
 
 /// DROP, which may be of the last temporary object.

@@ -99,6 +99,8 @@ pub struct Progress {
     pub segment_open: bool,
     /// Settings were sent in front of the request.
     pub settling: bool,
+    /// What was sent may drop start-up values of the client: what follows waits for its end.
+    pub dropping: bool,
     /// Start-up values of the client that the server has dropped.
     pub dropped: Dropped,
     /// Commits under way.
@@ -156,6 +158,7 @@ impl Default for Progress {
             broken: None,
             segment_open: false,
             settling: false,
+            dropping: false,
             dropped: Dropped::default(),
             commits: Vec::new(),
             readies: 0,

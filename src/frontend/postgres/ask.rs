@@ -9,10 +9,12 @@ use super::conversation::Conversation;
 use crate::backend::postgres::replies::Way;
 use crate::config::PoolMode;
 use crate::protocol::postgres::reply::Status;
-use crate::session::doubts::Learned;
+use crate::session::doubts::{AllLearned, Learned};
 use crate::session::settings::literal;
-use crate::session::{Doubts, Pins, Transaction};
+use crate::session::transaction::is_custom;
+use crate::session::{Doubts, Pins, Settings, Transaction};
 use crate::sql::{Pin, setting_as_sql};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -62,7 +64,10 @@ impl Conversation {
             return true;
         }
         doubts.asked = true;
-        let sql = question(doubts);
+        let sql = match doubts.everything {
+            true => whole_question(&self.identity.user, &self.session.settings),
+            false => question(doubts),
+        };
         let Some(mut active) = self.active.take() else { return false };
         if let Some((mut encoder, _)) = self.encoder(&mut active) {
             encoder.ask(sql.as_bytes(), Way::Ask);
@@ -72,31 +77,84 @@ impl Conversation {
     }
 }
 
-fn question(doubts: &Doubts) -> String {
-    let mut sql = "SELECT pg_catalog.concat(''".to_owned();
-    for (pin, letter, condition) in CONDITIONS {
-        if doubts.pins.contains(pin) {
-            let _ = write!(sql, ", CASE WHEN {condition} THEN '{letter}' END");
-        }
+/// All that has been SET: of pg_settings what can be SET again, and what it does not show.
+const SET_HERE: &str = "\
+    SELECT pg_catalog.lower(name) AS name, setting FROM pg_catalog.pg_settings \
+    WHERE source = 'session' AND name NOT IN ('seed', 'transaction_isolation', \
+        'transaction_read_only', 'transaction_deferrable') \
+    UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
+    WHERE pg_catalog.current_setting('role') <> 'none' \
+    UNION ALL SELECT 'session_authorization', session_user::text WHERE session_user::text <> ";
+
+/// Everything that a server can tell of a session of this user, with these settings as far as they
+/// are known: of settings that nobody has defined a server has no list.
+fn whole_question(user: &str, known: &Settings) -> String {
+    let mut sql = "SELECT ".to_owned();
+    put_conditions(Pins::all_visible(), &mut sql);
+    let user = literal(user);
+    let _ =
+        write!(sql, ", (SELECT pg_catalog.json_object_agg(name, setting) FROM ({SET_HERE}{user}");
+    for name in known.names().filter(|name| is_custom(name)) {
+        let name = literal(name);
+        let _ = write!(
+            sql,
+            " UNION SELECT {name}, pg_catalog.current_setting({name}) \
+             WHERE pg_catalog.current_setting({name}, true) IS NOT NULL"
+        );
     }
-    sql.push(')');
+    sql.push_str(") s)");
+    sql
+}
+
+fn question(doubts: &Doubts) -> String {
+    let mut sql = "SELECT ".to_owned();
+    put_conditions(doubts.pins, &mut sql);
     for name in &doubts.settings {
         let _ = write!(sql, ", pg_catalog.current_setting({}, true)", literal(name));
     }
     sql
 }
 
-/// The answer's row: the pins that hold, and the values of the settings.
-pub(super) fn answer(row: &[u8], doubts: &Doubts) -> Option<(Pins, Vec<Learned>)> {
+fn put_conditions(pins: Pins, sql: &mut String) {
+    sql.push_str("pg_catalog.concat(''");
+    for (pin, letter, condition) in CONDITIONS {
+        if pins.contains(pin) {
+            let _ = write!(sql, ", CASE WHEN {condition} THEN '{letter}' END");
+        }
+    }
+    sql.push(')');
+}
+
+/// The row that answers [`whole_question`]: the pins that hold, and all settings.
+pub(super) fn whole_answer(row: &[u8]) -> Option<(Pins, AllLearned)> {
     let columns = columns(row)?;
-    let (letters, values) = columns.split_first()?;
-    let letters = letters.unwrap_or_default();
+    let [letters, settings] = columns[..] else { return None };
+    let held = held(letters.unwrap_or_default());
+    let settings = settings.unwrap_or(b"{}");
+    let settings: BTreeMap<Box<str>, Box<str>> = serde_json::from_slice(settings).ok()?;
+    let learned = |(name, value): (Box<str>, Box<str>)| {
+        let name = Arc::from(name);
+        let value = learned(&name, Some(value.as_bytes()));
+        (name, value)
+    };
+    Some((held, settings.into_iter().map(learned).collect()))
+}
+
+fn held(letters: &[u8]) -> Pins {
     let mut held = Pins::default();
     for (pin, letter, _) in CONDITIONS {
         if letters.contains(&(letter as u8)) {
             held.insert(pin);
         }
     }
+    held
+}
+
+/// The answer's row: the pins that hold, and the values of the settings.
+pub(super) fn answer(row: &[u8], doubts: &Doubts) -> Option<(Pins, Vec<Learned>)> {
+    let columns = columns(row)?;
+    let (letters, values) = columns.split_first()?;
+    let held = held(letters.unwrap_or_default());
     if values.len() != doubts.settings.len() {
         return None;
     }
@@ -135,6 +193,20 @@ fn columns(message: &[u8]) -> Option<Vec<Option<&[u8]>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_about_everything() {
+        let mut row = b"D\0\0\0\0\0\x02\0\0\0\x01h\0\0\0\x15{ \"work_mem\" : \"99\" }".to_vec();
+        let (held, values) = whole_answer(&row).unwrap();
+        assert_eq!(held.iter().collect::<Vec<_>>(), [Pin::HoldCursor]);
+        assert_eq!(values, [("work_mem".into(), Learned::Value("'99'".into()))]);
+        for cut in 5..row.len() {
+            assert!(whole_answer(&row[..cut]).is_none());
+        }
+        row.truncate(12);
+        row.extend(b"\xff\xff\xff\xff");
+        assert_eq!(whole_answer(&row).unwrap().1, []);
+    }
 
     #[test]
     fn a_question_and_its_answer() {

@@ -16,6 +16,7 @@ use super::active::Active;
 use super::extent::{Extent, extent};
 use super::fault::{Fault, Refused};
 use super::plan::{Batch, Planner, What};
+use super::replica::STAYS_ON_REPLICA;
 use super::scratch::Scratch;
 use super::send::leaves_open;
 use super::serve::Served;
@@ -49,11 +50,6 @@ const HOLD_MARGIN_BYTES: usize = 16 * 1024;
 
 /// Room that a read from a client asks for.
 const READ_BYTES_MIN: usize = 8 * 1024;
-
-/// What a transaction is told that cannot move.
-const STAYS_ON_REPLICA: &str = "this needs the primary, and the read-only transaction has begun on \
-    a replica, with a snapshot or other state there; begin it with SET tiffin.target = 'primary' \
-    in force";
 
 /// How often a read is sent to another server before its error is the client's.
 const REPEATS_MAX: u32 = 3;
@@ -156,27 +152,34 @@ impl Conversation {
             Box::pin(wait_for_commits(self, at)).await?;
         }
         let mut batch = Some(batch);
+        let is_kept = self.active.is_some();
         for repeats in 0.. {
-            if let Err(refused) = acquire(self, &need).await? {
+            let acquired = match is_kept && repeats == 0 {
+                true => self.keep_on_replica(batch.as_deref(), &need),
+                false => acquire(self, &need).await?,
+            };
+            if let Err(refused) = acquired {
                 let batch = batch.take().unwrap_or_default();
                 self.refuse(&batch, &refused).await?;
                 self.keep_batch(batch);
                 return Ok(());
             }
-            self.send(batch.take().unwrap_or_default(), open, repeats < REPEATS_MAX);
+            let may_repeat = !is_kept && repeats < REPEATS_MAX;
+            self.send(batch.take().unwrap_or_default(), open, may_repeat);
             let mut served = poll_fn(|cx| self.poll_serve(cx)).await;
-            while let Ok(more @ (Served::RepeatHere | Served::Compared)) = served {
+            while let Ok(more @ (Served::RepeatHere | Served::Settled)) = served {
                 match more {
                     Served::RepeatHere => self.send_again(),
-                    _ => self.send_compared(),
+                    _ => self.send_settled(),
                 }
                 served = poll_fn(|cx| self.poll_serve(cx)).await;
             }
             match served {
-                Ok(Served::Done | Served::RepeatHere | Served::Compared) => {
+                Ok(Served::Done | Served::RepeatHere | Served::Settled) => {
                     self.release().await;
                     return Ok(());
                 }
+                Ok(Served::Between) => return Ok(()),
                 Ok(Served::Leave) => {
                     let left = self.leave_replica();
                     open = left.as_ref().is_some_and(|batch| leaves_open(batch));

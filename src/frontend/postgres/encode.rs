@@ -1,5 +1,6 @@
 //! From planned messages to what is sent to a server, and the replies expected for it.
 
+use super::parameters::dropped;
 use super::plan::{Batch, Meant, Op, What, leaves_something};
 use super::send::describes;
 use super::statements::{
@@ -10,14 +11,14 @@ use crate::backend::postgres::replies::{Expected, Kind, Limit, Replies, ShapeOf,
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::reply::{CLOSE_COMPLETE, PARSE_COMPLETE};
 use crate::protocol::postgres::request::{self, Request};
+use crate::session::Settings;
+use crate::session::settings::assignment;
 use crate::sql::Statement;
 use std::sync::Arc;
 
 /// A statement that stands for others, and what is done with it.
 const SPARE_NAME: &[u8] = b"tiffin_spare";
 pub const DEALLOCATE: &[u8] = b"DEALLOCATE tiffin_spare";
-/// Execute of the unnamed portal, all rows.
-const EXECUTE_UNNAMED: &[u8] = b"E\0\0\0\x09\0\0\0\0\0";
 /// A text that no server takes.
 const REFUSED: &[u8] = b"tiffin refuses this";
 
@@ -31,8 +32,12 @@ pub struct Encoder<'a> {
     pub statements_max: usize,
     /// The count of changes of plans ([`crate::monitor::catalogs::Slot::plans`]).
     pub plans: u64,
+    /// What the client asked for when it connected: RESET goes back to it.
+    pub startup: &'a Settings,
     /// The description of the portal that was bound last is to be told.
     pub bound: Option<ShapeOf>,
+    /// The client asks for descriptions itself.
+    pub describes: bool,
     /// The transaction block is aborted, or may be by the time the server reads what is written.
     pub may_be_aborted: bool,
 }
@@ -40,6 +45,9 @@ pub struct Encoder<'a> {
 impl Encoder<'_> {
     /// Writes a batch; `bytes` are the client's messages from the batch's start.
     pub fn batch(&mut self, batch: &Batch, bytes: &[u8]) {
+        let is_description =
+            |op: &Op| matches!(op.what, What::DescribeStatement(_) | What::DescribePortal);
+        self.describes = batch.ops.iter().any(is_description);
         for Op { at, what, change } in &batch.ops {
             match what {
                 What::Bind(Meant::Named(prepared)) if prepared.is_stale() && !describes(batch) => {
@@ -128,7 +136,12 @@ impl Encoder<'_> {
                 self.forward(message, Kind::Close, None);
             }
             What::ClosePortal => self.forward(message, Kind::Close, None),
-            What::Execute(statement) => self.forward(message, Kind::Execute, statement.as_ref()),
+            What::Execute(statement) => {
+                self.forward(message, Kind::Execute, statement.as_ref());
+                if let Some(statement) = statement {
+                    self.bring_back(statement);
+                }
+            }
             What::Sync => self.forward(message, Kind::Sync, None),
             What::Function => self.forward(message, Kind::Function, None),
             What::CopyEnd => self.forward(message, Kind::CopyEnd, None),
@@ -156,8 +169,12 @@ impl Encoder<'_> {
         if !self.connection.prepared.touch(prepared.id) {
             self.send_parse(prepared, Way::Swallow, 0);
         }
+        self.describe(prepared, true);
+    }
+
+    fn describe(&mut self, prepared: &Prepared, compares: bool) {
         self.put(|out| request::put_statement(out, b'D', &prepared.server_name));
-        let shape = ShapeOf { named: prepared.serial, plans: self.plans, compares: true };
+        let shape = ShapeOf { named: prepared.serial, plans: self.plans, compares };
         let expected = Expected::new(Kind::Describe, Way::Swallow);
         self.replies.push(Expected { shape: Some(shape), ..expected });
     }
@@ -179,7 +196,7 @@ impl Encoder<'_> {
         self.expect(Kind::Parse, Way::Swallow);
         self.put(|out| request::put_bind(out, b"", b"", &[0; 6], 0));
         self.expect(Kind::Bind, Way::Swallow);
-        self.outbox.extend(EXECUTE_UNNAMED);
+        self.put(|out| request::put_execute(out, b""));
         let statement = Some(statement.clone());
         self.replies.push(Expected { statement, ..Expected::new(Kind::Execute, Way::Forward) });
         self.outbox.extend(request::SYNC);
@@ -188,10 +205,30 @@ impl Encoder<'_> {
 
     /// Makes the spare statement, whether or not it is there.
     fn spare(&mut self) {
+        self.make_spare(b"");
+    }
+
+    fn make_spare(&mut self, sql: &[u8]) {
         self.put(|out| request::put_statement(out, b'C', SPARE_NAME));
         self.expect(Kind::Close, Way::Swallow);
-        self.put(|out| request::put_parse(out, SPARE_NAME, b"", &[0, 0]));
+        self.put(|out| request::put_parse(out, SPARE_NAME, sql, &[0, 0]));
         self.expect(Kind::Parse, Way::Swallow);
+    }
+
+    /// Sets again what the statement before has dropped of the start-up values: what follows in the
+    /// same segment must find them.
+    fn bring_back(&mut self, statement: &Statement) {
+        let startup = self.startup;
+        for (name, value, local) in dropped(statement, startup) {
+            let sql = assignment(name, value, local);
+            self.make_spare(sql.trim_end_matches(';').as_bytes());
+            self.put(|out| request::put_bind(out, SPARE_NAME, SPARE_NAME, &[0; 6], 0));
+            self.expect(Kind::Bind, Way::Swallow);
+            self.put(|out| request::put_execute(out, SPARE_NAME));
+            self.expect(Kind::Execute, Way::Swallow);
+            self.put(|out| request::put_portal(out, b'C', SPARE_NAME));
+            self.expect(Kind::Close, Way::Swallow);
+        }
     }
 
     fn forward(&mut self, message: &[u8], kind: Kind, statement: Option<&Arc<Statement>>) {
@@ -216,6 +253,9 @@ impl Encoder<'_> {
     fn parse(&mut self, prepared: &Prepared, change: u64) {
         if !self.connection.prepared.touch(prepared.id) {
             self.send_parse(prepared, Way::Forward, change);
+            if prepared.shape.get().is_none() && !self.describes {
+                self.describe(prepared, false);
+            }
         } else if self.may_be_aborted {
             // An aborted transaction takes only what ends it: the server knows what that is.
             self.put(|out| request::put_statement(out, b'C', &prepared.server_name));

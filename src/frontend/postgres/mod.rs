@@ -17,6 +17,7 @@ pub mod observer;
 pub mod parameters;
 pub mod plan;
 pub mod release;
+pub mod replica;
 pub mod replication;
 pub mod scratch;
 pub mod seeker;

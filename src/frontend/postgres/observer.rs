@@ -1,7 +1,7 @@
 //! What replies do to the session, to its server connection and to what is known of the request.
 
 use super::active::Progress;
-use super::ask::answer;
+use super::ask::{answer, whole_answer};
 use super::errors::{ABORTED, STALE_PLAN, is_no_answer, is_stale_plan, report, too_many};
 use super::parameters::tell_parameters;
 use super::plan::{is_control, is_not_understood};
@@ -109,8 +109,9 @@ impl Watch for Observer<'_> {
             self.progress.stale_plan_told = true;
         }
         match front {
-            // A Parse that the proxy injected stands for one that the client sent.
-            Some((Kind::Parse, Way::Swallow)) => {}
+            // A Parse that the proxy injected stands for one that the client sent, and so does the
+            // description behind one.
+            Some((Kind::Parse | Kind::Describe, Way::Swallow)) => {}
             // The session's settings cannot be brought here, say for a role that the replica does not
             // know yet; the server refuses the client's request behind them as well.
             Some((_, Way::Swallow)) if self.progress.retained => {
@@ -180,6 +181,9 @@ impl Watch for Observer<'_> {
         if ready.status == Status::Idle {
             self.ended(now);
         }
+        if ready.status == Status::Idle && self.on_replica {
+            self.session.leave_if_possible();
+        }
         if self.progress.reading {
             self.session.positions.read(self.connection.node, self.incarnation, now);
         }
@@ -221,8 +225,15 @@ impl Watch for Observer<'_> {
             self.progress.may_leave = message.ends_with(b"read committed");
             return;
         }
-        let Some((held, values)) = answer(message, &self.session.doubts) else { return };
-        self.session.answered(held, values);
+        if self.session.doubts.everything {
+            let Some((held, values)) = whole_answer(message) else { return };
+            self.session.answered_everything(held, values, self.on_replica);
+            // There may be more than servers tell of.
+            self.connection.traces.unknown = true;
+        } else {
+            let Some((held, values)) = answer(message, &self.session.doubts) else { return };
+            self.session.answered(held, values);
+        }
         if let Some(settings) = &mut self.connection.settings {
             *settings = self.session.settings.clone();
         }

@@ -104,6 +104,34 @@ pub fn tell_parameters(known: &mut Arc<Reported>, reported: &mut Arc<Reported>, 
     }
 }
 
+/// Start-up values that a statement drops: name, value, and whether for its transaction only.
+pub fn dropped<'a>(
+    statement: &Statement,
+    startup: &'a Settings,
+) -> Vec<(&'a Arc<str>, &'a Arc<str>, bool)> {
+    let mut all = Vec::new();
+    for name in startup.names() {
+        let effect = statement.session.iter().find(|effect| drops(effect, name));
+        if let (Some(effect), Some(value)) = (effect, startup.get(name)) {
+            all.push((name, value, matches!(effect, SessionEffect::Set { local: true, .. })));
+        }
+    }
+    all
+}
+
+/// Whether a statement may take settings back to their start-up values.
+pub fn drops_any(statement: &Statement) -> bool {
+    statement.session.iter().any(|effect| {
+        matches!(
+            effect,
+            SessionEffect::Set { value: None, .. }
+                | SessionEffect::Reset(_)
+                | SessionEffect::ResetAll
+                | SessionEffect::Discard(Discard::All)
+        )
+    })
+}
+
 /// Whether a statement takes this setting back to its start-up value.
 fn drops(effect: &SessionEffect, name: &str) -> bool {
     match effect {

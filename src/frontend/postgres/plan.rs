@@ -5,6 +5,7 @@
 //! replica when all that runs with it in one implicit transaction has been seen.
 
 use super::encode::DEALLOCATE;
+use super::parameters::drops_any;
 use super::statements::{
     Classified, NO_STATEMENT, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
 };
@@ -68,6 +69,14 @@ pub struct Op {
     pub change: u64,
 }
 
+impl Op {
+    /// Whether settings may be at the server's values after it, where the client's own are due:
+    /// what follows has to wait until they are set again.
+    pub fn drops_settings(&self) -> bool {
+        matches!(&self.what, What::Query(statement) if drops_any(statement))
+    }
+}
+
 /// Messages with what is to be done with each, and what they need together.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -83,11 +92,14 @@ pub struct Batch {
     pub commits: bool,
     /// A function runs of which nothing is known.
     pub unknown_function: bool,
-    /// Something that a replica refuses, or does only for itself, though a read-only transaction
-    /// may do it: calls, NOTIFY, what is kept for the session.
+    /// It runs what SQL's PREPARE has made, or so it seems: that is where the session is.
+    pub executes: bool,
+    /// Something that a replica may refuse though a read-only transaction of a primary may do it,
+    /// or that is kept for the session, which may write later.
     pub belongs_to_primary: bool,
-    /// An advisory lock is among that: a replica would take it, and nobody would see it.
-    pub locks: bool,
+    /// A replica refuses it for certain and a primary does not, or does it where nobody sees it
+    /// (advisory locks).
+    pub only_on_primary: bool,
     pub bytes: usize,
     /// A message that could not be read; those before it stand.
     pub broken: Option<FrameError>,
@@ -119,8 +131,9 @@ impl Batch {
                 | "execute_arguments"
                 | "unknown_prepared"
         );
+        self.executes |= matches!(statement.reason_code, "execute" | "unknown_prepared");
         self.belongs_to_primary |= belongs_to_primary(statement);
-        self.locks |= statement.functions.iter().any(|name| name.contains("advisory"));
+        self.only_on_primary |= only_on_primary(statement);
         if runs && !self.runs {
             self.runs = true;
             self.class = None;
@@ -177,6 +190,9 @@ impl Planner<'_> {
                 }
             }
             at = end;
+            if batch.ops.last().is_some_and(|op| op.drops_settings()) {
+                break;
+            }
         }
         batch.bytes = at;
     }
@@ -327,7 +343,8 @@ impl Planner<'_> {
             return Ok(What::Refuse(Limit::Statements));
         }
         let place = (self.database, self.slot.plans());
-        let id = self.registry.id((sql, types), self.naming, place, || self.worker.next_id());
+        let (id, first) =
+            self.registry.id((sql, types), self.naming, place, || self.worker.next_id());
         let prepared = Rc::new(Prepared {
             id,
             serial: self.worker.next_id(),
@@ -335,7 +352,8 @@ impl Planner<'_> {
             sql: sql.into(),
             types: types.into(),
             classified: RefCell::new(Classified { statement, catalog: self.catalog.version }),
-            shape: Cell::default(),
+            shape: Cell::new(first.get()),
+            first,
         });
         self.statements.change(name, Some(prepared.clone()));
         Ok(What::Parse(prepared))
@@ -387,14 +405,30 @@ fn forgets_prepared(statements: &Statements, statement: &Statement) -> bool {
     statement.count == 1 && statements.get(name.as_bytes()).is_some()
 }
 
-/// Whether a read-only transaction that runs it must be on the primary.
+/// Whether a read-only transaction that runs it must be on the primary, if it can still go there.
+/// What is refused there as well is refused in the same words.
 fn belongs_to_primary(statement: &Statement) -> bool {
     let is_kept = |effect: &SessionEffect| matches!(effect, SessionEffect::Pin(_));
-    let by_code = matches!(
-        statement.reason_code,
-        "function" | "unknown_function" | "catalog_unknown" | "notify" | "procedure" | "snapshot"
-    );
-    by_code && statement.effect != Effect::Read || statement.session.iter().any(is_kept)
+    matches!(statement.effect, Effect::Write | Effect::Unknown)
+        || statement.session.iter().any(is_kept)
+        || only_on_primary(statement)
+}
+
+/// Whether a replica cannot run it as a primary does in a read-only transaction
+/// (`ClassifyUtilityCommandAsReadOnly`, `src/backend/tcop/utility.c`).
+fn only_on_primary(statement: &Statement) -> bool {
+    let is_of_primary = |effect: &SessionEffect| {
+        matches!(
+            effect,
+            SessionEffect::Pin(Pin::Listen)
+                | SessionEffect::Unpin(Pin::Listen)
+                | SessionEffect::Doubt(Pin::Listen)
+                | SessionEffect::PrepareTransaction
+        )
+    };
+    matches!(statement.reason_code, "notify" | "strong_lock" | "maintenance" | "snapshot")
+        || statement.functions.iter().any(|name| name.contains("advisory"))
+        || statement.session.iter().any(is_of_primary)
 }
 
 /// Whether names may mean something else after the statement.

@@ -49,25 +49,6 @@ impl Conversation {
         Some((active, server))
     }
 
-    /// A read-only transaction leaves its replica, to begin again on the primary; if it cannot,
-    /// because it has a snapshot or other state there, it has failed. Gives the batch to go on
-    /// with.
-    pub(super) fn leave_replica(&mut self) -> Option<Box<Batch>> {
-        let progress = self.active.as_ref().map(|active| &active.progress);
-        let may_leave = progress.is_some_and(|progress| progress.may_leave)
-            && !self.session.is_rooted()
-            && !self.statements.has_portals()
-            && !self.session.began.texts.is_empty();
-        let batch = self.drop_server(ServerClosed::Dirty);
-        if may_leave {
-            let began = std::mem::take(&mut self.session.began);
-            self.session.uprooted(began);
-        } else {
-            self.session.failed();
-        }
-        batch
-    }
-
     /// Waits for cancel requests on their way: they must not meet the next session's statement.
     pub(super) async fn cancels_arrived(&self) {
         if self.entry.cancelling.get() > 0 {

@@ -96,8 +96,8 @@ impl Conversation {
         }
     }
 
-    /// Sends the request whose results have been compared.
-    pub(super) fn send_compared(&mut self) {
+    /// Sends the request before which something had to be asked.
+    pub(super) fn send_settled(&mut self) {
         let Some(active) = &mut self.active else { return };
         let batch = active.batch.take().unwrap_or_default();
         let open = leaves_open(&batch);
@@ -187,7 +187,7 @@ impl Conversation {
     }
 
     pub(super) fn encoder<'a>(&'a self, active: &'a mut Active) -> Option<(Encoder<'a>, bool)> {
-        encoder_for(active, &self.statements, self.encoding())
+        encoder_for(active, &self.statements, &self.session.startup, self.encoding())
     }
 
     /// `pool.statements_max`, and the count of changes of plans.
@@ -198,6 +198,7 @@ impl Conversation {
 
 /// Notes what a batch may leave on its connection.
 pub(super) fn mark(active: &mut Active, batch: &Batch) {
+    active.progress.dropping = batch.ops.last().is_some_and(|op| op.drops_settings());
     let Some(server) = &mut active.server else { return };
     server.pooled.connection.traces.unknown |= batch.unknown_function;
     if batch.sequences {
@@ -209,6 +210,7 @@ pub(super) fn mark(active: &mut Active, batch: &Batch) {
 pub(super) fn encoder_for<'a>(
     active: &'a mut Active,
     statements: &'a Statements,
+    startup: &'a Settings,
     (statements_max, plans): (usize, u64),
 ) -> Option<(Encoder<'a>, bool)> {
     let Active { server, replies, outbox, progress, .. } = active;
@@ -223,7 +225,9 @@ pub(super) fn encoder_for<'a>(
         unnamed,
         statements_max,
         plans,
+        startup,
         bound: None,
+        describes: false,
         may_be_aborted,
     };
     Some((encoder, is_idle))

@@ -6,7 +6,7 @@ use super::conversation::{Conversation, poll_flush, poll_read_into, poll_write_f
 use super::extent::complete;
 use super::fault::Fault;
 use super::observer::Observer;
-use super::plan::{Batch, What};
+use super::plan::What;
 use super::send::{leaves_open, mark, reads, writes};
 use crate::backend::postgres::replies::Way;
 use crate::config::PoolMode;
@@ -31,9 +31,10 @@ pub enum Served {
     Repeat,
     /// The transaction is to go on with the request on the primary.
     Leave,
-    /// The columns of the request's results have been compared with what the client was told; it
-    /// is to be sent now.
-    Compared,
+    /// What had to be asked before the request is known; it is to be sent now.
+    Settled,
+    /// Something keeps the session on a replica; its next request is to be looked at first.
+    Between,
     /// The request is to be prepared again and sent once more on the same connection.
     RepeatHere,
 }
@@ -103,10 +104,13 @@ impl Conversation {
             self.catalog.plans_changed();
         }
         if active.progress.leaving {
-            return Ok(Some(Served::Leave));
+            let only = active.batch.as_ref().is_some_and(|batch| batch.only_on_primary);
+            let stays = !active.progress.may_leave && !only;
+            active.progress.leaving = !stays;
+            return Ok(Some(if stays { Served::Settled } else { Served::Leave }));
         }
         if active.progress.comparing {
-            return Ok(Some(Served::Compared));
+            return Ok(Some(Served::Settled));
         }
         if active.progress.stale_plan {
             return Ok(Some(Served::RepeatHere));
@@ -114,6 +118,10 @@ impl Conversation {
         if active.progress.intercepted {
             return Ok(Some(Served::Repeat));
         }
+        if self.is_kept_on_replica() && self.session.doubts.is_empty() && !self.inbox.is_empty() {
+            return Ok(Some(Served::Between));
+        }
+        let Some(active) = &self.active else { return Ok(Some(Served::Done)) };
         let session_mode = self.cluster.handle.config.pool.mode == PoolMode::Session;
         let free = active.progress.status == Status::Idle
             && self.session.is_free()
@@ -367,13 +375,14 @@ impl Conversation {
         if progress.retained || progress.intercepted || progress.leaving || progress.comparing {
             return false;
         }
-        let Some(server) = &active.server else { return false };
-        let in_transaction = !matches!(self.session.transaction, Transaction::Idle);
-        // What only doubts bind to a replica goes on where it belongs once they are settled.
-        let settles = !server.is_primary && !in_transaction && self.session.pins.is_empty();
-        if settles && !active.progress.segment_open && !self.session.doubts.is_empty() {
+        if progress.dropping && !active.is_quiet() {
             return false;
         }
+        let Some(server) = &active.server else { return false };
+        if self.is_kept_on_replica() {
+            return false;
+        }
+        let in_transaction = !matches!(self.session.transaction, Transaction::Idle);
         let bound = in_transaction
             || active.progress.segment_open
             || self.session.is_bound()
@@ -388,22 +397,6 @@ impl Conversation {
             return self.cluster.handle.topology.load().hold == Hold::Nothing;
         }
         self.cluster.handle.config.pool.mode == PoolMode::Session
-    }
-
-    /// Whether a batch must not run in the read-only transaction that is open on a replica: there
-    /// it would fail, or lock nothing. What can neither move nor lock is the server's to refuse.
-    fn must_leave(&self, active: &Active, batch: &Batch) -> bool {
-        let on_replica = active.server.as_ref().is_some_and(|server| !server.is_primary);
-        if !on_replica || !batch.belongs_to_primary {
-            return false;
-        }
-        let may_move = !self.session.is_rooted()
-            && !self.statements.has_portals()
-            && !self.session.began.texts.is_empty();
-        matches!(self.session.transaction, Transaction::Open)
-            && active.progress.status != Status::Failed
-            && !active.progress.segment_open
-            && (may_move || batch.locks)
     }
 
     /// An answer of a primary that is one no more is worth nothing: what it has committed since may

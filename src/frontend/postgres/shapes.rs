@@ -1,10 +1,11 @@
-//! What clients were told of their results' columns, and whether it still holds.
+//! Which columns the results of clients' statements have, and whether it still holds.
 //!
 //! A server refuses to run a prepared statement whose result has got other columns since it was
 //! prepared (`RevalidateCachedQuery`, `src/backend/utils/cache/plancache.c`). A connection that
-//! has not got the statement prepares it anew and would not notice. So where plans have changed
-//! since the client was told, such a connection describes the statement first, and only then gets
-//! the request, or what it refuses in the request's place.
+//! has not got the statement prepares it anew and would not notice. So the proxy has it described
+//! when the first server prepares it, unless the client asks anyway; and where plans have changed
+//! since, a connection without it describes it again first, and only then gets the request, or
+//! what it refuses in the request's place.
 
 use super::active::Active;
 use super::conversation::Conversation;
@@ -83,9 +84,13 @@ impl Observer<'_> {
         };
         let told = prepared.shape.get();
         let changed = |told: &Shape| of.compares && told.columns != columns;
-        prepared.shape.set(Some(match told.filter(changed) {
+        let shape = match told.filter(changed) {
             Some(told) => Shape { is_stale: true, ..told },
             None => Shape { columns, plans, is_stale: false },
-        }));
+        };
+        prepared.shape.set(Some(shape));
+        if prepared.first.get().is_none() {
+            prepared.first.set(Some(shape));
+        }
     }
 }

@@ -32,8 +32,11 @@ pub struct Prepared {
     /// Count and parameter type OIDs, as in Parse.
     pub types: Box<[u8]>,
     pub classified: RefCell<Classified>,
-    /// What its client was told of its result; `None`: nothing.
+    /// The columns of its result, as its client was told last or as they were when it was
+    /// prepared; `None`: nobody has asked yet.
     pub shape: Cell<Option<Shape>>,
+    /// What was told first of those with the same id.
+    pub first: FirstShape,
 }
 
 /// The result of a statement as a client was told last.
@@ -45,6 +48,9 @@ pub struct Shape {
     /// The result has other columns by now.
     pub is_stale: bool,
 }
+
+/// The columns that all statements with one id had when they were prepared, once a server has said.
+pub type FirstShape = Rc<Cell<Option<Shape>>>;
 
 /// The unnamed statement. Its memory is used again by the next one.
 #[derive(Debug, Default)]
@@ -274,7 +280,7 @@ struct Key {
 /// so one statement on each server connection.
 #[derive(Debug, Default)]
 pub struct Registry {
-    ids: RefCell<HashMap<Key, u64>>,
+    ids: RefCell<HashMap<Key, (u64, FirstShape)>>,
 }
 
 /// Texts that share ids; beyond this, the same text of two clients is two statements.
@@ -289,8 +295,8 @@ impl Registry {
         settings: Option<&Settings>,
         (database, plans): (&Arc<str>, u64),
         fresh: impl FnOnce() -> u64,
-    ) -> u64 {
-        let Some(settings) = settings else { return fresh() };
+    ) -> (u64, FirstShape) {
+        let Some(settings) = settings else { return (fresh(), FirstShape::default()) };
         let name = |name| settings.get(name).cloned();
         let names = Names {
             search_path: name("search_path"),
@@ -301,13 +307,13 @@ impl Registry {
         let key = Key { sql, types, names, database, plans };
         let mut ids = self.ids.borrow_mut();
         if let Some(id) = ids.get(&key) {
-            return *id;
+            return id.clone();
         }
         if ids.len() >= REGISTRY_MAX {
             ids.clear();
         }
-        let id = fresh();
-        ids.insert(key, id);
+        let id = (fresh(), FirstShape::default());
+        ids.insert(key, id.clone());
         id
     }
 }
@@ -327,6 +333,7 @@ mod tests {
             types: Box::default(),
             classified: RefCell::new(Classified { statement, catalog: 0 }),
             shape: Cell::default(),
+            first: FirstShape::default(),
         }))
     }
 

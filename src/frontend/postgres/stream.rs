@@ -51,7 +51,9 @@ impl Conversation {
                 let missing = head.bytes - hold;
                 statements.bind(bound.0, None, 0);
                 let statements = &self.statements;
-                if let Some((mut encoder, _)) = encoder_for(active, statements, self.encoding()) {
+                if let Some((mut encoder, _)) =
+                    encoder_for(active, statements, &self.session.startup, self.encoding())
+                {
                     large_bind(&mut encoder, statements, bound, missing);
                 }
                 active.progress.writing = true;

@@ -137,6 +137,23 @@ pub fn put_bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], rest: &[u8],
     out[at..at + 4].copy_from_slice(&length.to_be_bytes());
 }
 
+/// Describe or Close, by its tag, of a portal.
+pub fn put_portal(out: &mut Vec<u8>, tag: u8, name: &[u8]) {
+    put(out, tag, |out| {
+        out.push(b'P');
+        out.extend_from_slice(name);
+        out.push(0);
+    });
+}
+
+/// Execute of a portal, all rows.
+pub fn put_execute(out: &mut Vec<u8>, portal: &[u8]) {
+    put(out, b'E', |out| {
+        out.extend_from_slice(portal);
+        out.extend_from_slice(&[0; 5]);
+    });
+}
+
 /// Describe (`b'D'`) or Close (`b'C'`) of a prepared statement.
 pub fn put_statement(out: &mut Vec<u8>, tag: u8, name: &[u8]) {
     put(out, tag, |out| {
