@@ -170,10 +170,14 @@ impl World {
             }
         }
         // Made while the search path was another one.
-        let strays = "SELECT relname FROM pg_class WHERE relkind = 'r' \
-             AND relnamespace = 'other'::regnamespace AND relname <> 'fixed'";
+        let strays = "SELECT format('DROP %s IF EXISTS other.%I CASCADE;', \
+                 CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, relname) FROM pg_class \
+             WHERE relkind IN ('r', 'v') AND relnamespace = 'other'::regnamespace \
+             AND relname <> 'fixed' \
+             UNION ALL SELECT format('DROP FUNCTION %s;', oid::regprocedure) FROM pg_proc \
+             WHERE pronamespace = 'other'::regnamespace";
         for row in admin.query(strays).unwrap() {
-            sql += &format!("DROP TABLE other.{} CASCADE;", row[0].as_deref().unwrap());
+            sql += row[0].as_deref().unwrap();
         }
         for client in 0..CLIENTS_MAX {
             let columns = format!(

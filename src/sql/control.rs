@@ -2,6 +2,7 @@
 //! tokens; sqlparser does not know all of it.
 
 use super::cursor::{Cursor, Part};
+use super::lex::{Kind, Lexer};
 use super::statement::{Effect, Isolation, SessionEffect, TransactionModes};
 
 /// The statement if it controls a transaction. What is written in a way that PostgreSQL would
@@ -50,6 +51,12 @@ pub(super) fn recognise(cursor: &Cursor<'_>) -> Option<Part> {
         return None;
     }
     Some(transaction(effect))
+}
+
+/// Whether a text begins with START, and not with BEGIN: its reply repeats the word.
+pub fn is_start(text: &[u8]) -> bool {
+    let first = Lexer::new(text, true).find(|token| token.kind == Kind::Word);
+    first.is_some_and(|token| token.bytes(text).eq_ignore_ascii_case(b"start"))
 }
 
 fn transaction(effect: SessionEffect) -> Part {

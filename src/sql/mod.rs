@@ -55,6 +55,7 @@ pub use catalog::{
 pub use catalog_build::CALLS_DEEP_MAX;
 pub use classifier::{Classifier, Limits as ClassifierLimits};
 pub use classify::classify;
+pub use control::is_start;
 pub use dialect::Dialect;
 pub use functions::setting_needs_privilege;
 pub use fuzz::fuzz_one;

@@ -139,7 +139,21 @@ fn create(cursor: &mut Cursor<'_>) -> Part {
             part.found.effect(SessionEffect::Doubt(Pin::TemporaryTable));
         }
     }
+    // CREATE TABLE AS EXECUTE.
+    let is_source = |at: &usize| Cursor { at: *at, ..*cursor }.take_all(&["as", "execute"]);
+    if let Some(at) = (cursor.at..cursor.tokens.len()).find(is_source) {
+        executes(Cursor { at: at + 1, ..*cursor }, &mut part);
+    }
     part
+}
+
+/// Notes what an EXECUTE runs that stands in another statement.
+fn executes(mut cursor: Cursor<'_>, part: &mut Part) {
+    if cursor.take("execute")
+        && let Some(name) = cursor.name()
+    {
+        part.found.effect(SessionEffect::Execute { name });
+    }
 }
 
 fn truncate(mut cursor: Cursor<'_>) -> Part {
@@ -169,7 +183,9 @@ fn explain(mut cursor: Cursor<'_>, source: &Source<'_>) -> Option<Part> {
         // EXECUTE, CREATE TABLE AS, REFRESH: what they run is not here to be seen.
         _ => {
             let reason = "it explains something that is not a query";
-            return Some(Part::new(Effect::Write, "explain", reason));
+            let mut part = Part::new(Effect::Write, "explain", reason);
+            executes(cursor, &mut part);
+            return Some(part);
         }
     };
     if analyze {

@@ -139,6 +139,11 @@ impl PreparedOnServer {
     pub fn clear(&mut self) {
         self.by_id.clear();
     }
+
+    /// Gives up all of them.
+    pub fn take(&mut self) -> Vec<u64> {
+        self.by_id.drain().map(|(id, _)| id).collect()
+    }
 }
 
 /// Which defaults of roles and databases (ALTER ROLE … SET) a connection was opened with.

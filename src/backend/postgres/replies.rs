@@ -101,7 +101,7 @@ impl Replies {
     /// Whether requests of the client's own have not been answered by their ReadyForQuery.
     pub fn is_client_due(&self) -> bool {
         let ends = |kind| matches!(kind, Kind::Query | Kind::Sync | Kind::Function);
-        self.queue.iter().any(|expected| ends(expected.kind) && expected.way != Way::Swallow)
+        self.queue.iter().any(|expected| ends(expected.kind) && !expected.way.is_own())
     }
 
     /// Requests that have not been answered by their ReadyForQuery.

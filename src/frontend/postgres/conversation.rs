@@ -15,7 +15,7 @@ use super::LocalPool;
 use super::active::Active;
 use super::extent::{Extent, extent};
 use super::fault::{Fault, Refused};
-use super::plan::{Batch, Planner, What};
+use super::plan::{Batch, Planner};
 use super::replica::STAYS_ON_REPLICA;
 use super::scratch::Scratch;
 use super::send::leaves_open;
@@ -349,11 +349,9 @@ impl Conversation {
         }
         let mut out = Vec::new();
         refused.report().put(&mut out);
-        match batch.ops.last().map(|op| &op.what) {
-            Some(What::Query(_) | What::Sync | What::Function) => {
-                put_ready(&mut out, self.status());
-            }
-            _ => self.skipping = true,
+        match batch.ops.last().is_some_and(|op| op.what.ends_request()) {
+            true => put_ready(&mut out, self.status()),
+            false => self.skipping = true,
         }
         self.tell(&out).await
     }

@@ -36,6 +36,8 @@ pub struct Encoder<'a> {
     pub startup: &'a Settings,
     /// The description of the portal that was bound last is to be told.
     pub bound: Option<ShapeOf>,
+    /// Nothing stands before that a Sync of the proxy's own would end.
+    pub between: bool,
     /// The client asks for descriptions itself.
     pub describes: bool,
     /// The transaction block is aborted, or may be by the time the server reads what is written.
@@ -55,7 +57,8 @@ impl Encoder<'_> {
                 }
                 _ => self.message(what, &bytes[at.clone()], *change),
             }
-            self.may_be_aborted |= matches!(what, What::Query(_) | What::Sync | What::Function);
+            self.between = what.ends_request();
+            self.may_be_aborted |= self.between;
         }
     }
 
@@ -91,11 +94,15 @@ impl Encoder<'_> {
 
     fn message(&mut self, what: &What, message: &[u8], change: u64) {
         match what {
-            What::Query(statement) => {
+            What::QueryWith(statement, own) if self.between => {
+                self.query_with(own, statement, message);
+            }
+            What::Query(statement) | What::QueryWith(statement, _) => {
                 // A simple query drops the unnamed statement (`exec_simple_query`).
                 self.connection.unnamed = None;
                 self.forward(message, Kind::Query, Some(statement));
             }
+            What::ParseTaken => self.forward(message, Kind::Parse, None),
             What::Parse(prepared) => self.parse(prepared, change),
             What::ParseUnnamed(id) => {
                 self.connection.unnamed = Some(*id);
@@ -208,9 +215,13 @@ impl Encoder<'_> {
         self.make_spare(b"");
     }
 
-    fn make_spare(&mut self, sql: &[u8]) {
+    pub(super) fn close_spare(&mut self) {
         self.put(|out| request::put_statement(out, b'C', SPARE_NAME));
         self.expect(Kind::Close, Way::Swallow);
+    }
+
+    fn make_spare(&mut self, sql: &[u8]) {
+        self.close_spare();
         self.put(|out| request::put_parse(out, SPARE_NAME, sql, &[0, 0]));
         self.expect(Kind::Parse, Way::Swallow);
     }
@@ -231,7 +242,12 @@ impl Encoder<'_> {
         }
     }
 
-    fn forward(&mut self, message: &[u8], kind: Kind, statement: Option<&Arc<Statement>>) {
+    pub(super) fn forward(
+        &mut self,
+        message: &[u8],
+        kind: Kind,
+        statement: Option<&Arc<Statement>>,
+    ) {
         self.outbox.extend(message);
         let statement = statement.filter(|statement| leaves_something(statement)).cloned();
         self.replies.push(Expected { statement, ..Expected::new(kind, Way::Forward) });
@@ -246,7 +262,7 @@ impl Encoder<'_> {
         self.replies.push(Expected { named, ..Expected::new(kind, Way::Forward) });
     }
 
-    fn expect(&mut self, kind: Kind, way: Way) {
+    pub(super) fn expect(&mut self, kind: Kind, way: Way) {
         self.replies.push(Expected::new(kind, way));
     }
 
@@ -349,7 +365,7 @@ impl Encoder<'_> {
         }
     }
 
-    fn put(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn put(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
         let mut out = Vec::new();
         fill(&mut out);
         self.outbox.extend(&out);

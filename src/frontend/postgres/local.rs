@@ -15,7 +15,7 @@ use crate::protocol::postgres::request::{self, Request};
 use crate::session::NoChoice;
 use crate::session::Transaction;
 use crate::session::transaction::Held;
-use crate::sql::{SessionEffect, Statement};
+use crate::sql::{SessionEffect, Statement, is_start};
 use std::sync::Arc;
 
 /// A result of the proxy's own.
@@ -109,8 +109,7 @@ impl Conversation {
             (SessionEffect::Begin(modes), Transaction::Idle) => {
                 let held = Held { texts: vec![text.into()], modes: *modes };
                 self.session.transaction = Transaction::Held(held);
-                let start = first_word(text).eq_ignore_ascii_case(b"start");
-                Some(Answer::Tag(if start { "START TRANSACTION" } else { "BEGIN" }))
+                Some(Answer::Tag(if is_start(text) { "START TRANSACTION" } else { "BEGIN" }))
             }
             (SessionEffect::SetTransaction(modes), Transaction::Held(held)) => {
                 held.texts.push(text.into());
@@ -240,10 +239,4 @@ fn put_result(answer: &Answer, out: &mut Vec<u8>) {
         }
         Answer::Refused(refused) => refused.report().put(out),
     }
-}
-
-fn first_word(text: &[u8]) -> &[u8] {
-    let text = text.trim_ascii_start();
-    let end = text.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(text.len());
-    &text[..end]
 }

@@ -14,6 +14,7 @@ pub mod extent;
 pub mod fault;
 pub mod local;
 pub mod observer;
+pub mod own_names;
 pub mod parameters;
 pub mod plan;
 pub mod release;
@@ -30,6 +31,7 @@ mod startup_raw_tests;
 pub mod startup_refusal;
 pub mod statements;
 pub mod stream;
+pub mod unseen;
 pub mod welcome;
 
 #[cfg(test)]

@@ -356,7 +356,12 @@ impl Observer<'_> {
                 }
             }
             SessionEffect::PrepareTransaction => self.session.closed(true),
+            SessionEffect::Prepare { name, .. } => {
+                self.statements.take_name(name.as_bytes());
+                self.session.apply(effect);
+            }
             SessionEffect::Discard(Discard::All) => {
+                self.statements.free_name(None);
                 self.statements.named.clear();
                 self.connection.prepared.clear();
                 self.connection.settings = None;
@@ -364,10 +369,12 @@ impl Observer<'_> {
             }
             SessionEffect::Deallocate(Some(name)) => {
                 if self.statements.named.remove(name.as_bytes()).is_none() {
+                    self.statements.free_name(Some(name.as_bytes()));
                     self.session.apply(effect);
                 }
             }
             SessionEffect::Deallocate(None) => {
+                self.statements.free_name(None);
                 self.statements.named.clear();
                 self.connection.prepared.clear();
                 self.session.apply(effect);

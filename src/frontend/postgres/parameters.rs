@@ -108,12 +108,20 @@ pub fn tell_parameters(known: &mut Arc<Reported>, reported: &mut Arc<Reported>, 
 pub fn dropped<'a>(
     statement: &Statement,
     startup: &'a Settings,
-) -> Vec<(&'a Arc<str>, &'a Arc<str>, bool)> {
+) -> Vec<(&'a str, &'a Arc<str>, bool)> {
     let mut all = Vec::new();
     for name in startup.names() {
         let effect = statement.session.iter().find(|effect| drops(effect, name));
         if let (Some(effect), Some(value)) = (effect, startup.get(name)) {
-            all.push((name, value, matches!(effect, SessionEffect::Set { local: true, .. })));
+            let local = matches!(effect, SessionEffect::Set { local: true, .. });
+            all.push((&**name, value, local));
+            // It commits at once, and what follows is in a transaction that has begun already.
+            if let (SessionEffect::Discard(_), Some(of_transaction)) = (
+                effect,
+                name.strip_prefix("default_").filter(|name| name.starts_with("transaction_")),
+            ) {
+                all.push((of_transaction, value, false));
+            }
         }
     }
     all

@@ -5,10 +5,12 @@
 //! replica when all that runs with it in one implicit transaction has been seen.
 
 use super::encode::DEALLOCATE;
+use super::own_names::OwnNames;
 use super::parameters::drops_any;
 use super::statements::{
     Classified, NO_STATEMENT, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
 };
+use super::unseen::{foreign, unreadable};
 use crate::backend::postgres::replies::Limit;
 use crate::frontend::worker::Worker;
 use crate::metrics::RouteReason;
@@ -54,6 +56,10 @@ pub enum What {
     Terminate,
     /// More than the client may have: it gets an error.
     Refuse(Limit),
+    /// A Query that may meet statements by the names that the client gave them in Parse.
+    QueryWith(Arc<Statement>, Box<OwnNames>),
+    /// A name that SQL's PREPARE has taken, for the server to refuse.
+    ParseTaken,
     /// SQL's DEALLOCATE of a statement that came by Parse, as a Query.
     Deallocate(Arc<Statement>),
     /// The same by the unnamed statement.
@@ -67,6 +73,20 @@ pub struct Op {
     pub what: What,
     /// The number of the change that it makes to the client's named statements; 0 for none.
     pub change: u64,
+}
+
+impl What {
+    /// Whether the server says that it is ready when it has done this.
+    pub fn ends_request(&self) -> bool {
+        matches!(
+            self,
+            What::Query(_)
+                | What::QueryWith(..)
+                | What::Deallocate(_)
+                | What::Sync
+                | What::Function
+        )
+    }
 }
 
 impl Op {
@@ -219,9 +239,12 @@ impl Planner<'_> {
                 if renames(&statement) {
                     self.naming = None;
                 }
-                match forgets_prepared(self.statements, &statement) {
-                    true => What::Deallocate(statement),
-                    false => What::Query(statement),
+                if forgets_prepared(self.statements, &statement) {
+                    return Ok(What::Deallocate(statement));
+                }
+                match OwnNames::of(&statement, self.statements) {
+                    Some(own) => What::QueryWith(statement, Box::new(own)),
+                    None => What::Query(statement),
                 }
             }
             Request::Parse { name: b"", sql, types } => self.parse_unnamed(sql, types, batch),
@@ -338,6 +361,9 @@ impl Planner<'_> {
         batch.join(&statement, false);
         if let Some(known) = self.statements.get(name) {
             return Ok(What::ParseAgain(known.clone()));
+        }
+        if self.statements.is_taken_by_sql(name) {
+            return Ok(What::ParseTaken);
         }
         if self.statements.named.len() >= self.statements_max {
             return Ok(What::Refuse(Limit::Statements));
@@ -459,36 +485,4 @@ pub fn is_control(effect: &SessionEffect) -> bool {
 /// Whether a statement does something that has to be remembered when it has run.
 pub fn leaves_something(statement: &Statement) -> bool {
     !statement.session.is_empty() || statement.is_ddl
-}
-
-/// A statement that the proxy has not seen.
-pub fn foreign() -> Statement {
-    unseen("unknown_prepared", "runs a prepared statement that the proxy has not seen", vec![])
-}
-
-/// A text that is longer than what is parsed.
-pub fn too_large() -> Statement {
-    let session = vec![SessionEffect::Pin(Pin::Unknown)];
-    unseen("too_large", "the text is longer than what is parsed", session)
-}
-
-/// A text in an encoding in which nobody here can tell where a string ends.
-fn unreadable() -> Statement {
-    let session = vec![SessionEffect::Pin(Pin::Unknown)];
-    unseen("unreadable_encoding", "its client_encoding cannot be read by the proxy", session)
-}
-
-fn unseen(code: &'static str, reason: &str, session: Vec<SessionEffect>) -> Statement {
-    Statement {
-        effect: Effect::Unknown,
-        reason: reason.into(),
-        reason_code: code,
-        tables_read: vec![],
-        tables_written: vec![],
-        functions: vec![],
-        session,
-        count: 1,
-        is_ddl: false,
-        hint: None,
-    }
 }

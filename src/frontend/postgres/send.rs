@@ -227,6 +227,7 @@ pub(super) fn encoder_for<'a>(
         plans,
         startup,
         bound: None,
+        between: !progress.segment_open,
         describes: false,
         may_be_aborted,
     };
@@ -264,6 +265,6 @@ pub(super) fn reads(batch: &Batch) -> bool {
 
 /// Whether more of the same implicit transaction is to come: no Query and no Sync ends it yet.
 pub(super) fn leaves_open(batch: &Batch) -> bool {
-    let last = batch.ops.last().map(|op| &op.what);
-    !matches!(last, Some(What::Query(_) | What::Sync | What::Function | What::CopyEnd))
+    let ends = |what: &What| what.ends_request() || matches!(what, What::CopyEnd);
+    !batch.ops.last().is_some_and(|op| ends(&op.what))
 }

@@ -4,7 +4,7 @@
 use crate::session::Settings;
 use crate::sql::Statement;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -68,6 +68,9 @@ pub struct Unnamed {
 pub const NO_STATEMENT: u64 = 0;
 pub const UNSEEN_STATEMENT: u64 = u64::MAX;
 
+/// Names of SQL's PREPARE that are remembered.
+const TAKEN_MAX: usize = 1024;
+
 /// Names of statements and portals end here (`NAMEDATALEN`, `src/include/pg_config_manual.h`).
 const NAME_BYTES_MAX: usize = 63;
 
@@ -107,6 +110,8 @@ pub struct Statements {
     /// The number of the newest change, and of the newest before the last Sync.
     newest: u64,
     newest_synced: u64,
+    /// Names that SQL's PREPARE has taken.
+    taken: HashSet<Box<[u8]>>,
     /// What the unnamed portal runs.
     pub portal: Option<Arc<Statement>>,
     portals: HashMap<Box<[u8]>, Arc<Statement>>,
@@ -175,6 +180,25 @@ impl Statements {
     pub fn by_serial(&self, serial: u64) -> Option<&Rc<Prepared>> {
         let replaced = self.changes.iter().filter_map(|change| change.before.as_ref());
         self.named.values().chain(replaced).find(|prepared| prepared.serial == serial)
+    }
+
+    /// SQL's PREPARE has taken a name; of very many the server alone knows.
+    pub fn take_name(&mut self, name: &[u8]) {
+        if self.taken.len() < TAKEN_MAX {
+            self.taken.insert(truncated(name).into());
+        }
+    }
+
+    /// DEALLOCATE of a name, or of all.
+    pub fn free_name(&mut self, name: Option<&[u8]>) {
+        match name {
+            Some(name) => drop(self.taken.remove(truncated(name))),
+            None => self.taken.clear(),
+        }
+    }
+
+    pub fn is_taken_by_sql(&self, name: &[u8]) -> bool {
+        !self.taken.is_empty() && self.taken.contains(truncated(name))
     }
 
     /// The number of the newest change.
@@ -321,7 +345,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frontend::postgres::plan::foreign;
+    use crate::frontend::postgres::unseen::foreign;
 
     fn prepared(id: u64) -> Option<Rc<Prepared>> {
         let statement = Arc::new(foreign());
