@@ -156,14 +156,16 @@ impl Encoder<'_> {
             What::Terminate => {}
             What::Refuse(limit) => self.refuse(*limit),
             What::Deallocate(statement) => self.deallocate(statement),
-            What::ParseDeallocate(id) => {
-                self.spare();
-                self.put(|out| request::put_parse(out, b"", DEALLOCATE, &[0, 0]));
-                self.connection.unnamed = Some(*id);
-                let expected = Expected::new(Kind::Parse, Way::Forward);
-                self.replies.push(Expected { prepared: Some(*id), ..expected });
-            }
+            What::ParseDeallocate(id) => self.parse_deallocate(*id),
         }
+    }
+
+    fn parse_deallocate(&mut self, id: u64) {
+        self.spare();
+        self.put(|out| request::put_parse(out, b"", DEALLOCATE, &[0, 0]));
+        self.connection.unnamed = Some(id);
+        let expected = Expected::new(Kind::Parse, Way::Forward);
+        self.replies.push(Expected { prepared: Some(id), ..expected });
     }
 
     fn refuse(&mut self, limit: Limit) {

@@ -89,14 +89,6 @@ impl What {
     }
 }
 
-impl Op {
-    /// Whether settings may be at the server's values after it, where the client's own are due:
-    /// what follows has to wait until they are set again.
-    pub fn drops_settings(&self) -> bool {
-        matches!(&self.what, What::Query(statement) if drops_any(statement))
-    }
-}
-
 /// Messages with what is to be done with each, and what they need together.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -120,6 +112,9 @@ pub struct Batch {
     /// A replica refuses it for certain and a primary does not, or does it where nobody sees it
     /// (advisory locks).
     pub only_on_primary: bool,
+    /// Settings may be at the server's values after it, where the client's own are due: what
+    /// follows has to wait until they are set again.
+    pub drops: bool,
     pub bytes: usize,
     /// A message that could not be read; those before it stand.
     pub broken: Option<FrameError>,
@@ -151,6 +146,7 @@ impl Batch {
                 | "execute_arguments"
                 | "unknown_prepared"
         );
+        self.drops |= runs && drops_any(statement);
         self.executes |= matches!(statement.reason_code, "execute" | "unknown_prepared");
         self.belongs_to_primary |= belongs_to_primary(statement);
         self.only_on_primary |= only_on_primary(statement);
@@ -210,7 +206,7 @@ impl Planner<'_> {
                 }
             }
             at = end;
-            if batch.ops.last().is_some_and(|op| op.drops_settings()) {
+            if batch.drops && batch.ops.last().is_some_and(|op| op.what.ends_request()) {
                 break;
             }
         }

@@ -198,7 +198,8 @@ impl Conversation {
 
 /// Notes what a batch may leave on its connection.
 pub(super) fn mark(active: &mut Active, batch: &Batch) {
-    active.progress.dropping = batch.ops.last().is_some_and(|op| op.drops_settings());
+    active.progress.dropping &= active.progress.segment_open;
+    active.progress.dropping |= batch.drops;
     let Some(server) = &mut active.server else { return };
     server.pooled.connection.traces.unknown |= batch.unknown_function;
     if batch.sequences {

@@ -375,7 +375,7 @@ impl Conversation {
         if progress.retained || progress.intercepted || progress.leaving || progress.comparing {
             return false;
         }
-        if progress.dropping && !active.is_quiet() {
+        if progress.dropping && !progress.segment_open && !active.is_quiet() {
             return false;
         }
         let Some(server) = &active.server else { return false };
