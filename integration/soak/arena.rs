@@ -151,12 +151,15 @@ impl World {
 
     /// Makes the database as it was at the start, on all servers.
     pub fn reset(&self, side: Side) {
-        let Place { admin, .. } = self.place(side);
-        let prepared =
-            admin.query("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()");
-        for row in prepared.unwrap() {
-            admin.query(&format!("ROLLBACK PREPARED '{}'", row[0].as_deref().unwrap())).unwrap();
+        // Their names are the whole cluster's: also the other side is in the way.
+        for Place { name, admin } in &self.places {
+            let prepared = format!("SELECT gid FROM pg_prepared_xacts WHERE database = '{name}'");
+            for row in admin.query(&prepared).unwrap() {
+                let gid = row[0].as_deref().unwrap();
+                admin.query(&format!("ROLLBACK PREPARED '{gid}'")).unwrap();
+            }
         }
+        let Place { admin, .. } = self.place(side);
         let made = "SELECT count(*) FROM pg_class WHERE relname LIKE 'made%'";
         let functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'made%'";
         let mut sql = String::new();
