@@ -26,6 +26,7 @@ mod mysql_login;
 mod mysql_modes;
 mod mysql_promotion;
 mod mysql_reads;
+mod mysql_recall;
 mod mysql_servers;
 mod mysql_sessions;
 mod operations;

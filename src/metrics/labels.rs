@@ -112,7 +112,7 @@ label_values! {
 }
 
 /// The words of pins (`sql::Pin::as_str`); the last one takes what is not in the list.
-pub const PINS: [&str; 11] = [
+pub const PINS: [&str; 12] = [
     "temporary_table",
     "advisory_lock",
     "listen",
@@ -123,6 +123,7 @@ pub const PINS: [&str; 11] = [
     "variable",
     "table_lock",
     "distributed_transaction",
+    "found_rows",
     "unknown",
 ];
 

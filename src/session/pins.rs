@@ -2,7 +2,7 @@
 
 use crate::sql::Pin;
 
-const ALL: [Pin; 11] = [
+const ALL: [Pin; 12] = [
     Pin::TemporaryTable,
     Pin::AdvisoryLock,
     Pin::Listen,
@@ -13,6 +13,7 @@ const ALL: [Pin; 11] = [
     Pin::Variable,
     Pin::TableLock,
     Pin::DistributedTransaction,
+    Pin::FoundRows,
     Pin::Unknown,
 ];
 

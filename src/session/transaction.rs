@@ -154,6 +154,7 @@ impl Session {
             | SessionEffect::PrepareTransaction
             | SessionEffect::Use(_)
             | SessionEffect::Recall(_)
+            | SessionEffect::Counts
             | SessionEffect::Kill { .. }
             | SessionEffect::SetTiffin { .. }
             | SessionEffect::ShowTiffin { .. }

@@ -146,6 +146,8 @@ pub enum SessionEffect {
     /// The answer tells of what the session ran before: it has to come from the connection that
     /// ran it, with nothing in between.
     Recall(Recall),
+    /// SQL_CALC_FOUND_ROWS: the next statement may ask what was counted.
+    Counts,
     /// Ends another session, or what it runs, by the number that the proxy has told its client.
     Kill {
         id: u64,
@@ -204,6 +206,8 @@ pub enum Pin {
     TableLock,
     /// XA.
     DistributedTransaction,
+    /// Until the next statement, which may ask how many rows there were without LIMIT.
+    FoundRows,
     /// LOAD, DO, CALL, a text that could not be parsed or any other state unknown to the proxy.
     Unknown,
 }
@@ -222,6 +226,7 @@ impl Pin {
             Pin::Variable => "variable",
             Pin::TableLock => "table_lock",
             Pin::DistributedTransaction => "distributed_transaction",
+            Pin::FoundRows => "found_rows",
             Pin::Unknown => "unknown",
         }
     }

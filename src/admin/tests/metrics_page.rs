@@ -114,6 +114,7 @@ fn every_pin_of_a_session_has_a_counter_of_its_own() {
         Pin::Variable,
         Pin::TableLock,
         Pin::DistributedTransaction,
+        Pin::FoundRows,
         Pin::Unknown,
     ];
     for pin in pins {

@@ -181,7 +181,8 @@ impl ServerConnection for Connection {
 
     #[inline]
     fn take_wrote(&mut self) -> bool {
-        false
+        // Whatever ran last on it may be asked about.
+        true
     }
 
     fn is_untouched(&self) -> bool {

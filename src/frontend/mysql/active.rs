@@ -94,6 +94,8 @@ pub struct Progress {
     pub committed: Option<Gtids>,
     /// The reply has shown rows, or has several results.
     pub shown: bool,
+    /// What ROW_COUNT() gives behind it.
+    pub row_count: i64,
     /// Warnings that the last statement has left.
     pub warnings: bool,
     /// Flags of the command's last OK.

@@ -3,7 +3,6 @@
 
 use super::active::{Active, Broken, Whose};
 use super::conversation::Conversation;
-use super::errors;
 use super::fault::{Fault, Refused};
 use super::plan::{Request, What};
 use crate::backend::mysql::connection::trackers;
@@ -12,7 +11,6 @@ use crate::metrics::ServerClosed;
 use crate::protocol::mysql::command;
 use crate::protocol::mysql::execute::put_query;
 use crate::protocol::mysql::replies::Awaits;
-use crate::sql::{Recall, SessionEffect};
 
 /// Closed at once on a connection whose owner has closed them; more wait for the next time.
 const SWEPT_MIN: usize = 1;
@@ -104,34 +102,6 @@ impl Conversation {
         }
     }
 
-    /// Whether the request's answer is about what the session ran before.
-    pub(super) fn recalls(&self, request: &Request) -> bool {
-        let recalls = |effect: &SessionEffect| matches!(effect, SessionEffect::Recall(_));
-        let statement = request.statement.as_ref().filter(|_| request.what == What::Query);
-        statement.is_some_and(|statement| statement.session.iter().any(recalls))
-    }
-
-    pub(super) fn recalls_insert_id(&self, request: &Request) -> bool {
-        let recalls =
-            |effect: &SessionEffect| matches!(effect, SessionEffect::Recall(Recall::InsertId));
-        request.statement.as_ref().is_some_and(|statement| statement.session.iter().any(recalls))
-    }
-
-    /// Whether the request asks for what only the connection of the last statement knows, and
-    /// that serves others since.
-    pub(super) fn has_forgotten(&self, active: &Active, request: &Request) -> bool {
-        let traces = &active.server.pooled.connection.traces;
-        let mine = traces.owner == Some(self.entry.process_id)
-            && traces.generation == self.followed.generation;
-        let recalls = |effect: &SessionEffect| {
-            matches!(effect, SessionEffect::Recall(Recall::FoundRows | Recall::RowCount))
-        };
-        let statement = request.statement.as_ref();
-        self.followed.ran
-            && !mine
-            && statement.is_some_and(|statement| statement.session.iter().any(recalls))
-    }
-
     /// What the proxy asked has failed: the client is told, or the request goes elsewhere.
     pub(super) fn not_brought(&mut self, broken: Broken) -> Result<Served, Fault> {
         let on_replica = self.active.as_ref().is_some_and(|active| !active.server.is_primary);
@@ -151,10 +121,6 @@ impl Conversation {
     }
 }
 
-/// Why the answer to a question about the statement before cannot be had.
-pub const FORGOTTEN: &str = "the connection that ran the last statement serves others now: ask \
-    for FOUND_ROWS() or ROW_COUNT() in the same transaction, or right after the statement";
-
 impl Active {
     pub fn close_statement(&mut self, id: u32) {
         self.ask(Awaits::Nothing, Whose::Own, |out| {
@@ -169,9 +135,4 @@ impl Active {
             out.extend_from_slice(schema);
         });
     }
-}
-
-/// The refusal of a question that cannot be answered any more.
-pub fn forgotten() -> Refused {
-    Refused::new(errors::NOT_SERVED, FORGOTTEN)
 }

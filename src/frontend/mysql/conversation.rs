@@ -119,10 +119,14 @@ impl Conversation {
 
     /// Brings a command to a server and its reply back, as often as it takes.
     async fn serve(&mut self, mut request: Request) -> Result<(), Fault> {
-        if self.is_free() && !self.recalls(&request) {
-            self.give_up_server();
+        if !self.recalls(&request) {
+            self.goes_on();
+            if self.is_free() {
+                self.give_up_server();
+            }
         }
-        let mut need = self.need(&request);
+        let need = self.need(&request);
+        let mut need = self.toward_last(need, &request);
         if self.active.is_none()
             && let Some(at) = commits_to_wait_for(self, Some(&request.class), &need)
         {

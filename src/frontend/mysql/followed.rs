@@ -7,7 +7,7 @@ use crate::backend::mysql::variables::{Variables, as_sql};
 use crate::protocol::mysql::capabilities::Status;
 use crate::session::Settings;
 use crate::sql::mysql::{Engine, Reading, is_readable_charset};
-use crate::topology::SessionDefaults;
+use crate::topology::{NodeId, SessionDefaults};
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -27,10 +27,22 @@ pub struct Followed {
     pub generation: u32,
     /// What LAST_INSERT_ID() gives.
     pub insert_id: u64,
-    /// A statement has run, that the next one may ask about.
-    pub ran: bool,
+    /// The statement before, which the next one may ask about.
+    pub last: Option<Last>,
     /// SET TRANSACTION has said something of the next one.
     pub next_transaction: bool,
+}
+
+/// What is left of a session's last statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Last {
+    pub node: NodeId,
+    /// The server's number of the connection.
+    pub connection: u32,
+    /// It has warnings, or an error.
+    pub diagnostics: bool,
+    /// What ROW_COUNT() gives.
+    pub row_count: i64,
 }
 
 /// What of a variable the session cannot take along.
@@ -75,7 +87,7 @@ impl Followed {
             in_transaction: false,
             generation: 0,
             insert_id: 0,
-            ran: false,
+            last: None,
             next_transaction: false,
         }
     }

@@ -24,6 +24,9 @@ use std::time::Instant;
 /// ER_PARSE_ERROR: nothing of the statement has run.
 const SYNTAX_ERROR: u16 = 1064;
 
+/// What ROW_COUNT() gives behind rows and errors.
+const NO_ROW_COUNT: i64 = -1;
+
 impl Conversation {
     /// Matches what the server has sent with what was asked.
     pub(super) fn scan(&mut self) -> Result<(), PacketError> {
@@ -170,6 +173,10 @@ impl Conversation {
         progress.status = ok.status;
         progress.shown |= ok.header == EOF || ok.status.has(Status::MORE_RESULTS);
         progress.warnings = ok.warnings > 0;
+        progress.row_count = match ok.header {
+            EOF => NO_ROW_COUNT,
+            _ => ok.affected_rows.try_into().unwrap_or(i64::MAX),
+        };
         if ok.last_insert_id > 0 {
             self.followed.insert_id = ok.last_insert_id;
             traces.insert_id = ok.last_insert_id;
@@ -201,6 +208,7 @@ impl Conversation {
 
     fn failed(&mut self, error: &ErrPacket<'_>, facts: &mut Facts<'_>) {
         facts.progress.failed = Some(error.errno);
+        facts.progress.row_count = NO_ROW_COUNT;
         self.worker.stats().error(ErrorOrigin::Server, &error.sqlstate);
         // An ERR has no status: without autocommit the statement may have opened a transaction.
         self.followed.in_transaction |= !self.followed.autocommit;
@@ -252,7 +260,7 @@ impl Conversation {
             && matches!(request.what, What::Query | What::Execute { .. })
         {
             self.apply(statement, &mut active);
-            self.followed.ran = true;
+            self.remember(request, &active);
         }
         let Active { server, progress, .. } = &mut *active;
         match &request.what {
@@ -347,6 +355,9 @@ impl Conversation {
                 | SessionEffect::Unpin(_)
                 | SessionEffect::Prepare { .. }
                 | SessionEffect::Deallocate(None) => self.session.apply(effect),
+                SessionEffect::Counts => {
+                    self.session.pins.insert(Pin::FoundRows);
+                }
                 SessionEffect::SetNext(_) => self.followed.next_transaction = true,
                 SessionEffect::SetTiffin { key, value } => {
                     // The server has taken it for a variable of the user's; a wrong value is its.

@@ -18,6 +18,7 @@ pub mod followed;
 pub mod learn;
 pub mod local;
 pub mod plan;
+pub mod recall;
 pub mod release;
 pub mod seeker;
 pub mod serve;

@@ -33,6 +33,8 @@ pub struct Request {
     pub hint: Option<Hint>,
     /// What its text does.
     pub statement: Option<Arc<Statement>>,
+    /// What is sent in the place of its bytes.
+    pub instead: Option<Box<[u8]>>,
 }
 
 /// What of a command the proxy has to do itself.
@@ -134,6 +136,7 @@ impl Conversation {
             class: Class::Session,
             hint: None,
             statement: None,
+            instead: None,
         };
         let id = command.statement_id().map(|id| self.statements.meant(id)).unwrap_or_default();
         request.what = match command {

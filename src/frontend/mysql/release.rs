@@ -68,14 +68,14 @@ impl Conversation {
     }
 
     /// Gives the connection back if nothing holds it. One whose last statement has left warnings
-    /// or an error stays for a moment, unless somebody waits for a connection.
+    /// or an error stays for a moment.
     pub(super) async fn settle(&mut self) {
         if !self.is_free() {
             return;
         }
         let Some(active) = &self.active else { return };
-        let may_be_asked = active.progress.warnings || active.progress.failed.is_some();
-        if may_be_asked && active.server.pool.shared.waiting() == 0 {
+        // Whoever asks does so at once; when somebody waits, it is let go at the next look.
+        if active.progress.warnings || active.progress.failed.is_some() {
             return;
         }
         self.cancels_arrived().await;

@@ -2,7 +2,6 @@
 //! each with one buffer, so that neither side can block the other.
 
 use super::active::{Active, Broken, Progress, Whose};
-use super::bring::forgotten;
 use super::conversation::Conversation;
 use super::errors;
 use super::fault::{Fault, Refused};
@@ -51,7 +50,8 @@ impl Conversation {
     ) -> Result<Served, Fault> {
         let Some(mut active) = self.active.take() else { return Err(Fault::ClientLeft) };
         active.progress = active.progress.next(Instant::now());
-        if let Some(refused) = self.cannot_run(&active, request) {
+        let refused = self.recall(&mut active, request).err();
+        if let Some(refused) = refused.or_else(|| self.cannot_run(&active, request)) {
             self.active = Some(active);
             return Ok(Served::Refused(refused));
         }
@@ -98,9 +98,6 @@ impl Conversation {
 
     /// Why a command cannot run on the connection that the session holds.
     fn cannot_run(&self, active: &Active, request: &Request) -> Option<Refused> {
-        if self.has_forgotten(active, request) {
-            return Some(forgotten());
-        }
         let locks = SessionEffect::Pin(Pin::AdvisoryLock);
         let statement = request.statement.as_ref();
         if !active.server.is_primary
@@ -167,7 +164,8 @@ impl Conversation {
         | What::Fetch { id }
         | What::ResetStatement(id)) = request.what
         else {
-            active.outbox.extend(&self.inbox.filled()[..request.bytes]);
+            let own = &self.inbox.filled()[..request.bytes];
+            active.outbox.extend(request.instead.as_deref().unwrap_or(own));
             return Ok(());
         };
         let unknown = || {

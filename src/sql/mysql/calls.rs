@@ -65,6 +65,9 @@ pub fn trace(text: &[u8], tokens: &[Token], catalog: &Catalog, found: &mut Found
                 found.problem(Effect::Write, "user_variable", "it assigns a user variable");
                 found.effect(SessionEffect::Pin(Pin::Variable));
             }
+            Kind::Word if token.bytes(text).eq_ignore_ascii_case(b"sql_calc_found_rows") => {
+                found.effect(SessionEffect::Counts);
+            }
             Kind::SystemVariable => system_variable(&lower(token.bytes(text)), found),
             Kind::Word if token.bytes(text).eq_ignore_ascii_case(b"value") => {
                 let before = at.checked_sub(1).and_then(|at| name_of(text, &tokens[at]));

@@ -108,6 +108,7 @@ fn render_effect(effect: &SessionEffect) -> String {
         Learn(name) => format!("learn {name}"),
         Use(schema) => format!("use {schema}"),
         SetNext(modes) => format!("next{}", render_modes(modes)),
+        Counts => "counts".to_owned(),
         Recall(what) => format!("recall {}", what.as_str()),
         Kill { id, query } => format!("kill{} {id}", if *query { " query" } else { "" }),
     }

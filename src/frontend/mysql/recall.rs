@@ -1,0 +1,143 @@
+//! Questions about the statement before: FOUND_ROWS(), ROW_COUNT(), LAST_INSERT_ID(), warnings.
+//!
+//! Their answer is on the connection that ran it. It is kept for what is known to be asked about
+//! (SQL_CALC_FOUND_ROWS) and for a moment behind warnings and errors (`release.rs`); otherwise it
+//! is looked for among the idle ones. LAST_INSERT_ID() is brought to any connection, ROW_COUNT()
+//! alone is known here, and where nothing was left, nothing is there. The rest is refused: never
+//! is another statement's answer given.
+
+use super::active::{Active, Whose};
+use super::conversation::Conversation;
+use super::errors;
+use super::fault::Refused;
+use super::followed::Last;
+use super::plan::{Request, What};
+use crate::frontend::acquire::Seeker;
+use crate::protocol::mysql::command::Command;
+use crate::protocol::mysql::execute::put_query;
+use crate::protocol::mysql::packet::{self, HEAD_BYTES};
+use crate::protocol::mysql::replies::Awaits;
+use crate::session::{Need, Wish};
+use crate::sql::{Recall, SessionEffect};
+use std::sync::atomic::Ordering;
+
+/// Why the answer cannot be had.
+const FORGOTTEN: &str = "the connection that ran the last statement serves others now: ask for \
+    FOUND_ROWS(), ROW_COUNT() or warnings in the same transaction, or right after the statement";
+
+impl Request {
+    /// Whether it asks about the statement before, in one of these ways.
+    fn asks(&self, what: &[Recall]) -> bool {
+        let asks = |effect: &SessionEffect| match effect {
+            SessionEffect::Recall(recall) => what.contains(recall),
+            _ => false,
+        };
+        self.statement.as_ref().is_some_and(|statement| statement.session.iter().any(asks))
+    }
+}
+
+impl Conversation {
+    /// Whether the request's answer is about what the session ran before.
+    pub(super) fn recalls(&self, request: &Request) -> bool {
+        use Recall::{Diagnostics, FoundRows, InsertId, RowCount};
+        matches!(request.what, What::Query | What::Execute { .. } | What::Prepare { .. })
+            && request.asks(&[Diagnostics, FoundRows, RowCount, InsertId])
+    }
+
+    pub(super) fn recalls_insert_id(&self, request: &Request) -> bool {
+        request.asks(&[Recall::InsertId])
+    }
+
+    /// Another statement is to run: nobody asks any more what the one before has left.
+    pub(super) fn goes_on(&mut self) {
+        if self.session.pins.remove(crate::sql::Pin::FoundRows) {
+            self.pins.hold(self.session.pins.iter().map(|pin| pin.as_str()));
+        }
+    }
+
+    /// The session has run a statement there.
+    pub(super) fn remember(&mut self, request: &Request, active: &Active) {
+        let progress = &active.progress;
+        // Asking for them leaves them where they are.
+        let before = self.followed.last.filter(|_| request.asks(&[Recall::Diagnostics]));
+        let left = progress.warnings || progress.failed.is_some();
+        self.followed.last = Some(Last {
+            node: active.server.node,
+            connection: active.server.pooled.connection.connection_id,
+            diagnostics: left || before.is_some_and(|before| before.diagnostics),
+            row_count: progress.row_count,
+        });
+    }
+
+    /// A question goes where the last statement ran, if that node may serve it, and its connection
+    /// is looked for there.
+    pub(super) fn toward_last(&mut self, mut need: Need, request: &Request) -> Need {
+        let Some(last) = self.followed.last.filter(|_| self.recalls(request)) else { return need };
+        if let Need::Replica(need) = &mut need {
+            let snapshot = self.cluster.handle.topology.load();
+            need.wish = Wish::Node(snapshot.node(last.node).name.clone());
+        }
+        self.pool(last.node).shared.asks_sequences.store(true, Ordering::Relaxed);
+        need
+    }
+
+    /// Whether the connection is that of the session's last statement, with nothing in between.
+    fn is_last(&self, active: &Active) -> bool {
+        let connection = &active.server.pooled.connection;
+        let mine = connection.traces.owner == Some(self.entry.process_id)
+            && connection.traces.generation == self.followed.generation;
+        let here = |last: &Last| {
+            last.node == active.server.node && last.connection == connection.connection_id
+        };
+        mine && self.followed.last.as_ref().is_some_and(here)
+    }
+
+    /// What a question about the last statement becomes on a connection that did not run it: a
+    /// refusal, or what is sent in its place.
+    pub(super) fn recall(&self, active: &mut Active, request: &mut Request) -> Result<(), Refused> {
+        request.instead = None;
+        let runs = matches!(request.what, What::Query | What::Execute { .. });
+        let Some(last) = self.followed.last.filter(|_| runs && !self.is_last(active)) else {
+            return Ok(());
+        };
+        let forgotten = || Err(Refused::new(errors::NOT_SERVED, FORGOTTEN));
+        if request.asks(&[Recall::RowCount]) {
+            request.instead = self.row_count(active, request, last.row_count);
+            if request.instead.is_none() {
+                return forgotten();
+            }
+        }
+        if request.asks(&[Recall::FoundRows])
+            || last.diagnostics && request.asks(&[Recall::Diagnostics])
+        {
+            return forgotten();
+        }
+        if request.asks(&[Recall::Diagnostics]) {
+            // What an older statement has left on the connection goes.
+            let agreed = active.connection().capabilities;
+            active.ask(Awaits::Results, Whose::Own, |out| put_query(out, agreed, "DO 0"));
+        }
+        Ok(())
+    }
+
+    /// The command that gives the number as `SELECT ROW_COUNT()` does, for that very text.
+    fn row_count(&self, active: &Active, request: &Request, row_count: i64) -> Option<Box<[u8]>> {
+        let bytes = self.inbox.filled().get(HEAD_BYTES..request.bytes)?;
+        let Ok(Command::Query(text)) = Command::parse(bytes, self.capabilities) else {
+            return None;
+        };
+        let words: Vec<u8> = text
+            .iter()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .map(u8::to_ascii_lowercase)
+            .collect();
+        if words.strip_suffix(b";").unwrap_or(&words) != b"selectrow_count()" {
+            return None;
+        }
+        let mut out = Vec::new();
+        let agreed = active.server.pooled.connection.capabilities;
+        let sql = format!("SELECT CAST({row_count} AS SIGNED) AS `ROW_COUNT()`");
+        packet::put(&mut out, &mut 0, |out| put_query(out, agreed, &sql));
+        Some(out.into())
+    }
+}
