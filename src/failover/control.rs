@@ -129,7 +129,7 @@ impl Task {
             return None;
         }
         if servers.cluster.engine == Engine::Postgres
-            && detect::is_in_doubt(&snapshot, config, &self.signs, now)
+            && detect::is_in_doubt(&snapshot, &servers.cluster, &self.signs, now)
             && self.may_act().is_ok()
         {
             self.ask_replicas_to_reconnect(&servers, &snapshot).await;

@@ -5,13 +5,16 @@
 //! replica receives from it, and both for a while. A link that is cut between the proxy and the
 //! primary alone shows by the second sign; a stall that no probe notices shows by the first.
 
-use crate::config::Failover;
+use crate::config::{Cluster, Failover};
 use crate::topology::{Lost, Snapshot};
 use std::time::{Duration, Instant};
 
 /// Replicas that were made to connect again have done so after this: the first new receiver is
 /// started at once (`WaitForWALToBecomeAvailable`, xlogrecovery.c), and a login takes no second.
 pub const RECONNECT: Duration = Duration::from_secs(3);
+
+/// Probe intervals without an answer that are silence.
+const SILENT_INTERVALS: u32 = 3;
 
 /// What is known of the missing primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,10 +54,13 @@ impl Signs {
 
 /// Whether a primary that has not answered for a while has to be asked by others: replicas that are
 /// made to connect again are let in by one that lives, also if the proxy's own link is cut.
-pub fn is_in_doubt(snapshot: &Snapshot, config: &Failover, signs: &Signs, now: Instant) -> bool {
+pub fn is_in_doubt(snapshot: &Snapshot, cluster: &Cluster, signs: &Signs, now: Instant) -> bool {
+    let config = &cluster.failover;
+    // Between two probes that are far apart nobody is silent.
+    let bound = (config.timeout / 2).max(cluster.monitor.interval * SILENT_INTERVALS);
     let seen = snapshot.primary.and_then(|primary| snapshot.node(primary).applied_at);
     let rested = signs.asked.is_none_or(|asked| now >= asked + RECONNECT + config.timeout);
-    rested && seen.is_some_and(|seen| now >= seen + config.timeout / 2)
+    rested && seen.is_some_and(|seen| now >= seen + bound)
 }
 
 /// Judges the missing primary of a snapshot.
@@ -149,6 +155,31 @@ mod tests {
                 _ => Verdict::Doubtful,
             };
             assert_eq!(found, expected, "row {number}");
+        }
+    }
+
+    #[test]
+    fn replicas_are_asked_about_a_primary_that_is_silent_and_not_for_slow_probes() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut cluster = fixture::cluster([fixture::node("a")]);
+        let mut snapshot = crate::monitor::first_snapshot(&cluster);
+        snapshot.primary = Some(NodeId(0));
+        snapshot.nodes[0].applied_at = Some(at(0));
+        // Timeout 5 s; the probe interval, asked at, now; whether it is in doubt.
+        let table = [
+            (100, None, 2_499, false),
+            (100, None, 2_500, true),
+            (100, Some(2_500), 10_499, false),
+            (100, Some(2_500), 10_500, true),
+            (2_000, None, 5_999, false),
+            (2_000, None, 6_000, true),
+        ];
+        for (interval, asked, now, expected) in table {
+            cluster.monitor.interval = Duration::from_millis(interval);
+            let signs = Signs { asked: asked.map(at), ..Signs::default() };
+            let found = is_in_doubt(&snapshot, &cluster, &signs, at(now));
+            assert_eq!(found, expected, "{interval} {asked:?} {now}");
         }
     }
 }

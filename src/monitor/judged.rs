@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// Share of a new round trip in the smoothed one: as TCP's SRTT (RFC 6298), 1/8.
 const ROUND_TRIP_SHARE: u32 = 8;
 
+/// Where probes are far apart, a primary is not frozen between two of them.
+pub(super) const FROZEN_INTERVALS: u32 = 4;
+
 /// One node: what is configured, and what its probes said.
 #[derive(Debug)]
 pub(super) struct Judged {

@@ -14,7 +14,7 @@
 
 use super::election::{self, Claim, Election, Known, LastPrimary, Memory};
 use super::history::{History, Sample, Source};
-use super::judged::{self, Answered, Judged, Picture};
+use super::judged::{self, Answered, FROZEN_INTERVALS, Judged, Picture};
 use super::probe::Outcome;
 use super::readset::Bounds;
 use super::report::{Reach, Report};
@@ -78,8 +78,9 @@ impl Judge {
             isolated: false,
             interval: cluster.monitor.interval,
             unseen_after: cluster.monitor.interval * 2 + cluster.monitor.timeout,
-            frozen_after: (cluster.failover.mode == FailoverMode::Promote)
-                .then_some(cluster.failover.timeout),
+            frozen_after: (cluster.failover.mode == FailoverMode::Promote).then_some(
+                cluster.failover.timeout.max(cluster.monitor.interval * FROZEN_INTERVALS),
+            ),
             now: Instant::now(),
             nodes,
             known,
