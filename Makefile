@@ -1,6 +1,6 @@
 # make test   installs what is missing, then formatting, lints, unit and integration tests
 # make demo   installs what is missing, builds, and shows the proxy on real servers (ENGINE=mysql)
-# make bench  compares with a direct connection, a bare relay, HAProxy and PgBouncer (40 minutes)
+# make bench  compares with a direct connection, a relay, HAProxy and PgBouncer (60 minutes)
 # make regress  runs PostgreSQL's own regression suite, directly and through the proxy
 # make soak   random sessions, direct and proxied, for SOAK_SECONDS from seed SOAK_SEED on
 # make chaos  kills, freezes, cuts off and hands over primaries under load and checks the books
@@ -44,6 +44,8 @@ bench: bench-deps
 	$(CARGO) build --locked --release --bin tiffin --example relay
 	python3 bench/bench.py --tiffin target/release/tiffin \
 		--relay target/release/examples/relay $(ARGS)
+	BENCH_ENGINE=mariadb python3 bench/mysql.py --tiffin target/release/tiffin
+	BENCH_ENGINE=mysql python3 bench/mysql.py --tiffin target/release/tiffin
 
 regress:
 	scripts/install-deps.sh test regress

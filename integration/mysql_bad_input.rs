@@ -28,6 +28,9 @@ const SOON: &str = "5s";
 /// For clients that are rude in other ways: none is to be closed because the machine is busy.
 const LATE: &str = "10min";
 
+/// Number and SQLSTATE.
+type Expected = (u16, &'static str);
+
 fn fixture(engine: Engine, bound: &str) -> Fixture {
     let settings = vec![("max_allowed_packet".to_owned(), "32M".to_owned())];
     let cluster = Cluster::start(Options { replicas: 0, settings, ..options(engine) });
@@ -80,7 +83,7 @@ fn garbage_before_the_login(engine: Engine) {
         framed(1, &payload)
     };
     let (bad, slow) = (Some((1043, "08S01")), Some((1159, "08S01")));
-    let cases: Vec<(&str, Vec<u8>, Option<(u16, &str)>)> = vec![
+    let cases: Vec<(&str, Vec<u8>, Option<Expected>)> = vec![
         ("nothing", vec![], slow),
         ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), Some((1153, "08S01"))),
         ("zeros", vec![0; 64], Some((1156, "08S01"))),
@@ -137,7 +140,7 @@ fn malformed_commands(engine: Engine) {
     other.execute("CREATE TABLE t (n INT)").unwrap();
     let (malformed, order) = ((1835, "HY000"), (1156, "08S01"));
     let long = |first: u8| [&[0xFF, 0xFF, 0xFF, 0, first][..], &[b'x'; 100]].concat();
-    let cases: Vec<(&str, Vec<u8>, (u16, &str), bool)> = vec![
+    let cases: Vec<(&str, Vec<u8>, Expected, bool)> = vec![
         ("an empty packet", framed(0, b""), malformed, ENDS),
         ("another packet's number", framed(5, b"\x03DO 1"), order, ENDS),
         ("a command that is none", framed(0, b"\x42abc"), (1047, "08S01"), GOES_ON),
@@ -184,7 +187,7 @@ fn malformed_commands(engine: Engine) {
             assert_eq!(refusal(&framed(0, &answer.payload)), expected, "{name}");
             assert_eq!(wire.run(b"\x0e", b"")[0].payload[0], 0, "{name}: PING");
         } else {
-            let answer = wire.to_end();
+            let answer = wire.read_rest();
             // A client that stalls is told nothing.
             if number != 1158 {
                 assert_eq!(refusal(&answer), expected, "{name}");
@@ -279,7 +282,7 @@ fn absurd_statements(engine: Engine) {
     // More than the server takes: it says so and closes, which is no fault of the server's.
     let mut long = login(&fixture);
     long.put(0, &[&b"\x03SELECT '"[..], &vec![b'x'; 64 << 20]].concat());
-    let answer = refusal(&long.to_end());
+    let answer = refusal(&long.read_rest());
     println!("measured: 64 MiB, twice as much as the server takes: {answer:?}");
     assert!(answer.as_ref().is_none_or(|(number, _)| matches!(number, 1153 | 1158)), "{answer:?}");
     assert_eq!(other.value("SELECT 1").unwrap(), "1");

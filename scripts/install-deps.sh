@@ -9,7 +9,7 @@
 #   scripts/install-deps.sh test failover   also etcd and Patroni
 #   scripts/install-deps.sh test drivers    also the languages of the drivers' programs, and
 #                                           pgjdbc; scripts/install-drivers.sh does the others
-#   scripts/install-deps.sh test bench      also HAProxy, PgBouncer, pgbench and python3
+#   scripts/install-deps.sh test bench      also HAProxy, PgBouncer, pgbench, sysbench and python3
 #   scripts/install-deps.sh test regress    also PostgreSQL 18's regression suite
 set -eu
 
@@ -85,6 +85,8 @@ for group in "${@:-test}"; do
     bench)
         need haproxy haproxy
         need pgbouncer pgbouncer
+        need sysbench sysbench
+        need mariadb-client mariadb
         need python3 python3
         need postgresql-contrib pgbench
         ;;

@@ -121,7 +121,7 @@ impl Wire {
     }
 
     /// Everything until the other side closes, or nothing more comes.
-    pub fn to_end(&mut self) -> Vec<u8> {
+    pub fn read_rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         // An end or a reset, both are fine.
         let _ = self.stream.read_to_end(&mut bytes);

@@ -51,6 +51,8 @@ pub struct Worker {
     entries: RefCell<HashMap<u32, Rc<Entry>>>,
     next_session: Cell<u32>,
     buffers: RefCell<Vec<Buffer>>,
+    /// For bytes that are written and copied within one step.
+    pub scratch: RefCell<Vec<u8>>,
     settings: RefCell<HashSet<Arc<Settings>>>,
     reported: RefCell<HashSet<Arc<Reported>>>,
     variables: RefCell<HashSet<Arc<Variables>>>,
@@ -165,6 +167,7 @@ impl Worker {
             entries: RefCell::default(),
             next_session: Cell::new(1),
             buffers: RefCell::default(),
+            scratch: RefCell::default(),
             settings: RefCell::default(),
             reported: RefCell::default(),
             variables: RefCell::default(),
@@ -230,6 +233,14 @@ impl Worker {
         if fits && buffers.len() < BUFFERS_KEPT_MAX {
             buffer.clear();
             buffers.push(buffer);
+        }
+    }
+
+    /// Takes back what was taken from `scratch`.
+    pub fn keep_scratch(&self, mut scratch: Vec<u8>) {
+        if scratch.capacity() <= BUFFER_KEEP_BYTES {
+            scratch.clear();
+            self.scratch.replace(scratch);
         }
     }
 

@@ -12,7 +12,7 @@
 //! [`crate::frontend::acquire`], [`super::bring`], [`super::serve`] (with [`super::learn`]), [`super::release`].
 
 use super::LocalPool;
-use super::active::Active;
+use super::active::{Active, Expected};
 use super::change_user::Door;
 use super::compress::ClientStream;
 use super::errors;
@@ -35,6 +35,7 @@ use crate::protocol::mysql::capabilities::Capabilities;
 use crate::protocol::mysql::reply::OkPacket;
 use crate::protocol::mysql::translate::{Translation, Visible};
 use crate::session::{Need, Session};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -84,6 +85,8 @@ pub struct Conversation {
     /// By node; those for sessions without a schema and with one.
     pub(super) pools: [Vec<Option<Rc<LocalPool>>>; 2],
     pub(super) active: Option<Box<Active>>,
+    /// Empty: what the next `active` keeps its replies in.
+    pub(super) expected: VecDeque<Expected>,
     pub(super) stall: Stall,
 }
 

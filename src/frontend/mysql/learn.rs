@@ -93,13 +93,20 @@ impl Conversation {
             *upload = Some(Upload::file(front.reply.sequence()));
         }
         let is_prepared = matches!(told, Told::Prepared(_));
-        let mut instead = Vec::new();
+        let mut instead = self.worker.scratch.take();
         let packet = &read.filled()[at..at + bytes];
-        if self.translation.told(&told, packet, &self.visible, &mut instead) {
+        let differs = self.translation.told(&told, packet, &self.visible, &mut instead);
+        if differs {
+            if local.capacity() == 0 {
+                *local = self.worker.take_buffer();
+            }
             local.extend(&read.filled()[..at]);
             local.extend(&instead);
             read.consume(at + bytes);
             *forwardable = 0;
+        }
+        self.worker.keep_scratch(instead);
+        if differs {
             return Ok(true);
         }
         if let Some(own) = own_id.filter(|_| is_prepared) {

@@ -43,7 +43,10 @@ impl Conversation {
 
     /// The connection is nobody's any more: it cannot be killed, and no commit is under way.
     fn part(&mut self) -> Option<Server> {
-        let Active { server, outbox, read, mut progress, .. } = *self.active.take()?;
+        let Active { server, outbox, read, local, mut expected, mut progress, .. } =
+            *self.active.take()?;
+        expected.clear();
+        self.expected = expected;
         self.entry.bind(None);
         if let Some(commit) = progress.commit.take() {
             self.cluster.commits.ended(commit);
@@ -52,6 +55,7 @@ impl Conversation {
         self.statements.let_go();
         self.worker.keep_buffer(outbox);
         self.worker.keep_buffer(read);
+        self.worker.keep_buffer(local);
         Some(server)
     }
 

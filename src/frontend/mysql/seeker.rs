@@ -81,6 +81,7 @@ impl Seeker for Conversation {
         };
         let (outbox, read) = (self.worker.take_buffer(), self.worker.take_buffer());
         let mut active = Active::new(server, outbox, read);
+        active.expected = std::mem::take(&mut self.expected);
         active.progress.started = Some(now);
         self.active = Some(Box::new(active));
     }

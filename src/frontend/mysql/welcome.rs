@@ -61,6 +61,7 @@ impl Conversation {
             statements: Default::default(),
             pools: Default::default(),
             active: None,
+            expected: Default::default(),
             stall: Default::default(),
             worker,
             cluster,

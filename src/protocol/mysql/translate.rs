@@ -91,12 +91,17 @@ pub struct Translation {
     status: Status,
     /// Of the last packet that the client was given.
     sequence: u8,
+    /// Entries of trackers for the packet at hand; its memory is used again.
+    kept: Vec<u8>,
 }
+
+/// No more memory than this is kept for the next packet.
+const KEPT_BYTES_MAX: usize = 4096;
 
 impl Translation {
     pub fn new(client: Capabilities) -> Translation {
         let status = Status::AUTOCOMMIT;
-        Translation { client, shift: 0, passing: 0, status, sequence: 0 }
+        Translation { client, shift: 0, passing: 0, status, sequence: 0, kept: Vec::new() }
     }
 
     /// The session begins anew, with these flags.
@@ -163,8 +168,8 @@ impl Translation {
                     put_eof(out, &mut sequence, ok.warnings, ok.status);
                     return true;
                 }
-                if let Some(track) = self.filtered(ok, visible) {
-                    OkPacket { track: &track, ..*ok }.put(out, &mut sequence, self.client);
+                if self.filter(ok, visible) {
+                    OkPacket { track: &self.kept, ..*ok }.put(out, &mut sequence, self.client);
                     return true;
                 }
             }
@@ -179,18 +184,19 @@ impl Translation {
         true
     }
 
-    /// The entries that the client sees; `None`: all that there are.
-    fn filtered(&self, ok: &OkPacket<'_>, visible: &Visible) -> Option<Vec<u8>> {
+    /// Leaves in `kept` the entries that the client sees, unless those are all that there are.
+    fn filter(&mut self, ok: &OkPacket<'_>, visible: &Visible) -> bool {
         if !ok.status.has(Status::STATE_CHANGED) {
-            return None;
+            return false;
         }
-        let mut kept = Vec::new();
+        self.kept.clear();
+        self.kept.shrink_to(KEPT_BYTES_MAX);
         if self.client.has(Capabilities::SESSION_TRACK) {
             for entry in ok.entries().filter(|entry| visible.shows(entry.tracked)) {
-                entry.put(&mut kept);
+                entry.put(&mut self.kept);
             }
         }
-        (kept.len() != ok.track.len() || kept.is_empty()).then_some(kept)
+        self.kept.len() != ok.track.len() || self.kept.is_empty()
     }
 }
 

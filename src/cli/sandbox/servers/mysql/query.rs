@@ -26,6 +26,11 @@ impl Session {
         Ok(Session { runtime, connection: Mutex::new(connection) })
     }
 
+    /// The number that the other side has greeted with.
+    pub fn id(&self) -> u32 {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
     /// Runs one statement or several by the text protocol and returns the rows of the first.
     pub fn query(&self, sql: &str) -> Result<Rows> {
         let rows = self.rows(sql)?;
