@@ -2,7 +2,9 @@
 //! connection: they are answered as on a connection of their own, or refused.
 
 use crate::support::PATIENCE;
-use crate::support::mysql::{Engine, Fixture, Session, cluster, errno, on_mysql_and_mariadb};
+use crate::support::mysql::{
+    Engine, Fixture, Session, client_opts, cluster, errno, on_mysql_and_mariadb,
+};
 use serde_json::json;
 use tiffin::cli::sandbox::servers::wait_until;
 
@@ -26,6 +28,32 @@ fn what_the_last_statement_left_is_its_own_sessions(engine: Engine) {
     counted_rows(&one, &two);
     changed_rows(&one, &two);
     diagnostics(&fixture, &one, &two);
+    character_sets(&fixture, &one, &two);
+}
+
+/// Of these the servers' trackers tell one half only.
+fn character_sets(fixture: &Fixture, one: &Session, two: &Session) {
+    let direct =
+        Session::connect(&client_opts(fixture.cluster.primary().port, &fixture.cluster.app).into())
+            .unwrap();
+    let sql = "/* tiffin: primary */ SELECT CONCAT_WS('/', @@character_set_connection, \
+               @@collation_connection, COALESCE(@@character_set_results, 'null')) FROM t LIMIT 1";
+    for set in [
+        "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
+        "SET NAMES utf8mb4",
+        "SET NAMES latin1",
+        "SET character_set_results = NULL",
+        "SET NAMES utf8mb4 COLLATE 'utf8mb4_unicode_ci'",
+        "SET collation_connection = latin1_bin",
+        "SET NAMES utf8mb4",
+    ] {
+        let values = [one, &direct].map(|session| {
+            session.execute(set).unwrap();
+            two.execute("UPDATE t SET v = v + 1").unwrap();
+            session.value(sql).unwrap()
+        });
+        assert_eq!(values[0], values[1], "{set}");
+    }
 }
 
 /// Somebody waits for the connection that has counted, and gets it after the question.

@@ -11,6 +11,10 @@ const VARIABLES_MAX: usize = 256;
 /// Longer values are not carried from connection to connection.
 const VALUE_BYTES_MAX: usize = 8 * 1024;
 
+/// Setting the one sets the other.
+const CHARACTER_SET: &str = "character_set_connection";
+const COLLATION: &str = "collation_connection";
+
 /// By name in lower case, each with its value as SQL. In the order of names, a collation comes
 /// behind the character set that would reset it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -49,11 +53,16 @@ impl Variables {
             let comma = if sql.is_empty() { "" } else { ", " };
             let _ = write!(sql, "{comma}`{name}` = {value}");
         };
+        // Without one of its own the collation is the character set's, and not the server's.
+        let set_again = self.get(COLLATION).is_some() && wanted.get(COLLATION).is_none();
+        let set_again = set_again && wanted.get(CHARACTER_SET).is_some();
         for name in self.values.keys().filter(|name| wanted.get(name).is_none()) {
-            assign(name, "DEFAULT");
+            if !(set_again && &**name == COLLATION) {
+                assign(name, "DEFAULT");
+            }
         }
         for (name, value) in &wanted.values {
-            if self.get(name) != Some(value) {
+            if self.get(name) != Some(value) || set_again && &**name == CHARACTER_SET {
                 assign(name, value);
             }
         }
@@ -113,6 +122,12 @@ mod tests {
                 &[("collation_connection", "45"), ("character_set_connection", "45")],
                 "`character_set_connection` = 45, `collation_connection` = 45",
             ),
+            (
+                &[("character_set_connection", "'a'"), ("collation_connection", "'a_bin'")],
+                &[("character_set_connection", "'a'")],
+                "`character_set_connection` = 'a'",
+            ),
+            (&[("collation_connection", "'a_bin'")], &[], "`collation_connection` = DEFAULT"),
         ];
         for (from, to, sql) in table {
             assert_eq!(variables(from).difference(&variables(to)), *sql);

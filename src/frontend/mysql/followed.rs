@@ -158,7 +158,10 @@ impl Followed {
             }
             _ => {}
         }
-        let Some(sql) = as_sql(value) else { return Followable::No };
+        // The only one that can be NULL, which is told as an empty text.
+        let is_null = name == "character_set_results" && value.is_empty();
+        let sql = if is_null { Some("NULL".into()) } else { as_sql(value) };
+        let Some(sql) = sql else { return Followable::No };
         if self.variables.get(&name) == Some(&sql)
             || Arc::make_mut(&mut self.variables).set(&name, sql)
         {
@@ -173,6 +176,20 @@ impl Followed {
         // Of this one the tracker has told what it is.
         if name != "sql_mode" && self.variables.get(name).is_some() {
             Arc::make_mut(&mut self.variables).remove(name);
+        }
+    }
+
+    /// SET NAMES has run, with this COLLATE; of the collation no tracker tells.
+    pub fn collation(&mut self, name: Option<&str>) {
+        let name = name.map(|name| name.trim_matches(['\'', '"']));
+        let is_name =
+            |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        match name.filter(is_name) {
+            Some(name) => {
+                let sql = format!("'{name}'").into();
+                Arc::make_mut(&mut self.variables).set("collation_connection", sql);
+            }
+            None => self.default("collation_connection"),
         }
     }
 
@@ -244,11 +261,18 @@ mod tests {
             ("session_track_schema", "OFF", Followable::Yes, None),
             ("insert_id", "5", Followable::No, None),
             ("sql_mode", "a\\b", Followable::No, None),
+            ("character_set_results", "", Followable::Yes, Some("NULL")),
+            ("init_connect", "", Followable::Yes, Some("''")),
         ];
         for (name, value, followable, sql) in table {
             assert_eq!(told(&mut session, name, value).0, followable, "{name}");
             assert_eq!(session.variables.get(name).map(|sql| &**sql), sql, "{name}");
         }
+        session.collation(Some("'utf8mb4_bin'"));
+        let collation = session.variables.get("collation_connection");
+        assert_eq!(collation.map(|sql| &**sql), Some("'utf8mb4_bin'"));
+        session.collation(None);
+        assert_eq!(session.variables.get("collation_connection"), None);
         session.default("time_zone");
         assert_eq!(session.variables.get("time_zone"), None);
         told(&mut session, "autocommit", "OFF");

@@ -348,12 +348,24 @@ impl Conversation {
             }
             return;
         }
-        self.followed.next_transaction = false;
+        // What touches no table begins no transaction.
+        let touches = !statement.tables_read.is_empty()
+            || !matches!(statement.effect, Effect::Read | Effect::Session);
+        self.followed.next_transaction &= !touches;
+        let sets_names = statement.session.iter().any(is_client_charset);
         for effect in &statement.session {
             match effect {
                 SessionEffect::Set { name, .. } if name.starts_with("session_track_") => {
                     self.visible_changed(effect);
                     active.server.pooled.connection.traces.untracked = true;
+                }
+                SessionEffect::Set { name, value: Some(value), .. }
+                    if sets_names && &**name == COLLATION =>
+                {
+                    self.followed.collation(Some(value));
+                }
+                SessionEffect::Learn(name) if sets_names && &**name == COLLATION => {
+                    self.followed.collation(None);
                 }
                 SessionEffect::Set { name, value: None, .. } | SessionEffect::Reset(name) => {
                     self.followed.default(name);
@@ -383,6 +395,16 @@ impl Conversation {
             self.cluster.handle.catalogs.ddl_ran("");
         }
     }
+}
+
+const COLLATION: &str = "collation_connection";
+
+/// SET NAMES and SET CHARACTER SET have this effect.
+fn is_client_charset(effect: &SessionEffect) -> bool {
+    let (SessionEffect::Set { name, .. } | SessionEffect::Learn(name)) = effect else {
+        return false;
+    };
+    &**name == "character_set_client"
 }
 
 /// What becomes of a packet.
