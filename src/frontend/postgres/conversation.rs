@@ -341,7 +341,9 @@ impl Conversation {
     /// The client learns that a batch was not run.
     async fn refuse(&mut self, batch: &Batch, refused: &Refused) -> Result<(), Fault> {
         self.worker.stats().error(crate::metrics::ErrorOrigin::Proxy, refused.sqlstate.as_bytes());
-        self.inbox.consume(self.taken);
+        // The requests behind it are planned anew.
+        let ends = batch.ops.iter().position(|op| op.what.ends_request());
+        self.inbox.consume(ends.map_or(self.taken, |at| batch.ops[at].at.end.min(self.taken)));
         self.taken = 0;
         self.statements.none_changed();
         if matches!(self.session.transaction, Transaction::Held(_)) {
@@ -349,7 +351,7 @@ impl Conversation {
         }
         let mut out = Vec::new();
         refused.report().put(&mut out);
-        match batch.ops.last().is_some_and(|op| op.what.ends_request()) {
+        match ends.is_some() {
             true => put_ready(&mut out, self.status()),
             false => self.skipping = true,
         }

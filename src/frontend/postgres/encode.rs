@@ -336,6 +336,9 @@ impl Encoder<'_> {
             self.put(|out| request::put_statement(out, b'C', &server_name(evicted)));
             self.expect(Kind::Close, Way::Swallow);
         }
+        // It may be there all the same: a Close before may have been skipped.
+        self.put(|out| request::put_statement(out, b'C', &prepared.server_name));
+        self.expect(Kind::Close, Way::Swallow);
         self.put_parse(prepared, way, change);
     }
 

@@ -148,8 +148,8 @@ impl Batch {
         );
         self.drops |= runs && drops_any(statement);
         self.executes |= matches!(statement.reason_code, "execute" | "unknown_prepared");
-        self.belongs_to_primary |= belongs_to_primary(statement);
-        self.only_on_primary |= only_on_primary(statement);
+        self.belongs_to_primary |= runs && belongs_to_primary(statement);
+        self.only_on_primary |= runs && only_on_primary(statement);
         if runs && !self.runs {
             self.runs = true;
             self.class = None;

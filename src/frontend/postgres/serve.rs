@@ -105,7 +105,9 @@ impl Conversation {
         }
         if active.progress.leaving {
             let only = active.batch.as_ref().is_some_and(|batch| batch.only_on_primary);
-            let stays = !active.progress.may_leave && !only;
+            // What has failed meanwhile the server refuses in its own words.
+            let failed = active.progress.status == Status::Failed;
+            let stays = !active.progress.may_leave && (!only || failed);
             active.progress.leaving = !stays;
             return Ok(Some(if stays { Served::Settled } else { Served::Leave }));
         }

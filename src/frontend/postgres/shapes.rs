@@ -14,6 +14,7 @@ use super::plan::{Batch, Meant, Op, What};
 use super::send::describes;
 use super::statements::{Prepared, Shape};
 use crate::backend::postgres::replies::ShapeOf;
+use crate::protocol::postgres::reply::Status;
 use crate::protocol::postgres::request;
 use std::rc::Rc;
 
@@ -21,7 +22,9 @@ impl Conversation {
     /// Asks the server for the columns of what a batch runs, where they may not be what the client
     /// was told. Whether there is anything to wait for; not when the batch has waited already.
     pub(super) fn compare(&self, active: &mut Active, batch: &Batch) -> bool {
-        if std::mem::take(&mut active.progress.comparing) {
+        if std::mem::take(&mut active.progress.comparing)
+            || active.progress.status == Status::Failed
+        {
             return false;
         }
         let plans = self.catalog.plans();
