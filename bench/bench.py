@@ -7,6 +7,7 @@ One primary and two replicas on this machine (from `tiffin sandbox`), in front o
   relay      bench/relay.rs, to the primary: one on the proxy's own runtime, the floor
   pgbouncer  transaction mode, to the primary
   tiffin     transaction mode, splitting on: reads go to the replicas
+  tiffin-1   the same with the primary alone, as the other proxies have it
 all without passwords and TLS. pgbench runs each row against each of them, round by round; the
 table has the medians. CPU is user and system time of the proxy's process, all threads, per
 query. Everything is removed at the end.
@@ -39,7 +40,7 @@ SCALE = int(os.environ.get("BENCH_SCALE", "10"))
 IDLE_CLIENTS = int(os.environ.get("BENCH_CLIENTS", "10000"))
 POOL_SIZE = 20
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-TARGETS = ["direct", "haproxy", "relay", "pgbouncer", "tiffin"]
+TARGETS = ["direct", "haproxy", "relay", "pgbouncer", "tiffin", "tiffin-1"]
 SCRIPTS = {
     "{distinct}": [f"SELECT abalance + {number} FROM pgbench_accounts WHERE aid = :aid;" for number in range(200)],
     "{thousand_rows}": ["SELECT * FROM pgbench_accounts WHERE aid >= :aid AND aid < :aid + 1000;"],
@@ -182,9 +183,15 @@ listen postgres
     names = proxies["pgbouncer"] if numbers >= (1, 21) else pgbouncer(stack, folder, primary, "session", numbers)
     proxies["pgbouncer-prepared"] = names
 
-    port = free_port()
-    config = folder / "tiffin.yaml"
     nodes = {name: f"127.0.0.1:{port}" for name, port in servers.ports.items()}
+    proxies["tiffin"] = tiffin_with(stack, folder, tiffin, "tiffin", nodes)
+    proxies["tiffin-1"] = tiffin_with(stack, folder, tiffin, "tiffin-1", {"pg0": nodes["pg0"]})
+    return proxies
+
+
+def tiffin_with(stack, folder, tiffin, name, nodes):
+    port = free_port()
+    config = folder / f"{name}.yaml"
     config.write_text(
         # JSON is YAML.
         json.dumps(
@@ -204,8 +211,7 @@ listen postgres
             indent=2,
         )
     )
-    proxies["tiffin"] = spawn(stack, "tiffin", port, [tiffin, "run", "--config", config])
-    return proxies
+    return spawn(stack, name, port, [tiffin, "run", "--config", config])
 
 
 def pgbouncer(stack, folder, primary, mode, version):
