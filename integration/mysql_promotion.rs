@@ -1,15 +1,19 @@
 //! The proxy promotes a replica of MySQL and MariaDB, as in `promotion.rs`; what is the same on
 //! every engine is in `scenarios.rs` and `chaos/`.
 
-use crate::promotion::{Writing, actions, around, check_books, made, promoted, step, wait_done};
+use crate::maintenance::{said, tiffin};
+use crate::promotion::{
+    Writing, actions, around, check_books, epoch, made, promoted, step, wait_done,
+};
 use crate::support::mysql::{
     Engine, Fixture, MARIADB_PRIVILEGES, MYSQL_PRIVILEGES, Server, on_mysql_and_mariadb,
 };
 use crate::support::{PATIENCE, Stand, Which, wait_until};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 on_mysql_and_mariadb! {
     a_killed_primary_is_replaced_and_joins_when_it_returns,
+    neither_a_stall_nor_a_vain_switchover_changes_anything,
 }
 
 fn start(engine: Engine) -> Fixture {
@@ -60,4 +64,33 @@ fn a_killed_primary_is_replaced_and_joins_when_it_returns(engine: Engine) {
     });
     let (new, _) = promoted(&fixture.cluster, &made(&fixture)[0]);
     check_books(&fixture, new, &acknowledged);
+}
+
+/// A primary that stalls for half a second is not lost; a target that does not catch up in time
+/// leaves everything as it was.
+fn neither_a_stall_nor_a_vain_switchover_changes_anything(engine: Engine) {
+    let fixture = start(engine);
+    let (primary, target) = (fixture.cluster.primary(), fixture.cluster.replica(0));
+    let before = epoch(&fixture);
+    for n in 0..3 {
+        primary.sigstop().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        primary.sigcont().unwrap();
+        fixture.session().query(&format!("INSERT INTO t VALUES (0, {n})")).unwrap();
+    }
+    assert_eq!((epoch(&fixture), actions(&fixture)), (before, vec![]));
+
+    target.stop_applying().unwrap();
+    fixture.session().query("INSERT INTO t VALUES (0, 3)").unwrap();
+    let asked = tiffin(&fixture, &["switchover", "--to", &target.name, "--timeout", "0.5"]);
+    assert_eq!(asked.status.code(), Some(1), "{}", said(&asked));
+    assert!(said(&asked).contains("leave my0 the primary: requests go on"), "{}", said(&asked));
+    fixture.session().query("INSERT INTO t VALUES (0, 4)").unwrap();
+    assert_eq!(
+        (primary.value("SELECT @@read_only").unwrap(), epoch(&fixture)),
+        ("0".into(), before)
+    );
+    assert_eq!(target.value("SELECT @@read_only").unwrap(), "1");
+    target.resume().unwrap();
+    fixture.wait_in_read_set(fixture.cluster.replicas());
 }

@@ -47,6 +47,10 @@ fn start(builder: crate::support::Builder) -> Fixture {
 /// Writes are acknowledged once a replica has them.
 pub fn confirm_writes(primary: &Server) {
     primary.set("synchronous_standby_names", "'ANY 1 (pg0, pg1, pg2)'").unwrap();
+    wait_confirmed(primary);
+}
+
+pub fn wait_confirmed(primary: &Server) {
     wait_until(PATIENCE, || {
         primary
             .query("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'quorum'")

@@ -1,16 +1,13 @@
 //! Clients that write and read at random through the proxy, and remember what they were told.
 
 use super::history::{Books, Event, Op, Outcome};
-use crate::support::{Fixture, PATIENCE, Session, sqlstate, wait_until};
+use crate::support::{PATIENCE, Sql, Stage, Stand, wait_until};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 pub const SESSIONS: usize = 6;
 pub const LISTS: usize = 8;
 pub const ACCOUNTS: usize = 8;
 pub const START: i64 = 1000;
-
-/// What the proxy itself answers to a statement that it has not sent.
-const NOT_SENT: &[&str] = &["57P03", "53300"];
 
 /// What the clients share.
 #[derive(Default)]
@@ -23,38 +20,44 @@ pub struct Play {
 }
 
 /// Makes the tables.
-pub fn set_up(fixture: &Fixture) {
+pub fn set_up<S: Stand>(fixture: &Stage<S>) {
     let session = fixture.session();
-    let tables = format!(
-        "CREATE TABLE lists (id int PRIMARY KEY, items bigint[] NOT NULL DEFAULT '{{}}');
-         CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL);
-         CREATE TABLE transfers (id bigint NOT NULL);
-         CREATE TABLE registers (id int PRIMARY KEY, value bigint NOT NULL);
-         INSERT INTO lists SELECT n FROM generate_series(0, {LISTS} - 1) n;
-         INSERT INTO accounts SELECT n, {START} FROM generate_series(0, {ACCOUNTS} - 1) n;
-         INSERT INTO registers SELECT n, 0 FROM generate_series(0, {SESSIONS} - 1) n;"
-    );
-    session.query(&tables).expect("make the tables");
+    let rows = |count: usize, value: &str| {
+        let rows: Vec<String> = (0..count).map(|id| format!("({id}, {value})")).collect();
+        rows.join(", ")
+    };
+    let text = S::TEXT;
+    for sql in [
+        format!("CREATE TABLE lists (id int PRIMARY KEY, items {text} NOT NULL)"),
+        "CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL)".to_owned(),
+        "CREATE TABLE transfers (id bigint NOT NULL)".to_owned(),
+        "CREATE TABLE registers (id int PRIMARY KEY, value bigint NOT NULL)".to_owned(),
+        format!("INSERT INTO lists VALUES {}", rows(LISTS, "''")),
+        format!("INSERT INTO accounts VALUES {}", rows(ACCOUNTS, &START.to_string())),
+        format!("INSERT INTO registers VALUES {}", rows(SESSIONS, "0")),
+    ] {
+        session.query(&sql).expect("make the tables");
+    }
     // Until the catalog is loaded again, reads of what it does not know go to the primary, and may
     // write for all that is known.
-    fixture.cluster.wait_caught_up(fixture.cluster.primary()).expect("replicas catch up");
-    let primary = fixture.cluster.primary().port.to_string();
-    let read = "SELECT inet_server_port(), count(*) FROM registers";
-    wait_until(PATIENCE, || fixture.try_value(read).is_ok_and(|port| port != primary))
+    let primary = fixture.cluster.primary();
+    primary.wait_caught_up(&fixture.cluster).expect("replicas catch up");
+    let port = primary.port.to_string();
+    let read = format!("SELECT {}, count(*) FROM registers", S::OWN_PORT);
+    wait_until(PATIENCE, || fixture.try_value(&read).is_ok_and(|ran_on| ran_on != port))
         .expect("reads go to replicas");
 }
 
 /// What is there in the end, read where it was written.
-pub fn books(session: &Session) -> Books {
+pub fn books(session: &impl Sql) -> Books {
     let numbers = |sql: &str| -> Vec<u64> {
         let rows = session.query(sql).expect("read the books");
         rows.iter().map(|row| row[0].as_deref().unwrap().parse().unwrap()).collect()
     };
-    let list = |list: usize| {
-        numbers(&format!(
-            "SELECT value FROM lists, unnest(items) WITH ORDINALITY AS item (value, place)
-             WHERE id = {list} ORDER BY place"
-        ))
+    let list = |list: usize| -> Vec<u64> {
+        let items = session.value(&format!("SELECT items FROM lists WHERE id = {list}"));
+        let items = items.expect("read a list");
+        items.split_whitespace().map(|item| item.parse().unwrap()).collect()
     };
     let balances = session.query("SELECT balance FROM accounts ORDER BY id").expect("accounts");
     Books {
@@ -76,7 +79,7 @@ impl Play {
     }
 
     /// One client until it is told to stop.
-    pub fn run(&self, fixture: &Fixture, client: usize, seed: u64) -> Vec<Event> {
+    pub fn run<S: Stand>(&self, fixture: &Stage<S>, client: usize, seed: u64) -> Vec<Event> {
         let mut history = Vec::new();
         let mut dice = Dice(seed ^ (client as u64) << 32 | 1);
         let mut connection = fixture.session();
@@ -85,7 +88,7 @@ impl Play {
         let mut set = 0;
         while !self.stop.load(Ordering::Relaxed) {
             let op = self.choose(&mut dice, client, &mut set);
-            match perform(&connection, op) {
+            match perform::<S>(&connection, op) {
                 (Some(op), outcome, None) => history.push(Event { session, op, outcome }),
                 (op, outcome, error) => {
                     let error = error.unwrap_or_default();
@@ -103,10 +106,10 @@ impl Play {
         history
     }
 
-    fn connect(&self, fixture: &Fixture) -> Session {
+    fn connect<S: Stand>(&self, fixture: &Stage<S>) -> S::Session {
         let mut connected = None;
         wait_until(PATIENCE, || {
-            connected = Session::connect(&fixture.config()).ok();
+            connected = S::session(fixture.proxy.port, &fixture.cluster.app).ok();
             connected.is_some()
         })
         .expect("a new session");
@@ -132,15 +135,15 @@ impl Play {
 }
 
 /// Performs a step: what is to be remembered of it, how it ended, and the error if there was one.
-fn perform(session: &Session, op: Op) -> (Option<Op>, Outcome, Option<String>) {
+fn perform<S: Stand>(session: &S::Session, op: Op) -> (Option<Op>, Outcome, Option<String>) {
     let write = |sql: &str| match session.query(sql) {
         Ok(_) => (Some(op), Outcome::Acknowledged, None),
-        Err(error) => (Some(op), outcome(&error), Some(format!("{error:#}"))),
+        Err(error) => (Some(op), outcome::<S>(&error), Some(format!("{error:#}"))),
     };
     match op {
-        Op::Append { list, value } => {
-            write(&format!("UPDATE lists SET items = items || {value}::bigint WHERE id = {list}"))
-        }
+        Op::Append { list, value } => write(&format!(
+            "UPDATE lists SET items = concat(items, ' ', {value}) WHERE id = {list}"
+        )),
         Op::Set { register, value } => {
             write(&format!("UPDATE registers SET value = {value} WHERE id = {register}"))
         }
@@ -176,10 +179,10 @@ fn perform(session: &Session, op: Op) -> (Option<Op>, Outcome, Option<String>) {
 }
 
 /// What an error of a statement that commits says of it.
-fn outcome(error: &anyhow::Error) -> Outcome {
-    match sqlstate(error) {
-        Some(state) if NOT_SENT.contains(&&*state.to_string()) => Outcome::Failed,
-        _ => Outcome::Unknown,
+fn outcome<S: Stand>(error: &anyhow::Error) -> Outcome {
+    match S::NOT_RUN.contains(&&*S::code(error)) {
+        true => Outcome::Failed,
+        false => Outcome::Unknown,
     }
 }
 

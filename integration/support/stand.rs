@@ -1,7 +1,7 @@
 //! What differs between the engines for a scenario that is the same for all.
 
 use super::{
-    Fixture, Group, Member, Options, Proxy, Server, Stage, binary, mysql, proxy, sqlstate,
+    Fixture, Group, Member, Options, Proxy, Server, Stage, binary, cache, mysql, proxy, sqlstate,
 };
 use super::{PATIENCE, wait_until};
 use serde_json::{Value, json};
@@ -14,10 +14,26 @@ pub enum Which {
     MariaDb,
 }
 
+impl Which {
+    pub fn word(self) -> &'static str {
+        match self {
+            Which::Postgres => "postgres",
+            Which::MySql => "mysql",
+            Which::MariaDb => "mariadb",
+        }
+    }
+}
+
 /// Servers that a scenario can be set up with.
 pub trait Stand: Member + 'static {
     /// The code of the error for a pool that has no connection free in time.
     const POOL_IS_FULL: &'static str;
+
+    /// Codes of errors that say that nothing has run: the proxy's own of what it has not sent, and
+    /// a read-only server's.
+    const NOT_RUN: &'static [&'static str];
+    /// A type for long texts.
+    const TEXT: &'static str;
 
     /// A cluster with so many replicas and the proxy in front, ready to read from all of them.
     fn stage(which: Which, replicas: u16, change: fn(&mut Value)) -> Stage<Self>;
@@ -26,12 +42,18 @@ pub trait Stand: Member + 'static {
     /// when the primary is lost.
     fn promoting(which: Which, change: fn(&mut Value)) -> Stage<Self>;
 
+    /// Brings a former primary of such a cluster back, whatever has become of it, and waits until
+    /// both replicas confirm what the new one writes.
+    fn restore(stage: &Stage<Self>, old: &Self, new: &Self);
+
     /// SQLSTATE or number of an error that a server or the proxy sent; empty if it is another.
     fn code(error: &anyhow::Error) -> String;
 }
 
 impl Stand for Server {
     const POOL_IS_FULL: &'static str = "53300";
+    const NOT_RUN: &'static [&'static str] = &["57P03", "53300"];
+    const TEXT: &'static str = "text";
 
     fn stage(_: Which, replicas: u16, change: fn(&mut Value)) -> Stage<Server> {
         Fixture::build().replicas(replicas).config(change).start()
@@ -47,6 +69,11 @@ impl Stand for Server {
         stage
     }
 
+    fn restore(stage: &Stage<Server>, old: &Server, new: &Server) {
+        stage.cluster.rewind(old, new).unwrap();
+        crate::promotion::wait_confirmed(new);
+    }
+
     fn code(error: &anyhow::Error) -> String {
         sqlstate(error).unwrap_or_default().to_owned()
     }
@@ -54,6 +81,8 @@ impl Stand for Server {
 
 impl Stand for mysql::Server {
     const POOL_IS_FULL: &'static str = "1040";
+    const NOT_RUN: &'static [&'static str] = &["1836", "1040"];
+    const TEXT: &'static str = "mediumtext";
 
     fn stage(which: Which, replicas: u16, change: fn(&mut Value)) -> Stage<mysql::Server> {
         let options = mysql::Options { replicas, ..mysql::options(engine(which)) };
@@ -83,6 +112,24 @@ impl Stand for mysql::Server {
         });
         stage.wait_in_read_set(stage.cluster.replicas());
         stage
+    }
+
+    fn restore(stage: &Stage<mysql::Server>, old: &mysql::Server, new: &mysql::Server) {
+        if !old.is_running() {
+            old.start().unwrap();
+        }
+        // The proxy makes it a replica, if it has nothing that the new one lacks.
+        let what = format!("make {} a replica of {}", old.name, new.name);
+        let joined = || {
+            let action = crate::promotion::made(stage).pop()?;
+            let step = action["steps"].as_array()?.iter().find(|step| step["what"] == *what)?;
+            step["ok"].as_bool()
+        };
+        wait_until(PATIENCE, || joined().is_some()).expect("it was looked after");
+        if joined() == Some(false) {
+            stage.cluster.rebuild(old, new, &cache().expect("a folder")).unwrap();
+        }
+        wait_until(PATIENCE, || mysql::are_writes_confirmed(new)).expect("replicas confirm");
     }
 
     fn code(error: &anyhow::Error) -> String {

@@ -1,12 +1,12 @@
 //! What `tiffin check` asks a server of MySQL or MariaDB, and what follows from the answers.
 //!
-//! Two queries per node as the service user: its settings, and the user's own privileges. How the
-//! node replicates is what the probes say (`watch.rs`). What is missing is decided by [`lacks`],
-//! which is pure.
+//! Queries per node as the service user: its settings, and the user's own privileges; where the
+//! proxy promotes, also as `failover.user` for that one's. How the node replicates is what the
+//! probes say (`watch.rs`). What is missing is decided by [`lacks`], which is pure.
 
 use super::check::all;
 use super::findings::{Finding, Severity, free_connections};
-use crate::config::{Cluster, Config, Engine, NodeConfig, Secret, Service};
+use crate::config::{Cluster, Config, Engine, FailoverMode, NodeConfig, Secret, Service};
 use crate::monitor::mysql_connection::{ServiceOpts, connect};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Row};
@@ -52,6 +52,25 @@ const MARIADB_NEEDS: &[Need] = &[
     ("read what triggers do", &["TRIGGER"]),
 ];
 
+/// What the failover user needs, where the proxy promotes.
+const MYSQL_FAILOVER_NEEDS: &[Need] = &[
+    ("see how a replica replicates", &["REPLICATION CLIENT", "SUPER"]),
+    ("see who has a transaction open", &["PROCESS"]),
+    ("end sessions", &["CONNECTION_ADMIN", "SUPER"]),
+    ("make servers read-only and writable", &["SYSTEM_VARIABLES_ADMIN", "SUPER"]),
+    ("point replicas at a new primary", &["REPLICATION_SLAVE_ADMIN", "SUPER"]),
+    ("let a new primary forget the old one", &["RELOAD"]),
+];
+const MARIADB_FAILOVER_NEEDS: &[Need] = &[
+    ("see how a replica replicates", &["SLAVE MONITOR", "REPLICA MONITOR", "SUPER"]),
+    ("see who has a transaction open", &["PROCESS"]),
+    ("end sessions", &["CONNECTION ADMIN", "SUPER"]),
+    ("make servers read-only and writable", &["READ_ONLY ADMIN"]),
+    ("point replicas at a new primary", &["REPLICATION SLAVE ADMIN", "SUPER"]),
+    ("let a new primary wait for its replicas", &["REPLICATION MASTER ADMIN", "SUPER"]),
+    ("let a new primary forget the old one", &["RELOAD"]),
+];
+
 /// The answer of one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Facts {
@@ -64,6 +83,8 @@ struct Facts {
     keeps_gtids: bool,
     commits_in_order: bool,
     privileges: Vec<String>,
+    /// The failover user's, or why it could not be asked. `None`: it is not needed.
+    failover: Option<Result<Vec<String>, String>>,
     schemas: Vec<String>,
 }
 
@@ -108,8 +129,19 @@ async fn facts(cluster: &Cluster, node: &NodeConfig) -> Result<Facts, Error> {
         keeps_gtids: is_on(6),
         commits_in_order: is_on(7),
         privileges: words(&mut connection, PRIVILEGES).await?,
+        failover: match cluster.failover.mode {
+            FailoverMode::Promote => Some(of_failover(cluster, node).await),
+            FailoverMode::Observe => None,
+        },
         schemas: words(&mut connection, SCHEMAS).await?,
     })
+}
+
+/// The failover user's privileges.
+async fn of_failover(cluster: &Cluster, node: &NodeConfig) -> Result<Vec<String>, String> {
+    let opts = ServiceOpts::by(cluster, node, &cluster.failover.login);
+    let asked = async { words(&mut connect(&opts).await?, PRIVILEGES).await };
+    asked.await.map_err(|error: Error| crate::monitor::mysql::sentence(&error).to_string())
 }
 
 async fn words(connection: &mut Conn, sql: &str) -> Result<Vec<String>, Error> {
@@ -191,18 +223,32 @@ fn replication(is_mariadb: bool, facts: &Facts) -> Vec<Finding> {
 }
 
 fn privileges(cluster: &Cluster, facts: &Facts) -> Vec<Finding> {
-    let needs = if cluster.engine == Engine::Mariadb { MARIADB_NEEDS } else { MYSQL_NEEDS };
-    let user = &cluster.service.user;
-    let lacking = needs.iter().filter(|(_, any)| {
-        !any.iter().any(|wanted| facts.privileges.iter().any(|has| has == wanted))
-    });
-    lacking
-        .map(|(purpose, any)| {
-            let text = format!("{user} has no privilege {}, to {purpose}", any[0]);
-            let sql = format!("GRANT {} ON *.* TO {};", any[0], account(user));
-            Finding::new(Severity::Missing, text).sql(sql)
-        })
-        .collect()
+    let is_mariadb = cluster.engine == Engine::Mariadb;
+    let (needs, of_failover) = match is_mariadb {
+        true => (MARIADB_NEEDS, MARIADB_FAILOVER_NEEDS),
+        false => (MYSQL_NEEDS, MYSQL_FAILOVER_NEEDS),
+    };
+    let mut findings = lacking(&cluster.service.user, needs, &facts.privileges);
+    let user = &cluster.failover.login.user;
+    match &facts.failover {
+        None => {}
+        Some(Ok(has)) => findings.extend(lacking(user, of_failover, has)),
+        Some(Err(error)) => {
+            let text = format!("the servers refuse {user} (failover.user): {error}");
+            findings.push(Finding::new(Severity::Missing, text));
+        }
+    }
+    findings
+}
+
+fn lacking(user: &str, needs: &[Need], has: &[String]) -> Vec<Finding> {
+    let lacks = |(_, any): &&Need| !any.iter().any(|wanted| has.iter().any(|has| has == wanted));
+    let finding = |(purpose, any): &Need| {
+        let text = format!("{user} has no privilege {}, to {purpose}", any[0]);
+        let sql = format!("GRANT {} ON *.* TO {};", any[0], account(user));
+        Finding::new(Severity::Missing, text).sql(sql)
+    };
+    needs.iter().filter(lacks).map(finding).collect()
 }
 
 /// Tries the passwords of the file.
@@ -273,6 +319,7 @@ mod tests {
             keeps_gtids: true,
             commits_in_order: true,
             privileges: [monitor, "SELECT", "SHOW VIEW", "TRIGGER"].map(String::from).to_vec(),
+            failover: None,
             schemas: vec!["shop".into()],
         }
     }
@@ -336,6 +383,19 @@ mod tests {
                     ..my()
                 },
                 &["GRANT REPLICATION CLIENT ON *.* TO 'probe'@'%';"],
+            ),
+            (
+                "probe has no privilege RELOAD, to let a new primary",
+                Facts {
+                    failover: Some(Ok(["SUPER", "PROCESS"].map(String::from).to_vec())),
+                    ..my()
+                },
+                &["GRANT RELOAD ON *.* TO 'probe'@'%';"],
+            ),
+            (
+                "the servers refuse probe (failover.user): no",
+                Facts { failover: Some(Err("no".into())), ..my() },
+                &[],
             ),
             (
                 "max_connections leaves 10",

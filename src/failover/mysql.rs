@@ -21,6 +21,9 @@ use tokio::time::timeout;
 /// Between two looks at open transactions: `innodb_trx` is a copy that is made anew only if nobody
 /// has read it for 100 ms (`CACHE_MIN_IDLE_TIME_US`, trx0i_s.cc).
 const QUIET_INTERVAL: Duration = Duration::from_millis(120);
+/// A new channel that has lost its source looks for it again after so many seconds; the servers'
+/// default is 60.
+const CONNECT_RETRY_S: u32 = 1;
 /// Sessions that no client has: of the server itself, and of replicas.
 const OWN_USERS: &[&str] = &["system user", "event_scheduler"];
 const OWN_COMMANDS: &[&str] = &["Binlog Dump", "Binlog Dump GTID", "Daemon"];
@@ -396,7 +399,8 @@ impl Session<'_> {
         if channel.as_ref().is_some_and(|channel| channel.host == host && channel.port == port) {
             return self.run(&format!("START {replica}")).await;
         }
-        let login = match (&self.servers.cluster.failover.replication, channel) {
+        let is_new = channel.is_none();
+        let mut login = match (&self.servers.cluster.failover.replication, channel) {
             (Some(login), _) => {
                 let password = login.password.as_ref().map_or("", |word| word.expose_secret());
                 let (user, password) = (quoted(&login.user), quoted(password));
@@ -410,6 +414,9 @@ impl Session<'_> {
                     .to_owned());
             }
         };
+        if is_new {
+            login += &format!("{prefix}_CONNECT_RETRY = {CONNECT_RETRY_S}, ");
+        }
         let host = quoted(&host);
         self.run(&format!("STOP {replica}")).await?;
         let to = format!("{prefix}_HOST = {host}, {prefix}_PORT = {port}, {login}{by_gtid}");

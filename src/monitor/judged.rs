@@ -140,6 +140,13 @@ impl Judged {
         })
     }
 
+    /// Why it must not be read although it takes no writes: it may have what no other node has.
+    pub(super) fn abandoned(&self, superseded: &[NodeId]) -> Option<Arc<str>> {
+        let report = self.report.as_ref()?;
+        let stays = superseded.contains(&self.id) && report.is_replica();
+        stays.then(|| Arc::from("it was the primary before, and replicates from nobody"))
+    }
+
     pub(super) fn health(&self, failures_max: u32, refusal: Option<Arc<str>>) -> Health {
         if self.failures >= failures_max {
             let error = self.error.as_deref().unwrap_or("it does not answer");

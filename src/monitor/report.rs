@@ -124,6 +124,16 @@ impl Report {
         }
     }
 
+    /// Whether it takes no writes and is not known to receive from nobody.
+    pub fn follows(&self) -> bool {
+        match &self.state {
+            State::Gtids(state) => {
+                !state.writable && state.replication.as_ref().is_none_or(|all| !all.is_empty())
+            }
+            _ => self.is_replica(),
+        }
+    }
+
     /// Where it is: what it has written, or what it has applied.
     pub fn position(&self) -> Option<Position> {
         match &self.state {

@@ -146,7 +146,7 @@ impl Judge {
         let Some(judged) = self.nodes.get_mut(usize::from(outcome.node.0)) else { return };
         judged.note(&outcome, self.failures_max);
         self.now = self.now.max(outcome.finished_at);
-        if judged.report.as_ref().is_some_and(Report::is_replica) {
+        if judged.report.as_ref().is_some_and(Report::follows) {
             // It has learnt that it no longer is the primary.
             self.known.superseded.retain(|superseded| *superseded != outcome.node);
         }
@@ -438,6 +438,9 @@ impl Judge {
         {
             let reason = election::foreign(&judged.name, report.identity.system, system);
             return Some(Arc::from(reason));
+        }
+        if let Some(reason) = judged.abandoned(&self.known.superseded) {
+            return Some(reason);
         }
         let refused = self.election.refused.iter().find(|(node, _)| *node == judged.id);
         refused.map(|(_, reason)| reason.clone())

@@ -230,6 +230,9 @@ impl Conversation {
         if self.entry.killed.get() {
             return Poll::Ready(Err(Fault::Killed));
         }
+        if let Some(fault) = self.outdated() {
+            return Poll::Ready(Err(fault));
+        }
         let mut drained = Drained::default();
         loop {
             let mut moved = self.poll_to_client(cx)?;
@@ -365,6 +368,20 @@ impl Conversation {
         self.inbox.consume(taken);
         active.upload = Some(upload).filter(|upload| !upload.is_over());
         taken > 0
+    }
+
+    /// An answer of a primary that is one no more is worth nothing: what it has committed since may
+    /// be lost. A frozen one may come to life at any moment and answer.
+    #[inline]
+    fn outdated(&self) -> Option<Fault> {
+        let Active { server, progress, .. } = self.active.as_deref()?;
+        let topology = &self.cluster.handle.topology;
+        if !server.is_primary || server.pooled.connection.life.epoch == topology.epoch() {
+            return None;
+        }
+        let node = topology.load().node(server.node).name.to_string();
+        let error = "it is the primary no more".to_owned();
+        Some(Fault::ServerLost { node, error, writing: progress.writing })
     }
 
     /// A primary that is one no more gets nothing, whatever is open on it.
