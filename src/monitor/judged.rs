@@ -1,6 +1,6 @@
 //! One node as the judge remembers it: what is configured, and what its probes said.
 
-use super::election::Claim;
+use super::election::{Claim, Known};
 use super::probe::{Outcome, ProbeError};
 use super::readset::{Bounds, Membership};
 use super::report::Report;
@@ -141,9 +141,9 @@ impl Judged {
     }
 
     /// Why it must not be read although it takes no writes: it may have what no other node has.
-    pub(super) fn abandoned(&self, superseded: &[NodeId]) -> Option<Arc<str>> {
+    pub(super) fn abandoned(&self, known: &Known) -> Option<Arc<str>> {
         let report = self.report.as_ref()?;
-        let stays = superseded.contains(&self.id) && report.is_replica();
+        let stays = known.superseded.contains(&self.id) && report.is_replica();
         stays.then(|| Arc::from("it was the primary before, and replicates from nobody"))
     }
 

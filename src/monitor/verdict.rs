@@ -439,11 +439,8 @@ impl Judge {
             let reason = election::foreign(&judged.name, report.identity.system, system);
             return Some(Arc::from(reason));
         }
-        if let Some(reason) = judged.abandoned(&self.known.superseded) {
-            return Some(reason);
-        }
         let refused = self.election.refused.iter().find(|(node, _)| *node == judged.id);
-        refused.map(|(_, reason)| reason.clone())
+        refused.map(|(_, reason)| reason.clone()).or_else(|| judged.abandoned(&self.known))
     }
 
     /// The lag as measured, while the next answer is not overdue and the primary answers.

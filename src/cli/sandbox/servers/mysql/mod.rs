@@ -199,6 +199,7 @@ impl Cluster {
         }
         fs::remove_dir_all(&server.place.data)?;
         make_data_directory(&server.place, &server.programs, template_cache)?;
+        server.take_another_id();
         self.rejoin(server, upstream)
     }
 }

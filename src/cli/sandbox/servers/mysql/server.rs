@@ -13,7 +13,7 @@ use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 /// A server that takes connections sends its greeting at once.
@@ -21,12 +21,15 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// A promotion waits for the relay log to be applied, in seconds.
 const APPLY_TIMEOUT_S: u32 = 60;
 
+/// Between the ids of one server and the one that is made anew in its place.
+const ID_STEP: u16 = 100;
+
 /// One server. All methods block, and may be called from any thread.
 pub struct Server {
     process: Process,
     pub engine: Engine,
-    /// `server_id`, one more than the server's number.
-    pub id: u16,
+    /// `server_id`, at first one more than the server's number.
+    id: AtomicU16,
     /// Where `root` needs no password.
     pub socket: PathBuf,
     pub(super) programs: Arc<Programs>,
@@ -46,7 +49,7 @@ impl Server {
         let log = place.log_path();
         let mut server = Server {
             engine: options.engine,
-            id: number + 1,
+            id: AtomicU16::new(number + 1),
             socket: place.home().join("socket"),
             process: Process::new(place),
             programs,
@@ -67,11 +70,18 @@ impl Server {
         command.arg(format!("--datadir={}", self.place.data.display()));
         command.arg(format!("--socket={}", self.socket.display()));
         command.arg(format!("--pid-file={}", home.join("pid").display()));
-        command.arg(format!("--port={}", self.port)).arg(format!("--server-id={}", self.id));
+        command
+            .arg(format!("--port={}", self.port))
+            .arg(format!("--server-id={}", self.id.load(Ordering::Relaxed)));
         // By what its replicas are told apart on the primary.
         command.arg("--report-host=127.0.0.1").arg(format!("--report-port={}", self.port));
         command.arg(format!("--{}={}", self.read_only_setting(), self.is_read_only()));
         self.spawn(command, || self.is_ready())
+    }
+
+    /// What was written under its old id it would take for its own, and not apply.
+    pub(super) fn take_another_id(&self) {
+        self.id.fetch_add(ID_STEP, Ordering::Relaxed);
     }
 
     pub(super) fn start_read_only(&self) -> Result<()> {
