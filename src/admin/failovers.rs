@@ -72,6 +72,7 @@ mod tests {
             no_primary_because: "".into(),
             hold: Hold::Nothing,
             lost: None,
+            branch: None,
             nodes: Vec::new(),
             last_change: None,
         }

@@ -8,7 +8,7 @@ use super::tls::ServerTlsConnector;
 use super::{
     Address, Balance, Cluster, Coordination, Discovery, Engine, Failover, FailoverMode, Gate,
     LeaseTerms, Monitor, NodeConfig, Patroni, Pool, Routing, ServerTls, ServerTlsMode, Service,
-    Word, remote, units,
+    Switch, Word, remote, units,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -102,6 +102,7 @@ fn cluster(name: &str, section: &Section<'_>) -> Cluster {
             (&of_tls, "direct"),
             (&of_pool, "application_name_add_host"),
             (&of_routing, "max_lag_bytes"),
+            (&of_failover, "resolve_commits"),
         ];
         only_postgres(section, &cluster, &foreign);
     } else if cluster.failover.replication.is_some() {
@@ -472,6 +473,7 @@ fn failover(section: &Section<'_>, service: &Service) -> Failover {
         timeout: detect.duration("timeout"),
         quorum: section.chosen("quorum"),
         lease: lease(section),
+        resolve_commits: section.chosen::<Switch>("resolve_commits") == Switch::On,
         step_timeout: section.duration("step_timeout"),
         retry: section.duration("retry"),
         fence_command: section.text("fence_command"),

@@ -84,6 +84,7 @@ pub(crate) fn failover() -> Failover {
         confirm: Duration::from_millis(500),
         timeout: Duration::from_secs(5),
         quorum: Quorum::Off,
+        resolve_commits: false,
         lease: None,
         step_timeout: Duration::from_secs(30),
         retry: Duration::from_secs(5),

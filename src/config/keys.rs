@@ -8,7 +8,7 @@ use super::schema::{Key, Kind, Preset};
 use super::words::words;
 use super::{
     AuthMethod, Balance, ClientTlsMode, Coordination, Discovery, Engine, FailoverMode, LogFormat,
-    OnLag, PoolMode, Quorum, ServerTlsMode,
+    OnLag, PoolMode, Quorum, ServerTlsMode, Switch,
 };
 use crate::sql::Consistency;
 
@@ -260,6 +260,8 @@ pub(super) static KEYS: &[Key] = &[
         "A proxy that is gone has the lease no longer than this; in whole seconds."),
     key("clusters.*.failover.etcd.prefix", Text, Is("/tiffin"),
         "The lease's key is this, the cluster's name and `/promoter`."),
+    key("clusters.*.failover.resolve_commits", Choice(words::<Switch>), Is("off"),
+        "`on`: what became of a commit that was under way on a lost primary is found out on the new one, at the price of one more statement in each transaction that writes (PostgreSQL only)."),
     key("clusters.*.failover.step_timeout", Duration { min: SECOND, max: HOUR }, Is("30s"),
         "No step takes longer: a promotion, a server's answer, a replica that is to follow."),
     key("clusters.*.failover.retry", Duration { min: 100, max: HOUR }, Is("5s"),

@@ -364,6 +364,8 @@ pub struct Failover {
     pub quorum: Quorum,
     /// `None`: no other proxy changes this cluster's primary.
     pub lease: Option<LeaseTerms>,
+    /// What became of a commit under way on a lost primary is found out on the new one.
+    pub resolve_commits: bool,
     pub step_timeout: Duration,
     /// Between two attempts to promote.
     pub retry: Duration,
@@ -385,6 +387,12 @@ pub enum Quorum {
     Off,
     /// While half of the nodes or less answer, none is the primary.
     Majority,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    Off,
+    On,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::{
     AuthMethod, Balance, ClientTlsMode, Coordination, Discovery, Engine, FailoverMode, LogFormat,
-    OnLag, PoolMode, Quorum, ServerTlsMode,
+    OnLag, PoolMode, Quorum, ServerTlsMode, Switch,
 };
 use crate::sql::Consistency;
 
@@ -105,6 +105,10 @@ impl Word for Quorum {
 impl Word for Discovery {
     const WORDS: &'static [(&'static str, Self)] =
         &[("static", Discovery::Static), ("patroni", Discovery::Patroni)];
+}
+
+impl Word for Switch {
+    const WORDS: &'static [(&'static str, Self)] = &[("off", Switch::Off), ("on", Switch::On)];
 }
 
 impl Word for Coordination {

@@ -142,6 +142,7 @@ mod tests {
                 no_primary_because: "".into(),
                 hold: Hold::Nothing,
                 lost: Some(lost),
+                branch: None,
                 nodes: Vec::new(),
                 last_change: None,
             };

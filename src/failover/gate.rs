@@ -130,6 +130,7 @@ mod tests {
             no_primary_because: Arc::from("pg-a does not answer"),
             hold: Hold::Nothing,
             lost: None,
+            branch: None,
             nodes: Vec::new(),
             last_change: None,
         }

@@ -90,6 +90,17 @@ label_values! {
 }
 
 label_values! {
+    /// What became of a commit that was under way when its server was lost.
+    pub enum CommitOutcome {
+        Committed = "committed",
+        /// It is not there, and never will be: the client may try again.
+        Absent = "absent",
+        /// Nobody can tell.
+        Unknown = "unknown",
+    }
+}
+
+label_values! {
     /// Why a connection to a server was closed.
     pub enum ServerClosed {
         /// Idle for longer than `pool.idle_timeout`.
@@ -192,6 +203,7 @@ mod tests {
             .chain(ErrorOrigin::ALL.iter().map(|origin| origin.as_str()))
             .chain(AuthFailure::ALL.iter().map(|reason| reason.as_str()))
             .chain(GateOutcome::ALL.iter().map(|outcome| outcome.as_str()))
+            .chain(CommitOutcome::ALL.iter().map(|outcome| outcome.as_str()))
             .chain(ServerClosed::ALL.iter().map(|reason| reason.as_str()))
             .chain(PINS);
         for word in words {

@@ -35,7 +35,9 @@ mod tally;
 
 pub use control::ControlMetrics;
 pub use guards::{ClientGuard, GateGuard, PinGuard, WaitGuard};
-pub use labels::{AuthFailure, ErrorOrigin, GateOutcome, ServerClosed, UnsafeReason};
+pub use labels::{
+    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, ServerClosed, UnsafeReason,
+};
 pub use pools::{PoolLabels, PoolRegistry, PoolStats};
 pub use process::Process;
 pub use reason::{RouteReason, Target};

@@ -1,7 +1,8 @@
 //! Puts the workers' and the pools' numbers on a page.
 
 use super::labels::{
-    AuthFailure, ErrorOrigin, GateOutcome, PINS, ServerClosed, UnsafeReason, sqlstate_class_label,
+    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, PINS, ServerClosed, UnsafeReason,
+    sqlstate_class_label,
 };
 use super::pools::{PoolLabels, PoolNumbers};
 use super::reason::RouteReason;
@@ -93,6 +94,13 @@ fn clusters(page: &mut Page, totals: &Totals) {
         let mut family = page.family(name);
         for (cluster, counts) in &totals.clusters {
             family.sample(&[cluster], value(counts));
+        }
+    }
+    let mut family = page.family(Name::CommitsResolved);
+    for (cluster, counts) in &totals.clusters {
+        for outcome in CommitOutcome::ALL {
+            let count = counts.commits_resolved[*outcome as usize].get();
+            family.sample(&[cluster, outcome.as_str()], count);
         }
     }
     let mut family = page.family(Name::GateWaits);

@@ -65,6 +65,8 @@ table! {
         "Statements kept from a connection of an older epoch or a node that is not to be trusted.";
     LostWrites: "tiffin_lost_writes_total", Counter, ["cluster"],
         "Sessions that came back to a new primary which does not have what they had written.";
+    CommitsResolved: "tiffin_commits_resolved_total", Counter, ["cluster", "outcome"],
+        "Commits under way on a lost primary, by what the new one says of them.";
     UnsafeStatements: "tiffin_unsafe_statements_total", Counter, ["reason"],
         "Statements taken for writes for want of knowledge.";
     ClassifyCacheHits: "tiffin_classify_cache_hits_total", Counter, [],

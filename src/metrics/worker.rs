@@ -6,8 +6,8 @@
 
 use super::histogram::Histogram;
 use super::labels::{
-    AuthFailure, ErrorOrigin, GateOutcome, PINS, SQLSTATE_CLASS_COUNT, ServerClosed, UnsafeReason,
-    pin_index, sqlstate_class_index,
+    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, PINS, SQLSTATE_CLASS_COUNT, ServerClosed,
+    UnsafeReason, pin_index, sqlstate_class_index,
 };
 use super::reason::RouteReason;
 use super::tally::{Sum, Tally, sums};
@@ -91,6 +91,7 @@ sums! {
         stale_reads_avoided: Tally,
         fenced_writes_avoided: Tally,
         lost_writes: Tally,
+        commits_resolved: [Tally; CommitOutcome::COUNT],
         gate_entered: Tally,
         gate_left: [Tally; GateOutcome::COUNT],
         gate_wait: Histogram,
@@ -204,6 +205,11 @@ impl WorkerStats {
     /// trusted.
     pub fn fenced_write_avoided(&self, cluster: usize) {
         self.cluster(cluster).fenced_writes_avoided.add(1);
+    }
+
+    /// A commit's server was lost while it was under way.
+    pub fn commit_resolved(&self, cluster: usize, outcome: CommitOutcome) {
+        self.cluster(cluster).commits_resolved[outcome as usize].add(1);
     }
 
     /// A request starts to wait for a primary. Each call is followed by one of `gate_left`.

@@ -3,9 +3,9 @@
 use super::election::{Claim, Known};
 use super::probe::{Outcome, ProbeError};
 use super::readset::{Bounds, Membership};
-use super::report::Report;
+use super::report::{Report, State};
 use crate::config::NodeConfig;
-use crate::topology::{Health, Lag, Node, NodeId, Position, Role};
+use crate::topology::{Branch, Health, Lag, Node, NodeId, Position, Role, Timeline};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub(super) struct Judged {
     pub(super) position_holds: bool,
     pub(super) answered: Option<Answered>,
     pub(super) incarnation: u64,
+    /// The incarnation in which it was last seen as a replica, and of which timeline.
+    pub(super) replicated: Option<(u64, Timeline)>,
     pub(super) round_trip: Duration,
     pub(super) membership: Membership,
 }
@@ -74,6 +76,7 @@ impl Judged {
             position_holds: false,
             answered: None,
             incarnation: 0,
+            replicated: None,
             round_trip: Duration::ZERO,
             membership: Membership::new(bounds),
         }
@@ -87,6 +90,9 @@ impl Judged {
             Ok(report) => {
                 self.failures = 0;
                 self.error = None;
+                if report.is_replica() {
+                    self.replicated = report.timeline.map(|timeline| (self.incarnation, timeline));
+                }
                 self.report = Some(report.clone());
                 self.position_holds = true;
                 self.answered = Some(Answered {
@@ -158,6 +164,23 @@ impl Judged {
             (Some(reason), _) => Health::Unhealthy { reason },
             (None, Some(_)) => Health::Healthy,
         }
+    }
+
+    /// Where the new primary's log leaves that of the last one. Known only if one and the same
+    /// connection has seen it as a replica of that timeline and as the primary of the next: then it
+    /// has neither restarted nor followed yet another primary in between.
+    pub(super) fn branch(
+        &self,
+        timeline: Option<Timeline>,
+        last: Option<&LastPrimary>,
+    ) -> Option<Branch> {
+        let last = last?;
+        let before = last.timeline?;
+        let State::Primary { recovered, .. } = self.report.as_ref()?.state else { return None };
+        let promoted = last.node != self.id
+            && timeline?.0.checked_sub(1) == Some(before.0)
+            && self.replicated == Some((self.incarnation, before));
+        promoted.then_some(Branch { node: last.node, timeline: before, at: recovered? })
     }
 
     fn position(&self) -> Option<Position> {

@@ -87,6 +87,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         no_primary_because: Arc::from("no node has answered yet"),
         hold: Hold::Nothing,
         lost: None,
+        branch: None,
         nodes: nodes.collect(),
         last_change: None,
     }

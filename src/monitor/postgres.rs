@@ -48,7 +48,7 @@ SELECT r.recovering,
             THEN (SELECT a.wait_event = 'RecoveryWalStream'
                   FROM pg_catalog.pg_stat_activity a WHERE a.backend_type = 'startup')
        END AS waits_for_log,
-       CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn() END AS replayed_lsn,
+       pg_catalog.pg_last_wal_replay_lsn() AS replayed_lsn,
        CASE WHEN r.recovering THEN pg_catalog.pg_is_wal_replay_paused() END AS replay_paused,
        CASE WHEN r.recovering THEN
             greatest((SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() c),
@@ -226,7 +226,8 @@ fn report(row: &Row, identity: &Arc<Identity>, log: LogGeometry) -> Result<Repor
         let insert = offset("insert_lsn")?.unwrap_or(0);
         let flush = offset("flush_lsn")?.unwrap_or(0);
         let timeline = name.and_then(|hex| u32::from_str_radix(hex, 16).ok());
-        (timeline, State::Primary { insert, flush })
+        let recovered = row.try_get::<_, Option<PgLsn>>("replayed_lsn")?.map(u64::from);
+        (timeline, State::Primary { insert, flush, recovered })
     };
     Ok(Report {
         identity: identity.clone(),

@@ -40,7 +40,13 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Not in recovery.
-    Primary { insert: u64, flush: u64 },
+    Primary {
+        insert: u64,
+        flush: u64,
+        /// Up to which it has applied the log when it was a replica, or after a crash; `None` if it
+        /// was neither since its start.
+        recovered: Option<u64>,
+    },
     /// In recovery.
     Replica {
         /// `None` before the first record was applied.
@@ -146,7 +152,7 @@ impl Report {
     /// How far the other servers can be that have everything: what it has flushed, or executed.
     pub fn flushed(&self) -> Option<Position> {
         match &self.state {
-            State::Primary { insert, flush } => self.log(*flush.min(insert)),
+            State::Primary { insert, flush, .. } => self.log(*flush.min(insert)),
             State::Replica { .. } | State::Gtids(_) => self.position(),
         }
     }

@@ -20,7 +20,7 @@ use super::readset::Bounds;
 use super::report::{Reach, Report};
 use crate::config::{Cluster, Engine, FailoverMode, Quorum};
 use crate::topology::{
-    Epoch, Health, Hold, Lag, Lost, Node, NodeId, Orders, Role, Snapshot, Timeline,
+    Branch, Epoch, Health, Hold, Lag, Lost, Node, NodeId, Orders, Role, Snapshot, Timeline,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +50,7 @@ pub struct Judge {
     epoch: Epoch,
     version: u64,
     last_change: Option<(Instant, Arc<str>)>,
+    branch: Option<Branch>,
 }
 
 impl Judge {
@@ -91,6 +92,7 @@ impl Judge {
             epoch: memory.epoch,
             version: memory.version,
             last_change: None,
+            branch: None,
         }
     }
 
@@ -185,6 +187,7 @@ impl Judge {
             no_primary_because,
             hold: Hold::Nothing,
             lost: self.lost(),
+            branch: self.branch.filter(|_| primary.is_some()),
             nodes,
             last_change: self.last_change.clone(),
         }
@@ -270,6 +273,7 @@ impl Judge {
         if let Some(last) = last.as_ref().filter(|last| last.node != node) {
             self.known.superseded.push(last.node);
         }
+        self.branch = self.nodes[usize::from(node.0)].branch(timeline, last.as_ref());
         let sentence = self.tell_change(node, timeline, last.as_ref());
         self.last_change = Some((now, Arc::from(sentence)));
         self.known.primary = Some(LastPrimary { node, timeline, position: None });

@@ -67,7 +67,7 @@ impl World {
         };
         let (timeline, state) = match answer {
             P(timeline, offset) | Foreign(timeline, offset) => {
-                (timeline, Ok(State::Primary { insert: offset, flush: offset }))
+                (timeline, Ok(State::Primary { insert: offset, flush: offset, recovered: None }))
             }
             R(timeline, offset) => (timeline, Ok(replica(offset, Some(streaming)))),
             Cut(timeline, offset) => (timeline, Ok(replica(offset, None))),

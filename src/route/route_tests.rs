@@ -39,6 +39,7 @@ fn snapshot(nodes: Vec<Node>) -> Snapshot {
         no_primary_because: "".into(),
         hold: Hold::Nothing,
         lost: None,
+        branch: None,
         nodes,
         last_change: None,
     }

@@ -17,4 +17,5 @@ pub use orders::{Leader, Orders};
 pub use snapshot::{
     Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, SessionDefaults, Snapshot,
     Timeline,
+    Branch, Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, Snapshot, Timeline,
 };

@@ -90,6 +90,17 @@ pub struct Lost {
 /// where it may run: names and values.
 pub type SessionDefaults = [(&'static str, Box<str>)];
 
+/// Up to where the log of a primary before is also the log of the one of now: what stands there
+/// before `at` has happened, what does not never will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Branch {
+    /// The primary before, and its timeline.
+    pub node: NodeId,
+    pub timeline: Timeline,
+    /// The end of the last record that the primary of now has applied as a replica.
+    pub at: u64,
+}
+
 /// One server of a cluster at one moment.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -138,6 +149,8 @@ pub struct Snapshot {
     pub hold: Hold,
     /// The primary that is missed; `None` while there is one, and before the first.
     pub lost: Option<Lost>,
+    /// `None`: the primary is the first, or nobody has seen its promotion from before to after.
+    pub branch: Option<Branch>,
     /// In the order of the configuration: `nodes[id.0]` has that id.
     pub nodes: Vec<Node>,
     /// When the last primary change was seen, and a sentence that tells it.

@@ -8,8 +8,9 @@ mod server;
 
 use super::{AdminState, ClusterView};
 use crate::metrics::{
-    AuthFailure, ControlMetrics, ErrorOrigin, GateOutcome, Layout, NodeIndex, PoolLabels,
-    PoolRegistry, PoolStats, RouteReason, StatsRegistry, UnsafeReason, WorkerStats, labels,
+    AuthFailure, CommitOutcome, ControlMetrics, ErrorOrigin, GateOutcome, Layout, NodeIndex,
+    PoolLabels, PoolRegistry, PoolStats, RouteReason, StatsRegistry, UnsafeReason, WorkerStats,
+    labels,
 };
 use crate::topology::{
     Epoch, Evidence, Health, Hold, Lag, Node, NodeId, Position, Role, Snapshot, Timeline, Topology,
@@ -87,6 +88,7 @@ pub(super) fn snapshot(now: Instant) -> Snapshot {
         no_primary_because: "".into(),
         hold: Hold::Nothing,
         lost: None,
+        branch: None,
         nodes: vec![
             Node { position: log(2, 0x1_0300_0060), applied_at: Some(now), ..primary },
             Node {
@@ -157,6 +159,7 @@ fn count_everything(fixture: &Fixture) {
     stats.stale_read_avoided(0);
     stats.fenced_write_avoided(0);
     stats.lost_write(0);
+    stats.commit_resolved(0, CommitOutcome::Committed);
     stats.gate_entered(0);
     stats.gate_entered(0);
     stats.gate_left(0, Duration::from_millis(700), GateOutcome::Opened);

@@ -29,6 +29,8 @@ pub enum Way {
     /// The client asked for more than a limit allows. Something that the server refuses was sent
     /// instead, so that it ends the request as it ends any that fails; its error is replaced.
     Refuse(Limit),
+    /// A part of what stands for a simple query: its reply is shown as that of the query.
+    AsQuery,
     /// Nothing was sent; these bytes stand for the reply.
     Simulate(&'static [u8]),
 }
@@ -37,6 +39,11 @@ impl Way {
     /// Whether the proxy itself asked.
     pub fn is_own(self) -> bool {
         matches!(self, Way::Swallow | Way::Ask)
+    }
+
+    /// Whether a message that is not hidden otherwise has no place in such a reply.
+    pub fn hides(self, tag: u8) -> bool {
+        self == Way::AsQuery && matches!(tag, b'1' | b'2' | b'n' | b'C')
     }
 }
 

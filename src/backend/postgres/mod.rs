@@ -12,6 +12,7 @@ pub mod connect;
 pub mod connect_control;
 pub mod connection;
 pub mod expected;
+mod owed;
 pub mod replies;
 mod replies_fuzz;
 

@@ -37,9 +37,9 @@ pub enum Scan {
 
 #[derive(Debug, Default)]
 pub struct Replies {
-    queue: VecDeque<Expected>,
+    pub(super) queue: VecDeque<Expected>,
     /// Bytes of the current message still to come.
-    passing: usize,
+    pub(super) passing: usize,
     passing_swallowed: bool,
     /// The server is in COPY FROM STDIN and ignores Sync.
     copy_in: bool,
@@ -51,6 +51,8 @@ pub struct Replies {
     asking: bool,
     /// Written to the client in place of the message that was just matched.
     instead: Option<Box<[u8]>>,
+    /// How a statement has ended that stands for a simple query: told when its transaction has, too.
+    pub(super) kept: Option<Box<[u8]>>,
     /// How many of the queue's entries end in a ReadyForQuery.
     ready_due: usize,
     /// Bytes at the front of the read buffer that may be written to the client.
@@ -104,6 +106,11 @@ impl Replies {
         self.queue.iter().any(|expected| ends(expected.kind) && !expected.way.is_own())
     }
 
+    /// Whether the server ignores what has been sent, up to a Sync.
+    pub fn has_failed(&self) -> bool {
+        self.skipping
+    }
+
     /// Requests that have not been answered by their ReadyForQuery.
     pub fn ready_due(&self) -> usize {
         self.ready_due
@@ -122,6 +129,7 @@ impl Replies {
         let Replies { queue, instead, passing, ready_due, forwardable, .. } = self;
         queue.clear();
         *instead = None;
+        self.kept = None;
         (*passing, *ready_due, *forwardable) = (0, 0, 0);
         let Replies { passing_swallowed, asking, copy_in, failed, .. } = self;
         (*passing_swallowed, *asking, *copy_in, *failed) = (false, false, false, false);
@@ -161,7 +169,7 @@ impl Replies {
             self.passing = head.bytes - count;
             self.passing_swallowed = fate != Fate::Forward;
             if head.tag == b'Z' && fate == Fate::Forward {
-                let mut told = Vec::new();
+                let mut told = self.kept.take().map_or_else(Vec::new, Vec::from);
                 watch.before_ready(&mut told);
                 if !told.is_empty() {
                     self.settle(read, local);
@@ -261,7 +269,10 @@ impl Replies {
         watch: &mut impl Watch,
     ) -> Result<Fate, FrameError> {
         let front = self.queue.front().map(|expected| (expected.kind, expected.way));
-        let swallowed = front.is_some_and(|(_, way)| way.is_own());
+        let swallowed = front.is_some_and(|(_, way)| way.is_own() || way.hides(tag));
+        if tag == b'C' && matches!(front, Some((_, Way::AsQuery))) {
+            self.kept = Some(message.into());
+        }
         match (tag, front) {
             (b'S', _) => {
                 let (name, value) = reply::parameter_status(message)?;
@@ -310,7 +321,9 @@ impl Replies {
     }
 
     fn executed(&mut self, watch: &mut impl Watch) {
-        if let Some(statement) = self.queue.pop_front().and_then(|expected| expected.statement) {
+        let Some(Expected { way, statement, .. }) = self.queue.pop_front() else { return };
+        self.asking &= way != Way::Ask;
+        if let Some(statement) = statement {
             watch.executed(statement);
         }
     }
@@ -347,7 +360,13 @@ impl Replies {
     ) -> Fate {
         self.failed = true;
         self.copy_in = false;
-        let fate = match watch.error(&ErrorFields::of_message(message), front) {
+        let fields = ErrorFields::of_message(message);
+        // A fatal one ends the connection: what is owed stays owed.
+        let ends = fields.is_fatal();
+        if !ends {
+            self.kept = None;
+        }
+        let fate = match watch.error(&fields, front) {
             OnError::Intercept => Fate::Intercept,
             OnError::Forward => {
                 let named = self.queue.front().map_or(0, |front| front.named);
@@ -362,7 +381,7 @@ impl Replies {
         };
         // The extended protocol skips to the next Sync; a simple query ends by its own
         // ReadyForQuery.
-        if !matches!(front, Some((Kind::Query | Kind::Function, _))) {
+        if !ends && !matches!(front, Some((Kind::Query | Kind::Function, _))) {
             self.skipping = true;
             self.skip(NotPrepared::Failed, watch);
         }
@@ -459,7 +478,7 @@ impl Fate {
 /// How much of a message must be there before it can be matched.
 fn bytes_needed(head: frame::Head, looks: bool) -> usize {
     match head.tag {
-        b'D' | b'T' if looks => head.bytes.min(INSPECT_BYTES_MAX),
+        b'D' | b'T' | b'C' if looks => head.bytes.min(INSPECT_BYTES_MAX),
         b'S' | b'E' | b'Z' | b'A' => head.bytes.min(INSPECT_BYTES_MAX),
         _ => HEAD_BYTES,
     }

@@ -1,8 +1,10 @@
 //! A conversation while it holds a server connection: the buffers, and what is under way. What
 //! replies change is [`super::observer`].
 
+use super::guard::Guard;
 use super::parameters::Dropped;
 use super::plan::Batch;
+use super::resolve::Inquiry;
 use super::send::Commit;
 use super::{LocalPool, Pooled};
 use crate::backend::postgres::connection::{Connection, Traces};
@@ -87,6 +89,14 @@ pub struct Progress {
     pub intercepted: bool,
     /// Something that may have written was sent since the last end of a transaction.
     pub writing: bool,
+    /// The same, but for a BEGIN alone.
+    pub wrote: bool,
+    /// The commit that is under way can be found out about.
+    pub guard: Option<Box<Guard>>,
+    /// The reply is kept back until its end.
+    pub withheld: bool,
+    /// Only a lost transaction is asked about on this connection.
+    pub inquiry: Option<Inquiry>,
     /// Something that shows data was sent on this connection.
     pub reading: bool,
     /// DDL ran since the last end of a transaction.
@@ -152,6 +162,10 @@ impl Default for Progress {
             stale_plan_told: false,
             intercepted: false,
             writing: false,
+            wrote: false,
+            guard: None,
+            withheld: false,
+            inquiry: None,
             reading: false,
             ddl: false,
             ddl_done: false,

@@ -172,7 +172,7 @@ fn learned(name: &Arc<str>, value: Option<&[u8]>) -> Learned {
 }
 
 /// The columns of a DataRow (manual, section 55.7), head included.
-fn columns(message: &[u8]) -> Option<Vec<Option<&[u8]>>> {
+pub(super) fn columns(message: &[u8]) -> Option<Vec<Option<&[u8]>>> {
     let (count, mut rest) = message.get(5..)?.split_first_chunk::<2>()?;
     let mut columns = Vec::new();
     for _ in 0..u16::from_be_bytes(*count) {

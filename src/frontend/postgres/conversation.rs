@@ -17,6 +17,7 @@ use super::extent::{Extent, extent};
 use super::fault::{Fault, Refused};
 use super::plan::{Batch, Planner};
 use super::replica::STAYS_ON_REPLICA;
+use super::resolve::Recovered;
 use super::scratch::Scratch;
 use super::send::leaves_open;
 use super::serve::Served;
@@ -204,7 +205,13 @@ impl Conversation {
                     self.count_retry();
                     batch = self.drop_server(ServerClosed::Broken);
                 }
-                Err(fault) => return Err(fault),
+                Err(fault) => match Box::pin(self.recover(fault)).await? {
+                    Recovered::Answered => return Ok(()),
+                    Recovered::Again(again) => {
+                        need = Need::Primary(RouteReason::RetriedOnPrimary);
+                        batch = Some(again);
+                    }
+                },
             }
         }
         Ok(())
@@ -407,9 +414,9 @@ impl Conversation {
     /// client.
     fn can_repeat(&self, fault: &Fault) -> bool {
         let Fault::ServerLost { .. } = fault else { return false };
-        self.active
-            .as_ref()
-            .is_some_and(|active| active.progress.repeatable || active.progress.intercepted)
+        self.active.as_ref().is_some_and(|active| {
+            active.progress.repeatable || active.progress.intercepted || active.is_uncommitted()
+        })
     }
 
     fn count_retry(&self) {

@@ -19,6 +19,8 @@ use std::sync::Arc;
 /// A statement that stands for others, and what is done with it.
 const SPARE_NAME: &[u8] = b"tiffin_spare";
 pub const DEALLOCATE: &[u8] = b"DEALLOCATE tiffin_spare";
+/// Execute of the unnamed portal, all rows.
+pub const EXECUTE_UNNAMED: &[u8] = b"E\0\0\0\x09\0\0\0\0\0";
 /// A text that no server takes.
 const REFUSED: &[u8] = b"tiffin refuses this";
 
@@ -47,10 +49,15 @@ pub struct Encoder<'a> {
 impl Encoder<'_> {
     /// Writes a batch; `bytes` are the client's messages from the batch's start.
     pub fn batch(&mut self, batch: &Batch, bytes: &[u8]) {
+        self.ops(batch, &batch.ops, bytes);
+    }
+
+    /// Writes these messages of a batch.
+    pub fn ops(&mut self, batch: &Batch, ops: &[Op], bytes: &[u8]) {
         let is_description =
             |op: &Op| matches!(op.what, What::DescribeStatement(_) | What::DescribePortal);
         self.describes = batch.ops.iter().any(is_description);
-        for Op { at, what, change } in &batch.ops {
+        for Op { at, what, change } in ops {
             match what {
                 What::Bind(Meant::Named(prepared)) if prepared.is_stale() && !describes(batch) => {
                     self.refuse(Limit::Shape);
@@ -340,6 +347,18 @@ impl Encoder<'_> {
         self.put(|out| request::put_statement(out, b'C', &prepared.server_name));
         self.expect(Kind::Close, Way::Swallow);
         self.put_parse(prepared, way, change);
+    }
+
+    /// Prepares a statement of the proxy's own.
+    pub fn send_own_parse(&mut self, id: u64, name: &[u8], sql: &[u8]) {
+        let prepared_here = &mut self.connection.prepared;
+        if let Some(evicted) = prepared_here.insert(id, self.plans, self.statements_max) {
+            self.put(|out| request::put_statement(out, b'C', &server_name(evicted)));
+            self.expect(Kind::Close, Way::Swallow);
+        }
+        self.put(|out| request::put_parse(out, name, sql, &[0, 0]));
+        let expected = Expected::new(Kind::Parse, Way::Swallow);
+        self.replies.push(Expected { prepared: Some(id), ..expected });
     }
 
     fn put_parse(&mut self, prepared: &Prepared, way: Way, change: u64) {

@@ -3,6 +3,7 @@
 use super::active::Progress;
 use super::ask::{answer, whole_answer};
 use super::errors::{ABORTED, STALE_PLAN, is_no_answer, is_stale_plan, report, too_many};
+use super::guard::{Guarded, MARK_STATEMENT, Mark};
 use super::parameters::tell_parameters;
 use super::plan::{is_control, is_not_understood};
 use super::statements::Statements;
@@ -100,6 +101,9 @@ impl Watch for Observer<'_> {
             self.progress.intercepted = true;
             return OnError::Intercept;
         }
+        if let Some(outcome) = self.guard_failed(fields, front) {
+            return outcome;
+        }
         if is_stale_plan(fields) {
             if self.progress.retained && self.progress.describes {
                 self.progress.intercepted = true;
@@ -156,6 +160,8 @@ impl Watch for Observer<'_> {
             }
             return;
         }
+        self.progress.guard = None;
+        self.progress.withheld = false;
         let now = Instant::now();
         let node = NodeIndex(self.connection.node.0);
         if let Some(started) = self.progress.started {
@@ -225,6 +231,17 @@ impl Watch for Observer<'_> {
             self.progress.may_leave = message.ends_with(b"read committed");
             return;
         }
+        if let Some(inquiry) = &mut self.progress.inquiry {
+            inquiry.hear(message);
+            return;
+        }
+        if let Some(guard) = &mut self.progress.guard {
+            guard.mark = Mark::read(message);
+            if guard.mark.is_none() {
+                self.progress.broken = Some("XX000: the mark of a transaction is not one".into());
+            }
+            return;
+        }
         if self.session.doubts.everything {
             let Some((held, values)) = whole_answer(message) else { return };
             self.session.answered_everything(held, values, self.on_replica);
@@ -267,6 +284,30 @@ fn ready_facts(failed: bool, status: Status, before: Status, simple: bool) -> Fa
 impl Observer<'_> {
     fn count_pins(&mut self) {
         self.pins.hold(self.session.pins.iter().map(|pin| pin.as_str()));
+    }
+
+    /// The server goes down, or the question for the mark was refused, by which the transaction has
+    /// failed.
+    fn guard_failed(
+        &mut self,
+        fields: &ErrorFields<'_>,
+        front: Option<(Kind, Way)>,
+    ) -> Option<OnError> {
+        if fields.is_fatal() {
+            // What became of the commit is found out first.
+            return self.progress.guard.as_ref().map(|_| OnError::Swallow);
+        }
+        let asked = matches!(front, Some((Kind::Bind, Way::Swallow) | (Kind::Execute, Way::Ask)));
+        let guard = self.progress.guard.as_ref().filter(|_| asked)?;
+        self.connection.prepared.remove(MARK_STATEMENT);
+        if guard.what == Guarded::Write {
+            self.stats.error(ErrorOrigin::Server, fields.sqlstate);
+            return Some(OnError::Forward);
+        }
+        let message = String::from_utf8_lossy(fields.message);
+        let sqlstate = String::from_utf8_lossy(fields.sqlstate);
+        self.progress.broken = Some(format!("{sqlstate}: {message}").into());
+        Some(OnError::Intercept)
     }
 
     /// Commits whose requests are answered; `due` requests are not.
@@ -427,6 +468,7 @@ impl Observer<'_> {
     /// No transaction is open any more.
     fn ended(&mut self, now: Instant) {
         self.stats.transaction_done(self.cluster, NodeIndex(self.connection.node.0));
+        self.progress.wrote = false;
         if std::mem::take(&mut self.progress.writing) {
             self.session.positions.wrote(now);
             self.connection.traces.wrote = true;

@@ -102,6 +102,9 @@ pub struct Batch {
     pub sequences: bool,
     /// It ends a transaction, its own or one that is open.
     pub commits: bool,
+    /// Whether all that runs is INSERT, UPDATE, DELETE or MERGE, one statement to a message; `None`
+    /// when nothing runs.
+    pub dml: Option<bool>,
     /// A function runs of which nothing is known.
     pub unknown_function: bool,
     /// It runs what SQL's PREPARE has made, or so it seems: that is where the session is.
@@ -150,6 +153,9 @@ impl Batch {
         self.executes |= matches!(statement.reason_code, "execute" | "unknown_prepared");
         self.belongs_to_primary |= runs && belongs_to_primary(statement);
         self.only_on_primary |= runs && only_on_primary(statement);
+        if runs {
+            self.dml = Some(self.dml.unwrap_or(true) && is_dml(statement));
+        }
         if runs && !self.runs {
             self.runs = true;
             self.class = None;
@@ -282,6 +288,7 @@ impl Planner<'_> {
             }
             Request::Function => {
                 batch.runs = true;
+                batch.dml = Some(false);
                 batch.class = Some(Class::Write(RouteReason::Write));
                 What::Function
             }
@@ -451,6 +458,12 @@ fn only_on_primary(statement: &Statement) -> bool {
     matches!(statement.reason_code, "notify" | "strong_lock" | "maintenance" | "snapshot")
         || statement.functions.iter().any(|name| name.contains("advisory"))
         || statement.session.iter().any(is_of_primary)
+}
+
+/// Whether it changes rows and does nothing else that outlives it or ends its transaction.
+fn is_dml(statement: &Statement) -> bool {
+    let plain = statement.session.is_empty() && !statement.is_ddl && statement.count == 1;
+    plain && statement.effect == Effect::Write && statement.reason_code == "dml"
 }
 
 /// Whether names may mean something else after the statement.

@@ -41,12 +41,12 @@ impl Conversation {
             return;
         }
         let bytes = &self.inbox.filled()[..self.taken];
-        if let Some((mut encoder, _)) = self.encoder(&mut active) {
-            encoder.batch(&batch, bytes);
-        }
+        let behind = open || self.inbox.len() > self.taken;
+        let kept = self.encode(&mut active, (&batch, bytes), (behind, may_repeat));
         self.commit_begins(&mut active, &batch);
         let progress = &mut active.progress;
         progress.writing |= writes(&batch) || held;
+        progress.wrote |= writes(&batch);
         progress.reading |= reads(&batch);
         progress.segment_open = open || leaves_open(&batch);
         let is_read = matches!(batch.class, Some(Class::Read));
@@ -54,7 +54,7 @@ impl Conversation {
             && !open
             && !held
             && ends_itself(&batch)
-            && (is_read || progress.settling || binds(&batch));
+            && (is_read || progress.settling || binds(&batch) || kept);
         progress.repeatable = progress.retained && is_read;
         progress.describes = describes(&batch);
         if !progress.retained {

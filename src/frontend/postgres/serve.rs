@@ -5,6 +5,7 @@ use super::active::{Active, Server};
 use super::conversation::{Conversation, poll_flush, poll_read_into, poll_write_from};
 use super::extent::complete;
 use super::fault::Fault;
+use super::guard::WITHHELD_BYTES_MAX;
 use super::observer::Observer;
 use super::plan::What;
 use super::send::{leaves_open, mark, reads, writes};
@@ -103,6 +104,9 @@ impl Conversation {
         if std::mem::take(&mut active.progress.stale_plan_told) {
             self.catalog.plans_changed();
         }
+        if active.progress.inquiry.is_some() {
+            return Ok(Some(Served::Done));
+        }
         if active.progress.leaving {
             let only = active.batch.as_ref().is_some_and(|batch| batch.only_on_primary);
             // What has failed meanwhile the server refuses in its own words.
@@ -137,7 +141,8 @@ impl Conversation {
     fn poll_replies(&mut self, drained: &mut Drained, cx: &mut Context<'_>) -> Result<bool, Fault> {
         let mut moved = self.poll_to_client(cx)?;
         let Some(active) = &mut self.active else { return Ok(moved) };
-        if drained.server || !active.local.is_empty() || active.replies.forwardable() > 0 {
+        let unsent = !active.local.is_empty() || active.replies.forwardable() > 0;
+        if drained.server || (unsent && !active.progress.withheld) {
             return Ok(moved);
         }
         let Some(server) = &mut active.server else { return Ok(moved) };
@@ -187,7 +192,9 @@ impl Conversation {
             // What stands there for messages that were not sent is said again with the repetition.
             local.truncate(was_local);
         }
-        let answered = replies.forwardable() > 0 || local.len() > was_local;
+        let waits = replies.forwardable() + local.len();
+        progress.withheld &= waits <= WITHHELD_BYTES_MAX;
+        let answered = !progress.withheld && (replies.forwardable() > 0 || local.len() > was_local);
         if was_retained && answered && !progress.intercepted {
             progress.retained = false;
             progress.repeatable = false;
@@ -195,6 +202,7 @@ impl Conversation {
             self.inbox.consume(self.taken);
             self.taken = 0;
         }
+        active.release_sync();
         scanned.map(|_| ()).map_err(|error| {
             let error = io::Error::new(io::ErrorKind::InvalidData, error.to_string());
             self.server_lost(&error)
@@ -204,6 +212,9 @@ impl Conversation {
     fn poll_to_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
         let Some(active) = &mut self.active else { return Ok(false) };
         let mut moved = false;
+        if active.progress.withheld {
+            return Ok(moved);
+        }
         loop {
             poll_flush(&mut self.client, &mut active.client_unflushed, cx)?;
             let forwardable = active.replies.forwardable();
@@ -352,12 +363,12 @@ impl Conversation {
             return Ok(true);
         }
         let message = &self.inbox.filled()[self.taken..self.taken + bytes];
-        if let Some((mut encoder, _)) = self.encoder(&mut active) {
-            encoder.batch(&batch, message);
-        }
+        let behind = self.inbox.len() > self.taken + bytes;
+        self.encode(&mut active, (&batch, message), (behind, false));
         mark(&mut active, &batch);
         self.commit_begins(&mut active, &batch);
         active.progress.writing |= writes(&batch);
+        active.progress.wrote |= writes(&batch);
         active.progress.reading |= reads(&batch);
         active.progress.segment_open = leaves_open(&batch);
         let left = batch.ops.iter().any(|op| matches!(op.what, What::Terminate));
@@ -374,7 +385,13 @@ impl Conversation {
     fn may_send_more(&self) -> bool {
         let Some(active) = &self.active else { return false };
         let progress = &active.progress;
-        if progress.retained || progress.intercepted || progress.leaving || progress.comparing {
+        let guarded = progress.guard.is_some() || progress.inquiry.is_some();
+        if progress.retained
+            || progress.intercepted
+            || progress.leaving
+            || progress.comparing
+            || guarded
+        {
             return false;
         }
         if progress.dropping && !progress.segment_open && !active.is_quiet() {
@@ -441,7 +458,7 @@ impl Conversation {
         self.entry.remember(cx.waker());
         let Some(active) = &self.active else { return Poll::Pending };
         let unread = !active.local.is_empty() || active.replies.forwardable() > 0;
-        if unread || active.client_unflushed {
+        if unread && !active.progress.withheld || active.client_unflushed {
             let limit = limits.write_timeout;
             return self.stall.poll(cx, limit).map(|()| Fault::ClientDoesNotRead(limit));
         }
