@@ -52,7 +52,7 @@ pub trait Stand: Member + 'static {
 
 impl Stand for Server {
     const POOL_IS_FULL: &'static str = "53300";
-    const NOT_RUN: &'static [&'static str] = &["57P03", "53300"];
+    const NOT_RUN: &'static [&'static str] = &["57P03", "53300", "40001"];
     const TEXT: &'static str = "text";
 
     fn stage(_: Which, replicas: u16, change: fn(&mut Value)) -> Stage<Server> {

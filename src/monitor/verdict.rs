@@ -176,15 +176,12 @@ impl Judge {
             nodes.push(self.picture(index, now, source));
         }
         self.version += 1;
-        let no_primary_because = match primary {
-            Some(_) => Arc::from(""),
-            None => Arc::from(self.why_no_primary()),
-        };
+        let why = primary.is_none().then(|| self.why_no_primary());
         Snapshot {
             version: self.version,
             epoch: self.epoch,
             primary,
-            no_primary_because,
+            no_primary_because: Arc::from(why.unwrap_or_default()),
             hold: Hold::Nothing,
             lost: self.lost(),
             branch: self.branch.filter(|_| primary.is_some()),
@@ -258,11 +255,8 @@ impl Judge {
 
     fn follow_primary(&mut self, node: NodeId, timeline: Option<Timeline>, now: Instant) {
         let last = self.known.primary.take();
-        if let Some(last) = &last
-            && last.node == node
-            && last.timeline == timeline
-        {
-            self.known.primary = Some(last.clone());
+        if last.as_ref().is_some_and(|last| last.node == node && last.timeline == timeline) {
+            self.known.primary = last;
             if self.history.is_none() {
                 self.begin_history(node);
             }

@@ -29,8 +29,10 @@ pub enum Way {
     /// The client asked for more than a limit allows. Something that the server refuses was sent
     /// instead, so that it ends the request as it ends any that fails; its error is replaced.
     Refuse(Limit),
-    /// A part of what stands for a simple query: its reply is shown as that of the query.
-    AsQuery,
+    /// A simple query in a transaction of the proxy's own: how it has ended is told when that has.
+    Inside,
+    /// What ends that transaction; its ReadyForQuery is the client's.
+    Ends,
     /// Nothing was sent; these bytes stand for the reply.
     Simulate(&'static [u8]),
 }
@@ -41,9 +43,9 @@ impl Way {
         matches!(self, Way::Swallow | Way::Ask)
     }
 
-    /// Whether a message that is not hidden otherwise has no place in such a reply.
-    pub fn hides(self, tag: u8) -> bool {
-        self == Way::AsQuery && matches!(tag, b'1' | b'2' | b'n' | b'C')
+    /// Whether the reply's CommandComplete is not shown where it comes.
+    pub fn hides_end(self) -> bool {
+        matches!(self, Way::Inside | Way::Ends)
     }
 }
 

@@ -23,6 +23,7 @@ impl Replies {
                 (Kind::Close, _) => out.extend_from_slice(CLOSE_COMPLETE),
                 (Kind::Describe, _) => out.extend_from_slice(NO_DATA),
                 (Kind::Execute, _) => put_command_complete(out, tag),
+                (Kind::Query, Way::Ends) => put_ready(out, Status::Idle),
                 (Kind::Query, _) => {
                     put_command_complete(out, tag);
                     put_ready(out, Status::Idle);
@@ -38,9 +39,12 @@ impl Replies {
 mod tests {
     use super::*;
 
+    /// What is still owed, and the bytes for it.
+    type Case<'a> = (&'a [(Kind, Way)], &'a [u8]);
+
     #[test]
     fn the_rest_of_a_commit() {
-        let table: &[(&[(Kind, Way)], &[u8])] = &[
+        let table: &[Case<'_>] = &[
             (&[(Kind::Query, Way::Forward)], b"C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I"),
             (
                 &[
@@ -55,6 +59,7 @@ mod tests {
                 ],
                 b"1\0\0\0\x042\0\0\0\x04n\0\0\0\x04C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I",
             ),
+            (&[(Kind::Query, Way::Ends)], b"Z\0\0\0\x05I"),
             (&[(Kind::Sync, Way::Forward)], b"Z\0\0\0\x05I"),
         ];
         for (queue, expected) in table {

@@ -51,7 +51,7 @@ pub struct Replies {
     asking: bool,
     /// Written to the client in place of the message that was just matched.
     instead: Option<Box<[u8]>>,
-    /// How a statement has ended that stands for a simple query: told when its transaction has, too.
+    /// How the query [`Way::Inside`] has ended.
     pub(super) kept: Option<Box<[u8]>>,
     /// How many of the queue's entries end in a ReadyForQuery.
     ready_due: usize,
@@ -269,9 +269,15 @@ impl Replies {
         watch: &mut impl Watch,
     ) -> Result<Fate, FrameError> {
         let front = self.queue.front().map(|expected| (expected.kind, expected.way));
-        let swallowed = front.is_some_and(|(_, way)| way.is_own() || way.hides(tag));
-        if tag == b'C' && matches!(front, Some((_, Way::AsQuery))) {
-            self.kept = Some(message.into());
+        let swallowed = front.is_some_and(|(_, way)| way.is_own());
+        if let Some((_, way)) = front
+            && tag == b'C'
+            && way.hides_end()
+        {
+            if way == Way::Inside {
+                self.kept = Some(message.into());
+            }
+            return Ok(Fate::Swallow);
         }
         match (tag, front) {
             (b'S', _) => {
@@ -441,7 +447,7 @@ impl Replies {
         };
         self.ready_due -= 1;
         self.asking &= expected.way != Way::Ask;
-        let swallowed = expected.way.is_own();
+        let swallowed = expected.way.is_own() || expected.way == Way::Inside;
         watch.ready(Ready {
             status,
             swallowed,

@@ -2,17 +2,20 @@
 //!
 //! The server is asked for the transaction's id before it commits. In front of a COMMIT the
 //! question goes out with it; behind a statement that is a transaction of its own it goes out with
-//! the statement, and the Sync that commits follows the answer:
+//! the statement, and what commits follows the answer:
 //!
 //! ```text
-//! to the server:  [Bind Execute Sync] COMMIT        Parse Bind Execute [Bind Execute Flush] … Sync
-//! from it:        [2 D C Z] C Z                     1 2 C              [2 D C]                Z
+//! to the server:  [Bind Execute Sync] COMMIT      Parse Bind Execute [Bind Execute Flush] … Sync
+//! from it:        [2 D C Z] C Z                   1 2 C              [2 D C]                Z
+//!
+//! to the server:  [BEGIN] UPDATE … [Bind Execute Sync] … [COMMIT]
+//! from it:        [C Z]   C [Z]    [2 D C Z]             [C] Z
 //! ```
 //!
 //! So such a statement either has not been committed for certain, and can run again, or it has an
 //! id that the next primary knows: [`super::resolve`]. Its reply is kept back until its end, as
-//! far as it is short: it would not come earlier on a direct connection. A simple query is sent as
-//! messages of the extended protocol, as only these can be held before their end.
+//! far as it is short: it would not come earlier on a direct connection. A simple query stands in a
+//! transaction block of the proxy's own, as it would commit at once otherwise.
 //!
 //! Not guarded: requests that something else was sent before or behind without waiting, texts of
 //! several statements, all that is not INSERT, UPDATE, DELETE or MERGE outside of a transaction
@@ -24,9 +27,9 @@ use super::conversation::Conversation;
 use super::encode::{EXECUTE_UNNAMED, Encoder};
 use super::plan::{Batch, Op, What};
 use super::statements::server_name;
-use crate::backend::postgres::replies::{Expected, Kind, Way};
+use crate::backend::postgres::replies::{Kind, Way};
 use crate::protocol::postgres::reply::Status;
-use crate::protocol::postgres::request::{self, Request};
+use crate::protocol::postgres::request;
 use crate::session::Transaction;
 use crate::sql::{SessionEffect, Statement};
 use crate::topology::{NodeId, Position, Timeline};
@@ -41,8 +44,8 @@ const MARK: &[u8] = b"SELECT pg_catalog.pg_current_xact_id_if_assigned(), \
     pg_catalog.current_setting('transaction_isolation')";
 /// The prepared statement that asks; an id that no client's statement gets.
 pub const MARK_STATEMENT: u64 = u64::MAX - 1;
-/// Describe of the unnamed portal.
-const DESCRIBE_UNNAMED: &[u8] = b"D\0\0\0\x06P\0";
+/// The end of a transaction of the proxy's own, as a simple query.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
 /// A commit that is guarded.
 #[derive(Debug)]
@@ -50,20 +53,30 @@ pub struct Guard {
     pub what: Guarded,
     /// The server's answer.
     pub mark: Option<Mark>,
-    /// The Sync that commits has not been sent.
-    pub sync_held: bool,
+    /// What commits, as long as it has not been sent.
+    pub held: Option<&'static [u8]>,
+    /// The server has refused to answer.
+    pub refused: bool,
     /// Where it runs.
     pub node: NodeId,
     pub timeline: Option<Timeline>,
-    pub incarnation: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guarded {
     /// A COMMIT of an open transaction.
     Commit,
-    /// A statement that is a transaction of its own.
-    Write,
+    /// A simple query that is a transaction of its own.
+    Query,
+    /// The same in the extended protocol.
+    Statement,
+}
+
+impl Guarded {
+    /// Whether it can be repeated alone, if it has not been committed.
+    pub fn runs_again(self) -> bool {
+        self != Guarded::Commit
+    }
 }
 
 /// What a server says of a transaction that is about to be committed.
@@ -80,7 +93,7 @@ impl Mark {
     /// From the answer's row, head included.
     pub fn read(row: &[u8]) -> Option<Mark> {
         let columns = columns(row)?;
-        let text = |at: usize| Some(std::str::from_utf8((*columns.get(at)?)?).ok()?);
+        let text = |at: usize| std::str::from_utf8((*columns.get(at)?)?).ok();
         let xid = match columns.first()? {
             Some(_) => Some(text(0)?.parse().ok()?),
             None => None,
@@ -119,26 +132,28 @@ impl Conversation {
         let what = guarded.filter(|what| *what == Guarded::Commit || may_repeat);
         if let Some(what) = what {
             active.progress.guard = self.guard(active, what);
-            active.progress.withheld = what == Guarded::Write;
+            active.progress.withheld = what.runs_again();
         }
         let Some((mut encoder, _)) = self.encoder(active) else { return false };
         match what {
             None => encoder.batch(batch, bytes),
             Some(Guarded::Commit) => {
-                encoder.ask_mark();
-                encoder.outbox.extend(request::SYNC);
-                encoder.expect(Kind::Sync, Way::Swallow);
+                encoder.ask_mark(request::SYNC);
                 encoder.batch(batch, bytes);
             }
-            Some(Guarded::Write) => {
-                encoder.write(batch, bytes);
-                encoder.ask_mark();
-                encoder.outbox.extend(request::FLUSH);
-                // Its bytes follow the answer.
+            Some(Guarded::Query) => {
+                encoder.own_query(b"BEGIN");
+                encoder.query_inside(bytes);
+                encoder.ask_mark(request::SYNC);
+                encoder.expect(Kind::Query, Way::Ends);
+            }
+            Some(Guarded::Statement) => {
+                encoder.ops(batch, &batch.ops[..batch.ops.len().saturating_sub(1)], bytes);
+                encoder.ask_mark(request::FLUSH);
                 encoder.expect(Kind::Sync, Way::Forward);
             }
         }
-        what == Some(Guarded::Write)
+        what.is_some_and(Guarded::runs_again)
     }
 
     fn guard(&self, active: &Active, what: Guarded) -> Option<Box<Guard>> {
@@ -148,10 +163,14 @@ impl Conversation {
         Some(Box::new(Guard {
             what,
             mark: None,
-            sync_held: what == Guarded::Write,
+            held: match what {
+                Guarded::Commit => None,
+                Guarded::Query => Some(COMMIT),
+                Guarded::Statement => Some(request::SYNC),
+            },
+            refused: false,
             node,
             timeline: known.position.as_ref().and_then(Position::timeline),
-            incarnation: known.incarnation,
         }))
     }
 
@@ -171,7 +190,7 @@ impl Conversation {
                 is_commit(batch).then_some(Guarded::Commit)
             }
             Transaction::Idle if batch.dml == Some(true) && !self.session.is_bound() => {
-                is_one_statement(batch, bytes).then_some(Guarded::Write)
+                one_statement(batch, bytes)
             }
             _ => None,
         }
@@ -179,26 +198,26 @@ impl Conversation {
 }
 
 impl Active {
-    /// Sends the Sync that has been held, when the answer is there or the statement has failed.
-    pub(super) fn release_sync(&mut self) {
+    /// Sends what has been held, when the answer is there or the statement has failed.
+    pub(super) fn release_held(&mut self) {
         let Some(guard) = &mut self.progress.guard else { return };
-        if guard.sync_held && (guard.mark.is_some() || self.replies.has_failed()) {
-            guard.sync_held = false;
-            self.outbox.extend(request::SYNC);
+        let failed = guard.refused || self.replies.has_failed() || self.progress.intercepted;
+        if guard.mark.is_some() || failed {
+            self.outbox.extend(guard.held.take().unwrap_or_default());
         }
     }
 
     /// Whether what runs has not been committed for certain, and nothing of it has reached the
     /// client.
     pub(super) fn is_uncommitted(&self) -> bool {
-        let held = self.progress.guard.as_ref().is_some_and(|guard| guard.sync_held);
+        let held = self.progress.guard.as_ref().is_some_and(|guard| guard.held.is_some());
         held && self.progress.retained
     }
 }
 
 impl Encoder<'_> {
-    /// Asks for the mark of the open transaction.
-    fn ask_mark(&mut self) {
+    /// Asks for the mark of the open transaction; `end` is Sync or Flush.
+    fn ask_mark(&mut self, end: &[u8]) {
         let name = server_name(MARK_STATEMENT);
         // What functions deallocate, nobody tells.
         let is_sure = !self.connection.traces.unknown;
@@ -211,26 +230,17 @@ impl Encoder<'_> {
         self.expect(Kind::Bind, Way::Swallow);
         self.outbox.extend(EXECUTE_UNNAMED);
         self.expect(Kind::Execute, Way::Ask);
+        self.outbox.extend(end);
+        if end == request::SYNC {
+            self.expect(Kind::Sync, Way::Swallow);
+        }
     }
 
-    /// Writes a single statement without the Sync behind it.
-    fn write(&mut self, batch: &Batch, bytes: &[u8]) {
-        let [Op { at, what: What::Query(_), .. }] = &batch.ops[..] else {
-            let without_sync = &batch.ops[..batch.ops.len().saturating_sub(1)];
-            self.ops(batch, without_sync, bytes);
-            return;
-        };
-        let Ok(Request::Query(sql)) = request::read(&bytes[at.clone()]) else { return };
+    /// Writes a simple query that stands in a transaction of the proxy's own.
+    fn query_inside(&mut self, message: &[u8]) {
         self.connection.unnamed = None;
-        self.put(|out| {
-            request::put_parse(out, b"", sql, &[0, 0]);
-            request::put_bind(out, b"", b"", &[0; 6], 0);
-        });
-        self.outbox.extend(DESCRIBE_UNNAMED);
-        self.outbox.extend(EXECUTE_UNNAMED);
-        for kind in [Kind::Parse, Kind::Bind, Kind::Describe, Kind::Execute] {
-            self.replies.push(Expected::new(kind, Way::AsQuery));
-        }
+        self.outbox.extend(message);
+        self.expect(Kind::Query, Way::Inside);
     }
 }
 
@@ -258,11 +268,10 @@ fn is_commit(batch: &Batch) -> bool {
     }
 }
 
-/// Whether a batch runs one statement to its end. As a simple query it must mean the same in the
-/// extended protocol, where `$1` is a parameter.
-fn is_one_statement(batch: &Batch, bytes: &[u8]) -> bool {
+/// Whether, and in which protocol, a batch runs one statement to its end.
+fn one_statement(batch: &Batch, bytes: &[u8]) -> Option<Guarded> {
     match &batch.ops[..] {
-        [Op { at, what: What::Query(_), .. }] => memchr::memchr(b'$', &bytes[at.clone()]).is_none(),
+        [Op { what: What::Query(_), .. }] => Some(Guarded::Query),
         [parts @ .., Op { what: What::Sync, .. }] => {
             let count = |is: fn(&What) -> bool| parts.iter().filter(|op| is(&op.what)).count();
             let expected = |op: &Op| match &op.what {
@@ -272,11 +281,12 @@ fn is_one_statement(batch: &Batch, bytes: &[u8]) -> bool {
                 What::Execute(_) => bytes[op.at.clone()].ends_with(&[0; 4]),
                 _ => false,
             };
-            parts.iter().all(expected)
+            let is_one = parts.iter().all(expected)
                 && count(|what| matches!(what, What::Bind(_))) == 1
-                && count(|what| matches!(what, What::Execute(_))) == 1
+                && count(|what| matches!(what, What::Execute(_))) == 1;
+            is_one.then_some(Guarded::Statement)
         }
-        _ => false,
+        _ => None,
     }
 }
 

@@ -120,6 +120,7 @@ impl Watch for Observer<'_> {
             // know yet; the server refuses the client's request behind them as well.
             Some((_, Way::Swallow)) if self.progress.retained => {
                 self.progress.intercepted = true;
+                self.connection.settings = None;
                 return OnError::Intercept;
             }
             Some((_, Way::Refuse(limit))) if fields.sqlstate == b"42601" => {
@@ -297,10 +298,25 @@ impl Observer<'_> {
             // What became of the commit is found out first.
             return self.progress.guard.as_ref().map(|_| OnError::Swallow);
         }
-        let asked = matches!(front, Some((Kind::Bind, Way::Swallow) | (Kind::Execute, Way::Ask)));
-        let guard = self.progress.guard.as_ref().filter(|_| asked)?;
+        let guard = self.progress.guard.as_mut()?;
+        let asked = match front {
+            Some((Kind::Bind, Way::Swallow) | (Kind::Execute, Way::Ask)) => true,
+            // Of a statement in the extended protocol it may be the client's own.
+            Some((Kind::Parse, Way::Swallow)) => {
+                guard.mark.is_none() && guard.what != Guarded::Statement
+            }
+            _ => false,
+        };
+        if !asked {
+            return None;
+        }
+        guard.refused = true;
         self.connection.prepared.remove(MARK_STATEMENT);
-        if guard.what == Guarded::Write {
+        // The client's own statement has failed before, and it has been told so.
+        if fields.sqlstate == b"25P02" {
+            return Some(OnError::Swallow);
+        }
+        if guard.what.runs_again() {
             self.stats.error(ErrorOrigin::Server, fields.sqlstate);
             return Some(OnError::Forward);
         }

@@ -111,6 +111,8 @@ impl Conversation {
         let batch = active.batch.take().unwrap_or_default();
         active.progress.intercepted = false;
         active.progress.stale_plan = false;
+        active.progress.guard = None;
+        active.progress.withheld = false;
         active.progress.retained = false;
         active.progress.repeatable = false;
         let bytes = &self.inbox.filled()[..self.taken];

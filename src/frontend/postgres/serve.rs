@@ -202,7 +202,7 @@ impl Conversation {
             self.inbox.consume(self.taken);
             self.taken = 0;
         }
-        active.release_sync();
+        active.release_held();
         scanned.map(|_| ()).map_err(|error| {
             let error = io::Error::new(io::ErrorKind::InvalidData, error.to_string());
             self.server_lost(&error)
