@@ -15,7 +15,6 @@ pub use gtids::{GtidError, Gtids};
 pub use handle::{Evidence, Topology};
 pub use orders::{Leader, Orders};
 pub use snapshot::{
-    Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, SessionDefaults, Snapshot,
-    Timeline,
-    Branch, Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, Snapshot, Timeline,
+    Branch, Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, SessionDefaults,
+    Snapshot, Timeline,
 };

@@ -23,6 +23,7 @@ use super::fault::Fault;
 use super::guard::{Guard, Guarded, Mark, place};
 use super::plan::Batch;
 use crate::backend::postgres::replies::{Replies, Way};
+use crate::frontend::acquire::acquire;
 use crate::metrics::{CommitOutcome, ErrorOrigin, RouteReason, ServerClosed};
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::reply::{Status, put_ready};
@@ -114,7 +115,7 @@ impl Conversation {
     ) -> Result<CommitOutcome, Fault> {
         let deadline = Instant::now() + self.cluster.handle.config.gate.hold;
         while Instant::now() < deadline {
-            if self.acquire(&Need::Primary(RouteReason::Write)).await?.is_err() {
+            if acquire(self, &Need::Primary(RouteReason::Write)).await?.is_err() {
                 break;
             }
             let said = match self.is_in_history(guard, mark).await {
