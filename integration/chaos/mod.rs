@@ -227,6 +227,7 @@ impl Links {
     fn start(&self) -> Fixture {
         let ports: Vec<u16> = self.0.iter().map(|relay| relay.port).collect();
         let fixture = promoting()
+            .key("failover.resolve_commits", "on")
             .unready()
             .config_with(move |_, config| {
                 for (number, port) in ports.into_iter().enumerate() {

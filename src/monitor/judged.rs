@@ -1,6 +1,6 @@
 //! One node as the judge remembers it: what is configured, and what its probes said.
 
-use super::election::{Claim, Known};
+use super::election::{Claim, Known, LastPrimary};
 use super::probe::{Outcome, ProbeError};
 use super::readset::{Bounds, Membership};
 use super::report::{Report, State};

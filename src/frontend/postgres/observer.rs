@@ -287,8 +287,7 @@ impl Observer<'_> {
         self.pins.hold(self.session.pins.iter().map(|pin| pin.as_str()));
     }
 
-    /// The server goes down, or the question for the mark was refused, by which the transaction has
-    /// failed.
+    /// The server goes down, or has refused the question for the mark.
     fn guard_failed(
         &mut self,
         fields: &ErrorFields<'_>,

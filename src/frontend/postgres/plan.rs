@@ -288,7 +288,6 @@ impl Planner<'_> {
             }
             Request::Function => {
                 batch.runs = true;
-                batch.dml = Some(false);
                 batch.class = Some(Class::Write(RouteReason::Write));
                 What::Function
             }
