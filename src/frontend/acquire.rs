@@ -5,7 +5,8 @@
 //! client is told, and what it does with a connection, is its own.
 
 use super::choice::{
-    COMMIT_WAIT, catch_up_limit, caught_up, choose_node, is_still_right, primary_moves,
+    COMMIT_WAIT, COMMITS_WAIT_MAX, catch_up_limit, caught_up, choose_node, is_still_right,
+    primary_moves,
 };
 use super::cluster::{Engine, LocalCluster};
 use super::worker::{Entry, Running, Worker};
@@ -369,7 +370,7 @@ pub fn commits_to_wait_for<S: Seeker>(
 
 pub async fn wait_for_commits<S: Seeker>(seeker: &mut S, at: Instant) -> Result<(), S::Fault> {
     let commits = seeker.cluster().handle.commits.clone();
-    let until = Instant::now() + commits.long();
+    let until = Instant::now() + COMMITS_WAIT_MAX;
     while commits.any_before(at) && Instant::now() < until {
         if let Waited::Cancelled = watching(seeker, tokio::time::sleep(COMMIT_WAIT)).await? {
             break;

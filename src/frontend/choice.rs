@@ -16,6 +16,10 @@ const HINT_WAIT_INTERVALS: u32 = 3;
 /// A commit that is waited for is looked at again after this: short ones take a few milliseconds.
 pub const COMMIT_WAIT: Duration = Duration::from_millis(1);
 
+/// A read waits for commits no longer than this: the primary shows one a few milliseconds after its
+/// replicas do, on a busy machine some tens.
+pub const COMMITS_WAIT_MAX: Duration = Duration::from_millis(200);
+
 /// `may_wait`: whether the answer may be to wait for a replica.
 pub fn choose_node<E: Engine>(
     cluster: &LocalCluster<E>,

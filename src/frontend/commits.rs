@@ -6,36 +6,30 @@
 //! a replica and reads from the primary next could see that commit vanish. It cannot once every
 //! commit that was under way at its last reply has been answered; so such a read waits for those.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A statement that has been running for much longer than is usual is not waited for: that its
-/// commit falls into that very instant is as good as impossible, and it may go on for hours.
-const USUAL_TIMES: u32 = 8;
+/// A statement that has been running for longer than this is not waited for: it may go on for
+/// hours. A commit alone takes that long when the disk, or a synchronous standby, stalls.
+const LONG: Duration = Duration::from_secs(1);
 
-/// On a busy machine commits take long. This is the range of what is waited for in all cases and
-/// in none.
-const LONG_MIN: Duration = Duration::from_millis(100);
-const LONG_MAX: Duration = Duration::from_secs(1);
+/// Nor is one that has been overtaken: of commits that are written out together, all are answered
+/// within this time.
+const WRITTEN_OUT: Duration = Duration::from_millis(100);
 
-/// The share of a new commit in the mean of them, as a power of two.
-const MEAN_SHIFT: u32 = 4;
-
+/// The oldest commit under way of each worker, in nanoseconds since the start; 0: none.
 #[derive(Debug)]
 pub struct Commits {
     start: Instant,
-    /// The oldest commit under way of each worker, in nanoseconds since the start; 0: none.
     oldest: Box<[AtomicU64]>,
-    /// How long a commit takes, as a mean of the last ones, in nanoseconds.
-    usual: AtomicU64,
 }
 
 impl Commits {
     pub fn new(workers: usize) -> Arc<Commits> {
         let oldest = (0..workers).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Commits { start: Instant::now(), oldest, usual: AtomicU64::new(0) })
+        Arc::new(Commits { start: Instant::now(), oldest })
     }
 
     /// Whether any commit is not answered yet.
@@ -46,25 +40,11 @@ impl Commits {
 
     /// Whether a commit that was sent before `at`, and not long before, is not answered yet.
     pub fn any_before(&self, at: Instant) -> bool {
-        let (at, long) = (self.nanos(at), as_nanos(self.long()));
+        let (at, long) = (self.nanos(at), as_nanos(LONG));
         self.oldest.iter().any(|oldest| {
             let oldest = oldest.load(Ordering::Acquire);
             oldest != 0 && oldest <= at && at - oldest < long
         })
-    }
-
-    /// What has been running for so long is not waited for, and nothing is waited for any longer.
-    pub fn long(&self) -> Duration {
-        let usual = Duration::from_nanos(self.usual.load(Ordering::Relaxed));
-        (usual * USUAL_TIMES).clamp(LONG_MIN, LONG_MAX)
-    }
-
-    /// Workers may overwrite each other's: it is a mean of many.
-    fn took(&self, time: Duration) {
-        let time = as_nanos(time.min(LONG_MAX));
-        let usual = self.usual.load(Ordering::Relaxed);
-        let usual = usual - (usual >> MEAN_SHIFT) + (time >> MEAN_SHIFT);
-        self.usual.store(usual, Ordering::Relaxed);
     }
 
     fn nanos(&self, at: Instant) -> u64 {
@@ -83,11 +63,23 @@ pub struct LocalCommits {
     worker: usize,
     /// When each was sent; as many as connections to the primary are busy.
     running: RefCell<Vec<(u64, Instant)>>,
+    answered: Cell<Answered>,
+}
+
+/// When the newest of the commits was sent that have been answered: in this stretch of time, in the
+/// one before, and earlier. A stretch is at least as long as [`WRITTEN_OUT`].
+#[derive(Debug, Clone, Copy)]
+struct Answered {
+    now: Option<Instant>,
+    before: Option<Instant>,
+    earlier: Option<Instant>,
+    since: Instant,
 }
 
 impl LocalCommits {
     pub fn new(shared: Arc<Commits>, worker: usize) -> LocalCommits {
-        LocalCommits { shared, worker, running: RefCell::default() }
+        let answered = Answered { now: None, before: None, earlier: None, since: shared.start };
+        LocalCommits { shared, worker, running: RefCell::default(), answered: Cell::new(answered) }
     }
 
     /// A request that may commit is sent; `id` is the caller's.
@@ -98,36 +90,46 @@ impl LocalCommits {
 
     /// It was answered, or its connection is gone.
     pub fn ended(&self, id: u64) {
-        self.running.borrow_mut().retain(|(running, since)| {
-            let ended = *running == id;
-            if ended {
-                self.shared.took(since.elapsed());
-            }
-            !ended
-        });
+        self.ended_at(id, Instant::now());
+    }
+
+    fn ended_at(&self, id: u64, now: Instant) {
+        let mut running = self.running.borrow_mut();
+        let Some(place) = running.iter().position(|(running, _)| *running == id) else { return };
+        let (_, sent) = running.swap_remove(place);
+        drop(running);
+        let mut answered = self.answered.get();
+        answered.add(sent, now);
+        self.answered.set(answered);
         self.publish();
     }
 
     fn publish(&self) {
+        let overtaken_before = self.answered.get().earlier;
         let running = self.running.borrow();
-        // One that has been running for long is passed over, or it would hide the short ones.
-        let long = self.shared.long();
-        let newest = running.iter().map(|(_, at)| *at).max();
-        let oldest = running
-            .iter()
-            .map(|(_, at)| *at)
-            .filter(|at| newest.is_some_and(|newest| newest - *at < long))
-            .min();
-        let nanos = oldest.map_or(0, |at| self.shared.nanos(at));
+        let waited_for =
+            running.iter().map(|(_, at)| *at).filter(|at| Some(*at) >= overtaken_before);
+        let nanos = waited_for.min().map_or(0, |at| self.shared.nanos(at));
         if let Some(slot) = self.shared.oldest.get(self.worker) {
             slot.store(nanos, Ordering::Release);
         }
     }
 }
 
+impl Answered {
+    fn add(&mut self, sent: Instant, now: Instant) {
+        if now.saturating_duration_since(self.since) >= WRITTEN_OUT {
+            self.earlier = self.earlier.max(self.before);
+            self.before = self.now.take();
+            self.since = now;
+        }
+        self.now = self.now.max(Some(sent));
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Commits, LONG_MAX, LONG_MIN, LocalCommits};
+    use super::{Commits, LONG, LocalCommits, WRITTEN_OUT};
     use std::time::Duration;
 
     #[test]
@@ -147,30 +149,29 @@ mod tests {
     }
 
     #[test]
-    fn a_long_one_is_not_waited_for_and_hides_no_other() {
+    fn a_long_one_is_not_waited_for() {
         let shared = Commits::new(1);
         let one = LocalCommits::new(shared.clone(), 0);
-        let later = shared.start + LONG_MIN * 2;
-        one.begun(1, shared.start);
-        assert!(!shared.any_before(later));
-        one.begun(2, later);
-        assert!(shared.any_before(later + Duration::from_millis(1)));
+        let sent = shared.start + Duration::from_millis(1);
+        one.begun(1, sent);
+        assert!(shared.any_before(sent + LONG / 2), "the disk may stall");
+        assert!(!shared.any_before(sent + LONG));
     }
 
     #[test]
-    fn what_is_long_follows_what_is_usual() {
+    fn one_that_was_overtaken_is_not_waited_for_and_hides_no_other() {
         let shared = Commits::new(1);
-        let after = |time, count| {
-            (0..count).for_each(|_| shared.took(time));
-            shared.long()
-        };
-        assert_eq!(after(Duration::from_millis(1), 100), LONG_MIN);
-        let slow = after(Duration::from_millis(50), 100);
-        assert!(
-            slow > Duration::from_millis(350) && slow <= Duration::from_millis(400),
-            "{slow:?}"
-        );
-        assert_eq!(after(Duration::from_secs(3600), 100), LONG_MAX);
-        assert_eq!(after(Duration::from_micros(500), 1000), LONG_MIN);
+        let one = LocalCommits::new(shared.clone(), 0);
+        let at = |stretches: u32| shared.start + WRITTEN_OUT * stretches;
+        one.begun(1, at(1));
+        for id in 2..=4 {
+            let sent = at(id as u32);
+            one.begun(id, sent);
+            one.ended_at(id, sent);
+            let counts = shared.any_before(sent);
+            assert_eq!(counts, id < 4, "{id}: those of the last stretch may be its companions");
+        }
+        one.begun(5, at(5));
+        assert!(shared.any_before(at(6)), "the short one");
     }
 }
