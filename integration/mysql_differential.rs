@@ -186,7 +186,8 @@ fn play(case: &Case, cluster: &Cluster, port: u16, deprecates_eof: bool) -> Vec<
         if letter == "P" {
             ids.extend(prepared_id(packets.first_mut()));
         }
-        told.extend(packets.iter_mut().map(in_words));
+        let named = |words: String, id| words.replace(&format!("statement ({id})"), "statement ()");
+        told.extend(packets.iter_mut().map(in_words).map(|words| ids.iter().fold(words, named)));
     }
     told
 }

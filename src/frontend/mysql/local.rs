@@ -51,7 +51,10 @@ impl Conversation {
             What::Execute { id, .. } if !self.statements.contains(*id) => return Ok(false),
             What::Fetch { id } if self.active.is_none() => {
                 let refused = if self.statements.contains(*id) {
-                    Refused::new(NO_CURSOR, format!("The statement ({id}) has no open cursor."))
+                    let mariadb = self.cluster.handle.config.engine == Engine::Mariadb;
+                    let stop = if mariadb { "" } else { "." };
+                    let message = format!("The statement ({id}) has no open cursor{stop}");
+                    Refused::new(NO_CURSOR, message)
                 } else {
                     unknown_statement(*id)
                 };
