@@ -120,25 +120,35 @@ enum Trouble<R> {
     Node,
 }
 
-/// Takes a server connection that meets the need, or says why the request is refused.
+/// Takes a server connection that meets the need, or says why the request is refused. `reads`:
+/// whether it only reads, and so must not show less than the session has seen elsewhere.
 #[inline]
 pub async fn acquire<S: Seeker>(
     seeker: &mut S,
     need: &Need,
+    reads: bool,
 ) -> Result<Result<(), S::Refused>, S::Fault> {
-    if acquire_idle(seeker, need) {
+    if acquire_idle(seeker, need, reads) {
         return Ok(Ok(()));
     }
     // Boxed: an idle conversation is not to carry the memory of a wait.
-    Box::pin(acquire_slowly(seeker, need.clone())).await
+    Box::pin(acquire_slowly(seeker, need.clone(), reads)).await
+}
+
+/// Whether requests of this class only read.
+pub fn reads(class: Option<&Class>) -> bool {
+    matches!(class, Some(Class::Read | Class::Begin(_)))
 }
 
 /// The way of nearly every request: the node is known and has an idle connection here.
-fn acquire_idle<S: Seeker>(seeker: &mut S, need: &Need) -> bool {
+fn acquire_idle<S: Seeker>(seeker: &mut S, need: &Need, reads: bool) -> bool {
     let cluster = seeker.cluster().clone();
     let snapshot = cluster.handle.topology.load();
     let choice = choose_node(&cluster, seeker.worker(), &snapshot, need, true);
     let Choice::Node(node, reason) = choice else { return false };
+    if reads && commits_to_wait_for(seeker, &snapshot, node).is_some() {
+        return false;
+    }
     let pool = seeker.pool(node);
     let stats = seeker.worker().stats();
     let now = Instant::now();
@@ -158,11 +168,13 @@ fn acquire_idle<S: Seeker>(seeker: &mut S, need: &Need) -> bool {
 async fn acquire_slowly<S: Seeker>(
     seeker: &mut S,
     mut need: Need,
+    reads: bool,
 ) -> Result<Result<(), S::Refused>, S::Fault> {
     let mut handle = seeker.cluster().handle.clone();
     let deadline = handle.gate.deadline();
     let mut may_wait = true;
     let mut waited_for = None;
+    let mut commits_waited = !reads;
     loop {
         match choose(seeker, &need, may_wait) {
             Choice::NoPrimary => {
@@ -184,6 +196,13 @@ async fn acquire_slowly<S: Seeker>(
                 return Ok(Err(S::refused(Why::NotServed, message)));
             }
             Choice::Node(node, reason) => {
+                if !commits_waited
+                    && let Some(at) = commits_to_wait_for(seeker, &handle.topology.load(), node)
+                {
+                    commits_waited = true;
+                    wait_for_commits(seeker, at).await?;
+                    continue;
+                }
                 let pool = seeker.pool(node);
                 match take(seeker, &pool, node, deadline).await? {
                     Ok(Some(pooled)) => {
@@ -349,26 +368,20 @@ async fn wait_for_change<S: Seeker>(
 /// the replica answered: the primary may not show yet what the replica has shown. Gives the instant
 /// of that answer, when there is something to wait for.
 #[inline]
-pub fn commits_to_wait_for<S: Seeker>(
+fn commits_to_wait_for<S: Seeker>(
     seeker: &S,
-    class: Option<&Class>,
-    need: &Need,
+    snapshot: &Snapshot,
+    node: NodeId,
 ) -> Option<Instant> {
-    if !matches!(class, Some(Class::Read | Class::Begin(_))) {
+    let commits = &seeker.cluster().handle.commits;
+    if snapshot.primary != Some(node) || !commits.any() {
         return None;
     }
-    let handle = &seeker.cluster().handle;
-    if !handle.commits.any() {
-        return None;
-    }
-    let primary = handle.topology.load().primary?;
-    let at = seeker.positions().seen_elsewhere(primary)?;
-    let waits = handle.commits.any_before(at)
-        && matches!(choose(seeker, need, false), Choice::Node(node, _) if node == primary);
-    waits.then_some(at)
+    let at = seeker.positions().seen_elsewhere(node)?;
+    commits.any_before(at).then_some(at)
 }
 
-pub async fn wait_for_commits<S: Seeker>(seeker: &mut S, at: Instant) -> Result<(), S::Fault> {
+async fn wait_for_commits<S: Seeker>(seeker: &mut S, at: Instant) -> Result<(), S::Fault> {
     let commits = seeker.cluster().handle.commits.clone();
     let until = Instant::now() + COMMITS_WAIT_MAX;
     while commits.any_before(at) && Instant::now() < until {

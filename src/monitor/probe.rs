@@ -31,7 +31,7 @@ pub struct Outcome {
     /// Before anything was sent.
     pub started_at: Instant,
     pub finished_at: Instant,
-    /// Grows each time the probe's connection was opened anew.
+    /// Grows with each connection that has given an answer.
     pub connection: u64,
     /// The connection was opened within this probe: its duration is not a round trip's.
     pub connected_anew: bool,
@@ -93,7 +93,6 @@ impl Prober {
             *session = None;
         }
         let connected_anew = session.is_none();
-        *connections += u64::from(connected_anew);
         let started_at = Instant::now();
         // The session is taken: if the time runs out, it is dropped together with its query, and
         // a late answer can never be read as a later probe's.
@@ -104,6 +103,7 @@ impl Prober {
             Ok(Err(error)) => Err(error),
             Ok(Ok((kept, report))) => {
                 *session = Some(kept);
+                *connections += u64::from(connected_anew);
                 Ok(report)
             }
         };

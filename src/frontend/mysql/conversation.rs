@@ -24,7 +24,7 @@ use super::statements::Statements;
 use super::stream::poll_read_into;
 use crate::backend::mysql::auth::ServerSecret;
 use crate::config::PoolMode;
-use crate::frontend::acquire::{acquire, commits_to_wait_for, wait_for_commits};
+use crate::frontend::acquire::{acquire, reads};
 use crate::frontend::cluster::{LocalCluster, Mysql};
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::{Entry, Worker};
@@ -130,15 +130,11 @@ impl Conversation {
         }
         let need = self.need(&request);
         let mut need = self.toward_last(need, &request);
-        if self.active.is_none()
-            && let Some(at) = commits_to_wait_for(self, Some(&request.class), &need)
-        {
-            Box::pin(wait_for_commits(self, at)).await?;
-        }
+        let reads = reads(Some(&request.class));
         for repeats in 0.. {
             if self.active.is_some() {
                 self.check_epoch()?;
-            } else if let Err(refused) = acquire(self, &need).await? {
+            } else if let Err(refused) = acquire(self, &need, reads).await? {
                 return self.refuse(&request, &refused).await;
             }
             if let Some(refused) = self.lost_write() {

@@ -119,7 +119,7 @@ impl Conversation {
         if self.cluster.knows_login(&login) {
             return Ok(Ok(()));
         }
-        if let Err(refused) = acquire(self, &Need::Any).await? {
+        if let Err(refused) = acquire(self, &Need::Any, false).await? {
             return Ok(Err(refused));
         }
         let broken = self.bring_session().await?;

@@ -25,7 +25,7 @@ use super::statements::Statements;
 use crate::backend::postgres::auth::ServerSecret;
 use crate::backend::postgres::connection::Reported;
 use crate::backend::stream::Stream;
-use crate::frontend::acquire::{acquire, commits_to_wait_for, wait_for_commits};
+use crate::frontend::acquire::{acquire, reads};
 use crate::frontend::cluster::LocalCluster;
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::{Entry, Worker};
@@ -149,15 +149,13 @@ impl Conversation {
     /// Brings a batch to a server and its replies back, as often as it takes.
     async fn serve_batch(&mut self, batch: Box<Batch>, mut open: bool) -> Result<(), Fault> {
         let mut need = self.need(&batch, open);
-        if let Some(at) = commits_to_wait_for(self, batch.class.as_ref(), &need) {
-            Box::pin(wait_for_commits(self, at)).await?;
-        }
+        let reads = reads(batch.class.as_ref());
         let mut batch = Some(batch);
         let is_kept = self.active.is_some();
         for repeats in 0.. {
             let acquired = match is_kept && repeats == 0 {
                 true => self.keep_on_replica(batch.as_deref(), &need),
-                false => acquire(self, &need).await?,
+                false => acquire(self, &need, reads).await?,
             };
             if let Err(refused) = acquired {
                 let batch = batch.take().unwrap_or_default();

@@ -60,6 +60,8 @@ pub struct Guard {
     /// Where it runs.
     pub node: NodeId,
     pub timeline: Option<Timeline>,
+    /// Of the node, as it was seen last before.
+    pub incarnation: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +173,7 @@ impl Conversation {
             refused: false,
             node,
             timeline: known.position.as_ref().and_then(Position::timeline),
+            incarnation: known.incarnation,
         }))
     }
 

@@ -115,7 +115,7 @@ impl Conversation {
     ) -> Result<CommitOutcome, Fault> {
         let deadline = Instant::now() + self.cluster.handle.config.gate.hold;
         while Instant::now() < deadline {
-            if acquire(self, &Need::Primary(RouteReason::Write)).await?.is_err() {
+            if acquire(self, &Need::Primary(RouteReason::Write), false).await?.is_err() {
                 break;
             }
             let said = match self.is_in_history(guard, mark).await {
@@ -164,6 +164,10 @@ impl Conversation {
         {
             return Ok(None);
         }
+        // Of two restarts only the last would be seen here, and the id could be somebody else's.
+        if snapshot.node(node).incarnation > guard.incarnation + 1 {
+            return Ok(None);
+        }
         let answer = self.inquire("SELECT pg_catalog.pg_last_wal_replay_lsn()").await?;
         let recovered = answer.first().cloned().flatten();
         let Some(recovered) = recovered.map(|text| place(&text)) else {
@@ -175,8 +179,6 @@ impl Conversation {
             // It has not even crashed: only the connection was lost.
             return Ok(Some(true));
         }
-        // Of two crashes only the last is seen here. That somebody got the id and committed between
-        // them, before this question came through, is taken for impossible.
         Ok(Some(mark.at <= recovered))
     }
 

@@ -148,7 +148,7 @@ impl Conversation {
     /// The parameters of a server connection that has this session's settings.
     async fn ask_server(&mut self) -> Result<Arc<Reported>, Fault> {
         let limit = LOGIN_WAIT_MAX;
-        let acquired = match timeout(limit, acquire(self, &Need::Any)).await {
+        let acquired = match timeout(limit, acquire(self, &Need::Any, false)).await {
             Ok(acquired) => acquired?,
             Err(_) => Err(Refused::new("57P03", "no server could be connected to")),
         };
