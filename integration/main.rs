@@ -38,6 +38,7 @@ mod postgres_18;
 mod promotion;
 mod protocol;
 mod reads;
+mod replay;
 mod resolve;
 mod routing;
 mod scenarios;

@@ -1,14 +1,14 @@
 //! Clusters: nodes, service user, and the settings of pool, monitor, routing and gate.
 
 use super::check::{pair, tls_files};
+use super::failover::failover;
 use super::file::{Node, Place, Value};
-use super::secret::{is_given, secret};
+use super::secret::secret;
 use super::section::Section;
 use super::tls::ServerTlsConnector;
 use super::{
-    Address, Balance, Cluster, Coordination, Discovery, Engine, Failover, FailoverMode, Gate,
-    LeaseTerms, Monitor, NodeConfig, Patroni, Pool, Routing, ServerTls, ServerTlsMode, Service,
-    Switch, Word, remote, units,
+    Address, Balance, Cluster, Discovery, Engine, FailoverMode, Gate, Monitor, NodeConfig, Patroni,
+    Pool, Routing, ServerTls, ServerTlsMode, Service, Word, remote, units,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -103,6 +103,7 @@ fn cluster(name: &str, section: &Section<'_>) -> Cluster {
             (&of_pool, "application_name_add_host"),
             (&of_routing, "max_lag_bytes"),
             (&of_failover, "resolve_commits"),
+            (&of_failover, "replay"),
         ];
         only_postgres(section, &cluster, &foreign);
     } else if cluster.failover.replication.is_some() {
@@ -446,53 +447,6 @@ fn routing(section: &Section<'_>) -> Routing {
         );
     }
     routing
-}
-
-fn failover(section: &Section<'_>, service: &Service) -> Failover {
-    let login = match section.text("user") {
-        Some(user) => Service { user, password: secret(section, "password"), ..service.clone() },
-        None => service.clone(),
-    };
-    if !section.has("user") && is_given(section, "password") {
-        section.note("password", "needs `user` beside it".to_owned());
-    }
-    let (detect, replication) = (section.section("detect"), section.section("replication"));
-    let as_whom = replication.text("user").map(|user| Service {
-        user,
-        password: secret(&replication, "password"),
-        database: String::new(),
-    });
-    if as_whom.is_none() && is_given(&replication, "password") {
-        replication.note("password", "needs `user` beside it".to_owned());
-    }
-    Failover {
-        mode: section.chosen("mode"),
-        login,
-        replication: as_whom,
-        confirm: detect.duration("confirm"),
-        timeout: detect.duration("timeout"),
-        quorum: section.chosen("quorum"),
-        lease: lease(section),
-        resolve_commits: section.chosen::<Switch>("resolve_commits") == Switch::On,
-        step_timeout: section.duration("step_timeout"),
-        retry: section.duration("retry"),
-        fence_command: section.text("fence_command"),
-        rejoin_command: section.text("rejoin_command"),
-        command_timeout: section.duration("command_timeout"),
-    }
-}
-
-fn lease(section: &Section<'_>) -> Option<LeaseTerms> {
-    let terms = remote::lease(&section.section("etcd"));
-    let coordination: Coordination = section.chosen("coordination");
-    if coordination == Coordination::None {
-        return None;
-    }
-    if terms.remote.addresses.is_empty() {
-        let message = "is `etcd`, which needs `etcd.endpoints`".to_owned();
-        section.contradiction("coordination", message);
-    }
-    Some(terms)
 }
 
 fn gate(section: &Section<'_>) -> Gate {

@@ -85,6 +85,7 @@ pub(crate) fn failover() -> Failover {
         timeout: Duration::from_secs(5),
         quorum: Quorum::Off,
         resolve_commits: false,
+        replay: None,
         lease: None,
         step_timeout: Duration::from_secs(30),
         retry: Duration::from_secs(5),

@@ -7,6 +7,7 @@
 
 mod check;
 mod cluster;
+mod failover;
 mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -366,12 +367,22 @@ pub struct Failover {
     pub lease: Option<LeaseTerms>,
     /// What became of a commit under way on a lost primary is found out on the new one.
     pub resolve_commits: bool,
+    /// Open transactions whose primary is lost run again on the new one.
+    pub replay: Option<Replay>,
     pub step_timeout: Duration,
     /// Between two attempts to promote.
     pub retry: Duration,
     pub fence_command: Option<String>,
     pub rejoin_command: Option<String>,
     pub command_timeout: Duration,
+}
+
+/// Which open transactions can run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay {
+    pub statements_max: usize,
+    pub bytes_max: usize,
+    pub time_max: Duration,
 }
 
 /// Who tells which nodes there are.

@@ -101,6 +101,19 @@ label_values! {
 }
 
 label_values! {
+    /// What became of an open transaction whose primary was lost.
+    pub enum ReplayOutcome {
+        Done = "done",
+        /// Something was answered in another way.
+        Differs = "differs",
+        /// More than is kept, or more on the lost server than can be brought back.
+        NotKept = "not_kept",
+        TooLong = "too_long",
+        NoPrimary = "no_primary",
+    }
+}
+
+label_values! {
     /// Why a connection to a server was closed.
     pub enum ServerClosed {
         /// Idle for longer than `pool.idle_timeout`.
@@ -204,6 +217,7 @@ mod tests {
             .chain(AuthFailure::ALL.iter().map(|reason| reason.as_str()))
             .chain(GateOutcome::ALL.iter().map(|outcome| outcome.as_str()))
             .chain(CommitOutcome::ALL.iter().map(|outcome| outcome.as_str()))
+            .chain(ReplayOutcome::ALL.iter().map(|outcome| outcome.as_str()))
             .chain(ServerClosed::ALL.iter().map(|reason| reason.as_str()))
             .chain(PINS);
         for word in words {

@@ -36,7 +36,7 @@ mod tally;
 pub use control::ControlMetrics;
 pub use guards::{ClientGuard, GateGuard, PinGuard, WaitGuard};
 pub use labels::{
-    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, ServerClosed, UnsafeReason,
+    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, ReplayOutcome, ServerClosed, UnsafeReason,
 };
 pub use pools::{PoolLabels, PoolRegistry, PoolStats};
 pub use process::Process;

@@ -67,6 +67,8 @@ table! {
         "Sessions that came back to a new primary which does not have what they had written.";
     CommitsResolved: "tiffin_commits_resolved_total", Counter, ["cluster", "outcome"],
         "Commits under way on a lost primary, by what the new one says of them.";
+    Replays: "tiffin_replays_total", Counter, ["cluster", "outcome"],
+        "Open transactions that have lost their primary, by what came of running them again.";
     UnsafeStatements: "tiffin_unsafe_statements_total", Counter, ["reason"],
         "Statements taken for writes for want of knowledge.";
     ClassifyCacheHits: "tiffin_classify_cache_hits_total", Counter, [],

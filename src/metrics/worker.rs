@@ -6,8 +6,8 @@
 
 use super::histogram::Histogram;
 use super::labels::{
-    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, PINS, SQLSTATE_CLASS_COUNT, ServerClosed,
-    UnsafeReason, pin_index, sqlstate_class_index,
+    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, PINS, ReplayOutcome,
+    SQLSTATE_CLASS_COUNT, ServerClosed, UnsafeReason, pin_index, sqlstate_class_index,
 };
 use super::reason::RouteReason;
 use super::tally::{Sum, Tally, sums};
@@ -92,6 +92,7 @@ sums! {
         fenced_writes_avoided: Tally,
         lost_writes: Tally,
         commits_resolved: [Tally; CommitOutcome::COUNT],
+        replays: [Tally; ReplayOutcome::COUNT],
         gate_entered: Tally,
         gate_left: [Tally; GateOutcome::COUNT],
         gate_wait: Histogram,
@@ -210,6 +211,11 @@ impl WorkerStats {
     /// A commit's server was lost while it was under way.
     pub fn commit_resolved(&self, cluster: usize, outcome: CommitOutcome) {
         self.cluster(cluster).commits_resolved[outcome as usize].add(1);
+    }
+
+    /// An open transaction has lost its primary.
+    pub fn replayed(&self, cluster: usize, outcome: ReplayOutcome) {
+        self.cluster(cluster).replays[outcome as usize].add(1);
     }
 
     /// A request starts to wait for a primary. Each call is followed by one of `gate_left`.

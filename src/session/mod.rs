@@ -5,6 +5,7 @@
 //! Open [`need`] for the rule that decides, [`transaction`] for what survives a rollback.
 
 pub mod doubts;
+pub mod journal;
 pub mod need;
 pub mod overrides;
 pub mod pins;
@@ -13,6 +14,7 @@ pub mod settings;
 pub mod transaction;
 
 pub use doubts::Doubts;
+pub use journal::Journal;
 pub use need::{Class, Need, ReplicaNeed, Wish};
 pub use overrides::{NoChoice, Overrides};
 pub use pins::Pins;

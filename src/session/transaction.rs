@@ -42,7 +42,7 @@ pub enum Transaction {
 }
 
 /// A transaction that no server knows of yet.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Held {
     /// The BEGIN, then any SET TRANSACTION, as the client wrote them; then what SET LOCAL has set.
     pub texts: Vec<Box<[u8]>>,

@@ -3,6 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Functions whose effect is not their transaction's.
+const OUTSIDE: [&str; 8] = [
+    "lo_export",
+    "pg_cancel_backend",
+    "pg_create_restore_point",
+    "pg_logical_emit_message",
+    "pg_promote",
+    "pg_reload_conf",
+    "pg_switch_wal",
+    "pg_terminate_backend",
+];
+
 /// The class of a text. Of several statements in one text the strictest wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
@@ -51,6 +63,16 @@ impl Statement {
     /// stays one. The session effects of the body hold as well each time that it is executed.
     pub fn effect_executed(&self, body: &Statement) -> Effect {
         if self.reason_code == "execute" { body.effect } else { self.effect }
+    }
+
+    /// Whether it is known to do something that no rollback takes back, and that is not repeated
+    /// without harm. Of the functions that users have written nothing is known.
+    pub fn reaches_outside(&self) -> bool {
+        let reaches = |name: &Arc<str>| {
+            let name = name.rsplit('.').next().unwrap_or_default();
+            name.starts_with("dblink") || name.starts_with("pg_file_") || OUTSIDE.contains(&name)
+        };
+        self.reason_code == "copy_to_file" || self.functions.iter().any(reaches)
     }
 }
 

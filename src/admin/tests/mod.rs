@@ -9,8 +9,8 @@ mod server;
 use super::{AdminState, ClusterView};
 use crate::metrics::{
     AuthFailure, CommitOutcome, ControlMetrics, ErrorOrigin, GateOutcome, Layout, NodeIndex,
-    PoolLabels, PoolRegistry, PoolStats, RouteReason, StatsRegistry, UnsafeReason, WorkerStats,
-    labels,
+    PoolLabels, PoolRegistry, PoolStats, ReplayOutcome, RouteReason, StatsRegistry, UnsafeReason,
+    WorkerStats, labels,
 };
 use crate::topology::{
     Epoch, Evidence, Health, Hold, Lag, Node, NodeId, Position, Role, Snapshot, Timeline, Topology,
@@ -160,6 +160,7 @@ fn count_everything(fixture: &Fixture) {
     stats.fenced_write_avoided(0);
     stats.lost_write(0);
     stats.commit_resolved(0, CommitOutcome::Committed);
+    stats.replayed(0, ReplayOutcome::Done);
     stats.gate_entered(0);
     stats.gate_entered(0);
     stats.gate_left(0, Duration::from_millis(700), GateOutcome::Opened);

@@ -3,7 +3,7 @@
 //! Their start: [`connect`] from the socket to the first ReadyForQuery, [`auth`] the proofs,
 //! [`auth_wire`] whole messages over any stream. Then: [`connection`] is a connection with what
 //! is known of its state, and [`replies`] the queue of replies that it still owes ([`expected`]), with
-//! [`watch`] what it tells. For everything that is not relay: [`connect_control`], TLS for tokio-postgres, and [`auth_query`] on top of it.
+//! [`watch`] what it tells and `passing` the way of the rest to the client. For everything that is not relay: [`connect_control`], TLS for tokio-postgres, and [`auth_query`] on top of it.
 
 pub mod auth;
 pub mod auth_query;
@@ -13,6 +13,7 @@ pub mod connect_control;
 pub mod connection;
 pub mod expected;
 mod owed;
+mod passing;
 pub mod replies;
 mod replies_fuzz;
 

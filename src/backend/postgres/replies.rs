@@ -40,10 +40,14 @@ pub struct Replies {
     pub(super) queue: VecDeque<Expected>,
     /// Bytes of the current message still to come.
     pub(super) passing: usize,
-    passing_swallowed: bool,
+    pub(super) passing_swallowed: bool,
+    /// Whether the current message is a part of the answer, which is the same wherever it is asked.
+    pub(super) passing_answer: bool,
+    /// Bytes of answers that the client has had from another server: it does not get them again.
+    pub heard: u64,
     /// The server is in COPY FROM STDIN and ignores Sync.
     copy_in: bool,
-    failed: bool,
+    pub(super) failed: bool,
     /// After an error in the extended protocol the server ignores everything up to a Sync, simple
     /// queries too.
     skipping: bool,
@@ -56,7 +60,7 @@ pub struct Replies {
     /// How many of the queue's entries end in a ReadyForQuery.
     ready_due: usize,
     /// Bytes at the front of the read buffer that may be written to the client.
-    forwardable: usize,
+    pub(super) forwardable: usize,
 }
 
 impl Replies {
@@ -102,8 +106,23 @@ impl Replies {
 
     /// Whether requests of the client's own have not been answered by their ReadyForQuery.
     pub fn is_client_due(&self) -> bool {
+        self.client_due().next().is_some()
+    }
+
+    /// Those requests.
+    pub fn client_due(&self) -> impl Iterator<Item = &Expected> {
         let ends = |kind| matches!(kind, Kind::Query | Kind::Sync | Kind::Function);
-        self.queue.iter().any(|expected| ends(expected.kind) && !expected.way.is_own())
+        self.queue.iter().filter(move |expected| ends(expected.kind) && !expected.way.is_own())
+    }
+
+    /// Whether the client has got the first part of a message.
+    pub fn is_cut(&self) -> bool {
+        self.passing > 0 && !self.passing_swallowed
+    }
+
+    /// Whether that message is no part of an answer.
+    pub fn is_cut_outside(&self) -> bool {
+        self.is_cut() && !self.passing_answer
     }
 
     /// Whether the server ignores what has been sent, up to a Sync.
@@ -133,7 +152,7 @@ impl Replies {
         (*passing, *ready_due, *forwardable) = (0, 0, 0);
         let Replies { passing_swallowed, asking, copy_in, failed, .. } = self;
         (*passing_swallowed, *asking, *copy_in, *failed) = (false, false, false, false);
-        self.skipping = false;
+        (self.skipping, self.passing_answer, self.heard) = (false, false, 0);
     }
 
     /// Matches what has been read. Afterwards the client gets all of `local`, then the first
@@ -152,11 +171,11 @@ impl Replies {
                 if count == 0 {
                     break;
                 }
-                self.take(count, self.passing_swallowed, read, local);
+                self.deliver(count, read, local, watch);
                 self.passing -= count;
                 continue;
             }
-            self.pass_rows(read);
+            self.pass_rows(read, watch);
             let unscanned = &read.filled()[self.forwardable..];
             let Some(head) = frame::head(unscanned)? else { break };
             let looks = self.asking || head.tag == b'T' && self.is_shape_wanted();
@@ -167,7 +186,9 @@ impl Replies {
             let fate = self.matched(message, head.tag, watch)?;
             let count = message.len();
             self.passing = head.bytes - count;
-            self.passing_swallowed = fate != Fate::Forward;
+            self.passing_answer = is_answer(head.tag);
+            self.passing_swallowed =
+                fate != Fate::Forward || (self.heard > 0 && !self.passing_answer);
             if head.tag == b'Z' && fate == Fate::Forward {
                 let mut told = self.kept.take().map_or_else(Vec::new, Vec::from);
                 watch.before_ready(&mut told);
@@ -176,9 +197,9 @@ impl Replies {
                     local.extend(&told);
                 }
             }
-            self.take(count, self.passing_swallowed, read, local);
+            self.deliver(count, read, local, watch);
             if let Some(message) = self.instead.take() {
-                local.extend(&message);
+                self.tell(&message, local, watch);
             }
             if head.tag == b'Z' && self.passing_swallowed && !self.is_own_next() {
                 watch.own_answered(local);
@@ -201,64 +222,6 @@ impl Replies {
         self.queue.retain(|expected| !matches!(expected.way, Way::Simulate(_)));
         for expected in &mut self.queue {
             expected.way = Way::Swallow;
-        }
-    }
-
-    /// Rows for the client that are complete in the buffer: most of what a server sends, and
-    /// nothing in them is of interest.
-    fn pass_rows(&mut self, read: &Buffer) {
-        let rows_for_client = self.queue.front().is_some_and(|front| {
-            front.way == Way::Forward && matches!(front.kind, Kind::Query | Kind::Execute)
-        });
-        if !rows_for_client {
-            return;
-        }
-        let mut rest = &read.filled()[self.forwardable..];
-        while let Ok(Some(head)) = frame::head(rest)
-            && matches!(head.tag, b'D' | b'd')
-            && let Some(behind) = rest.get(head.bytes..)
-        {
-            rest = behind;
-        }
-        self.forwardable = read.len() - rest.len();
-    }
-
-    /// Moves `count` bytes behind the forwardable ones to where they belong.
-    fn take(&mut self, count: usize, swallow: bool, read: &mut Buffer, local: &mut Buffer) {
-        if !swallow {
-            self.forwardable += count;
-            return;
-        }
-        self.settle(read, local);
-        read.consume(count);
-    }
-
-    /// Copies what is forwardable so far to `local`, because something else comes after it.
-    fn settle(&mut self, read: &mut Buffer, local: &mut Buffer) {
-        if self.forwardable > 0 {
-            local.extend(&read.filled()[..self.forwardable]);
-            read.consume(self.forwardable);
-            self.forwardable = 0;
-        }
-    }
-
-    /// Answers whatever is at the front of the queue and was never sent.
-    fn simulate(&mut self, read: &mut Buffer, local: &mut Buffer, watch: &mut impl Watch) {
-        while self.passing == 0 {
-            match self.queue.front() {
-                // After an error the server skips to Sync, and so does what stands for it: all of
-                // that is taken back together, the newest first.
-                Some(Expected { way: Way::Simulate(_), .. }) if self.failed => return,
-                Some(Expected { way: Way::Simulate(bytes), change, .. }) => {
-                    let (bytes, change): (&'static [u8], u64) = (bytes, *change);
-                    self.settle(read, local);
-                    local.extend(bytes);
-                    watch.changed(change);
-                }
-                Some(Expected { kind: Kind::CopyEnd, .. }) => {}
-                _ => return,
-            }
-            self.queue.pop_front();
         }
     }
 
@@ -460,6 +423,11 @@ impl Replies {
         self.copy_in = false;
         Ok(swallowed)
     }
+}
+
+/// Whether a message is a part of the answer: not what a server tells at any time.
+fn is_answer(tag: u8) -> bool {
+    !matches!(tag, b'S' | b'A' | b'N')
 }
 
 fn undo(first: u64, last: u64, watch: &mut impl Watch) {

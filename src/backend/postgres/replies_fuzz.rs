@@ -20,12 +20,14 @@ pub fn fuzz_replies(bytes: &[u8]) {
     }
 }
 
-/// What the client got, what the proxy was told, and whether the bytes were refused.
-type Outcome = (Vec<u8>, Vec<String>, bool);
+/// What the client got, of that the answers, what else the proxy was told, and whether the bytes
+/// were refused.
+type Outcome = (Vec<u8>, Vec<u8>, Vec<String>, bool);
 
 fn run(requests: &[u8], said: &[u8], step: usize) -> Outcome {
     let mut replies = Replies::default();
-    let mut notes = Notes { lines: Vec::new(), intercepts: requests.first() == Some(&0xFF) };
+    let intercepts = requests.first() == Some(&0xFF);
+    let mut notes = Notes { lines: Vec::new(), intercepts, told: Vec::new() };
     for (request, number) in requests.iter().zip(1..) {
         let of_statement = matches!(request & 15, 1 | 2 | 5);
         let change = if of_statement { number } else { 0 };
@@ -43,10 +45,10 @@ fn run(requests: &[u8], said: &[u8], step: usize) -> Outcome {
         read.consume(count);
         replies.forwarded(count);
         if scanned.is_err() {
-            return (client, notes.lines, true);
+            return (client, notes.told, notes.lines, true);
         }
     }
-    (client, notes.lines, false)
+    (client, notes.told, notes.lines, false)
 }
 
 fn expected(request: u8) -> Expected {
@@ -79,6 +81,7 @@ fn expected(request: u8) -> Expected {
 struct Notes {
     lines: Vec<String>,
     intercepts: bool,
+    told: Vec<u8>,
 }
 
 impl Watch for Notes {
@@ -140,6 +143,10 @@ impl Watch for Notes {
 
     fn described(&mut self, of: ShapeOf, columns: u64) {
         self.lines.push(format!("described {of:?} {columns}"));
+    }
+
+    fn told(&mut self, answer: &[u8]) {
+        self.told.extend_from_slice(answer);
     }
 
     fn row(&mut self, message: &[u8]) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 struct Notes {
     lines: Vec<String>,
     intercept: bool,
+    told: Vec<u8>,
 }
 
 impl Watch for Notes {
@@ -63,6 +64,10 @@ impl Watch for Notes {
 
     fn notification(&mut self, sender: i32, _: Option<&Arc<Statement>>) -> Option<i32> {
         (sender != 1).then_some(if sender == 2 { 20 } else { sender })
+    }
+
+    fn told(&mut self, answer: &[u8]) {
+        self.told.extend_from_slice(answer);
     }
 
     fn row(&mut self, message: &[u8]) {
@@ -349,4 +354,44 @@ fn large_rows_pass_in_parts() {
     let bytes = server(&[(b'D', &row), (b'C', b"SELECT 1\0"), (b'Z', b"I")]);
     let client = feed(&mut replies, &bytes, 1000, &mut Notes::default());
     assert_eq!(client, bytes);
+}
+
+/// The client has had a part of this answer from another server.
+#[test]
+fn what_the_client_has_had_is_not_told_again() {
+    let said = server(&[
+        (b'S', b"a\0b\0"),
+        (b'D', b"one"),
+        (b'N', b"notice"),
+        (b'D', b"two"),
+        (b'C', b"SELECT 2\0"),
+        (b'Z', b"T"),
+    ]);
+    let answer = server(&[
+        (b'1', b""),
+        (b'2', b""),
+        (b'D', b"one"),
+        (b'D', b"two"),
+        (b'C', b"SELECT 2\0"),
+        (b'Z', b"T"),
+    ]);
+    let bound = server(&[(b'2', b"")]);
+    for heard in 0..=answer.len() {
+        for step in [1, 3, 1000] {
+            let mut replies = Replies { heard: heard as u64, ..Replies::default() };
+            replies.push(Expected::new(Kind::Parse, SIM));
+            for kind in [Kind::Bind, Kind::Execute, Kind::Sync] {
+                replies.push(Expected::new(kind, Way::Forward));
+            }
+            let mut notes = Notes::default();
+            let mut client = feed(&mut replies, &[&bound[..], &said].concat(), step, &mut notes);
+            // Told at any time, and again only where the client is behind what it has had.
+            let notice = message(b'N', b"notice");
+            if let Some(at) = client.windows(notice.len()).position(|part| part == notice) {
+                client.drain(at..at + notice.len());
+            }
+            assert_eq!(client, answer[heard..], "{heard} heard, in pieces of {step}");
+            assert_eq!(notes.told, answer);
+        }
+    }
 }

@@ -67,6 +67,9 @@ pub trait Watch {
     fn notification(&mut self, sender: i32, front: Option<&Arc<Statement>>) -> Option<i32>;
     /// The shape of a result ([`crate::protocol::postgres::reply::shape`]).
     fn described(&mut self, of: ShapeOf, shape: u64);
+    /// The next part of the answer for the client, but for what a server tells at any time
+    /// (parameters, notices, notifications).
+    fn told(&mut self, answer: &[u8]);
     /// A row of an answer to what the proxy asked.
     fn row(&mut self, message: &[u8]);
 }

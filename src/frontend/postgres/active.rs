@@ -4,6 +4,7 @@
 use super::guard::Guard;
 use super::parameters::Dropped;
 use super::plan::Batch;
+use super::replay::Record;
 use super::resolve::Inquiry;
 use super::send::Commit;
 use super::{LocalPool, Pooled};
@@ -95,6 +96,10 @@ pub struct Progress {
     pub guard: Option<Box<Guard>>,
     /// The reply is kept back until its end.
     pub withheld: bool,
+    /// The open transaction, as far as it may run again elsewhere.
+    pub record: Option<Box<Record>>,
+    /// It runs again, and its client has been told all that comes.
+    pub silent: bool,
     /// Only a lost transaction is asked about on this connection.
     pub inquiry: Option<Inquiry>,
     /// Something that shows data was sent on this connection.
@@ -165,6 +170,8 @@ impl Default for Progress {
             wrote: false,
             guard: None,
             withheld: false,
+            record: None,
+            silent: false,
             inquiry: None,
             reading: false,
             ddl: false,

@@ -15,6 +15,7 @@ use super::LocalPool;
 use super::active::Active;
 use super::extent::{Extent, extent};
 use super::fault::{Fault, Refused};
+use super::guard::is_rollback;
 use super::plan::{Batch, Planner};
 use super::replica::STAYS_ON_REPLICA;
 use super::resolve::Recovered;
@@ -93,6 +94,9 @@ pub struct Conversation {
     pub(super) active: Option<Box<Active>>,
     /// A refused batch of the extended protocol: everything up to its Sync is ignored.
     pub(super) skipping: bool,
+    /// The open transaction was lost with its server while the client was silent: what its next
+    /// request is told.
+    pub(super) lost: Option<Box<Refused>>,
     pub(super) stall: Stall,
     /// The client has not been told that it is in: only its settings are tried.
     pub(super) greeting: bool,
@@ -136,12 +140,20 @@ impl Conversation {
             if batch.is_goodbye() {
                 return Ok(());
             }
-            if !open && self.answer_here(&batch).await? {
+            if self.lost.is_some() && is_rollback(&batch) {
+                self.lost = None;
+            }
+            if self.lost.is_none() && !open && self.answer_here(&batch).await? {
                 self.inbox.consume(bytes);
                 self.keep_batch(batch);
                 continue;
             }
             self.taken = bytes;
+            if let Some(refused) = self.aborted(&batch) {
+                self.refuse(&batch, &refused).await?;
+                self.keep_batch(batch);
+                continue;
+            }
             self.serve_batch(batch, open).await?;
         }
     }
@@ -152,27 +164,23 @@ impl Conversation {
         let reads = reads(batch.class.as_ref());
         let mut batch = Some(batch);
         let is_kept = self.active.is_some();
+        let mut goes_on = false;
         for repeats in 0.. {
-            let acquired = match is_kept && repeats == 0 {
-                true => self.keep_on_replica(batch.as_deref(), &need),
-                false => acquire(self, &need, reads).await?,
-            };
-            if let Err(refused) = acquired {
-                let batch = batch.take().unwrap_or_default();
-                self.refuse(&batch, &refused).await?;
-                self.keep_batch(batch);
-                return Ok(());
-            }
-            let may_repeat = !is_kept && repeats < REPEATS_MAX;
-            self.send(batch.take().unwrap_or_default(), open, may_repeat);
-            let mut served = poll_fn(|cx| self.poll_serve(cx)).await;
-            while let Ok(more @ (Served::RepeatHere | Served::Settled)) = served {
-                match more {
-                    Served::RepeatHere => self.send_again(),
-                    _ => self.send_settled(),
+            if !std::mem::take(&mut goes_on) {
+                let acquired = match is_kept && repeats == 0 {
+                    true => self.keep_on_replica(batch.as_deref(), &need),
+                    false => acquire(self, &need, reads).await?,
+                };
+                if let Err(refused) = acquired {
+                    let batch = batch.take().unwrap_or_default();
+                    self.refuse(&batch, &refused).await?;
+                    self.keep_batch(batch);
+                    return Ok(());
                 }
-                served = poll_fn(|cx| self.poll_serve(cx)).await;
+                let may_repeat = !is_kept && repeats < REPEATS_MAX;
+                self.send(batch.take().unwrap_or_default(), open, may_repeat);
             }
+            let served = self.serve_here().await;
             match served {
                 Ok(Served::Done | Served::RepeatHere | Served::Settled) => {
                     self.release().await;
@@ -205,6 +213,7 @@ impl Conversation {
                 }
                 Err(fault) => match Box::pin(self.recover(fault)).await? {
                     Recovered::Answered => return Ok(()),
+                    Recovered::GoesOn => goes_on = true,
                     Recovered::Again(again) => {
                         need = Need::Primary(RouteReason::RetriedOnPrimary);
                         batch = Some(again);

@@ -28,6 +28,12 @@ pub fn report(sqlstate: &str, message: &str) -> Box<[u8]> {
     out.into()
 }
 
+/// Whether a server ends all its sessions, or an administrator this one: admin_shutdown,
+/// crash_shutdown.
+pub fn is_shutdown(fields: &ErrorFields<'_>) -> bool {
+    matches!(fields.sqlstate, b"57P01" | b"57P02")
+}
+
 /// `RevalidateCachedQuery` (`src/backend/utils/cache/plancache.c`) refuses before anything runs.
 pub fn is_stale_plan(fields: &ErrorFields<'_>) -> bool {
     fields.sqlstate == b"0A000" && fields.message == STALE_PLAN.as_bytes()

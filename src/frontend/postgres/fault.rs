@@ -43,6 +43,14 @@ pub enum Fault {
     /// The primary changed under an open transaction.
     #[error("the primary changed: the transaction was open on {node}")]
     PrimaryChanged { node: String },
+    /// The open transaction runs again, and what its client has had of an answer comes in another
+    /// way.
+    #[error("an answer of which a part was passed on comes in another way now")]
+    AnswersDiffer,
+    /// The open transaction was lost with its server, with more under way than one error can
+    /// answer.
+    #[error("the server was lost with this transaction open, and running it again has failed")]
+    TransactionLost { hint: &'static str, is_cut: bool },
     /// A setting that the session has could not be made on the server.
     #[error("the session's settings could not be brought to the server: {0}")]
     Settings(String),
@@ -62,6 +70,7 @@ impl Fault {
             Fault::ServerLost { writing: true, .. } => "08007",
             Fault::ServerLost { writing: false, .. } => "08006",
             Fault::PrimaryChanged { .. } => "57P01",
+            Fault::AnswersDiffer | Fault::TransactionLost { .. } => "40001",
             Fault::Settings(message) => message.get(..5).unwrap_or("XX000"),
             Fault::Login { sqlstate, .. } => sqlstate,
             Fault::ShuttingDown => "57P01",
@@ -71,7 +80,9 @@ impl Fault {
     /// The FATAL message for the client; `None` when nothing more can or should be told.
     pub fn put(&self, out: &mut Vec<u8>) {
         let message = match self {
-            Fault::ClientLeft | Fault::ServerLost { told: true, .. } => return,
+            Fault::ClientLeft
+            | Fault::ServerLost { told: true, .. }
+            | Fault::TransactionLost { is_cut: true, .. } => return,
             Fault::ShuttingDown => "terminating connection due to administrator command".to_owned(),
             Fault::ClientProtocol(error) => error.to_string(),
             Fault::Login { message, .. } => message.clone(),
@@ -81,6 +92,7 @@ impl Fault {
             Fault::ServerLost { writing: true, .. } => Some(
                 "A statement that may write was under way. Whether it was committed is not known.",
             ),
+            Fault::TransactionLost { hint, .. } => Some(*hint),
             _ => None,
         };
         let severity = Severity::Fatal;

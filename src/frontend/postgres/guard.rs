@@ -248,19 +248,29 @@ impl Encoder<'_> {
 }
 
 /// Whether a batch is a COMMIT and nothing else.
-fn is_commit(batch: &Batch) -> bool {
-    let commits = |statement: &Statement| {
-        statement.count == 1 && statement.session == [SessionEffect::Commit { chain: false }]
+pub fn is_commit(batch: &Batch) -> bool {
+    is_alone(batch, &SessionEffect::Commit { chain: false })
+}
+
+/// Whether it is a ROLLBACK and nothing else.
+pub fn is_rollback(batch: &Batch) -> bool {
+    is_alone(batch, &SessionEffect::Rollback { chain: false })
+}
+
+/// Whether a batch does this and nothing else.
+fn is_alone(batch: &Batch, effect: &SessionEffect) -> bool {
+    let does = |statement: &Statement| {
+        statement.count == 1 && statement.session.as_slice() == std::slice::from_ref(effect)
     };
     match &batch.ops[..] {
-        [Op { what: What::Query(statement), .. }] => commits(statement),
+        [Op { what: What::Query(statement), .. }] => does(statement),
         [parts @ .., Op { what: What::Sync, .. }] => {
             let count = |is: fn(&What) -> bool| parts.iter().filter(|op| is(&op.what)).count();
             let expected = |what: &What| match what {
                 What::Parse(_) | What::ParseUnnamed(_) | What::Bind(_) | What::DescribePortal => {
                     true
                 }
-                What::Execute(statement) => statement.as_ref().is_some_and(|it| commits(it)),
+                What::Execute(statement) => statement.as_ref().is_some_and(|it| does(it)),
                 _ => false,
             };
             parts.iter().all(|op| expected(&op.what))

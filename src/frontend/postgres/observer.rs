@@ -2,10 +2,12 @@
 
 use super::active::Progress;
 use super::ask::{answer, whole_answer};
-use super::errors::{ABORTED, STALE_PLAN, is_no_answer, is_stale_plan, report, too_many};
+use super::effects::ready_facts;
+use super::errors::{
+    ABORTED, STALE_PLAN, is_no_answer, is_shutdown, is_stale_plan, report, too_many,
+};
 use super::guard::{Guarded, MARK_STATEMENT, Mark};
 use super::parameters::tell_parameters;
-use super::plan::{is_control, is_not_understood};
 use super::statements::Statements;
 use crate::backend::postgres::connection::{Connection, Reported};
 use crate::backend::postgres::replies::{
@@ -17,9 +19,8 @@ use crate::monitor::catalog::CatalogSlot;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::error::{ErrorFields, with_other_name};
 use crate::protocol::postgres::reply::Status;
-use crate::session::settings::literal;
-use crate::session::{Pins, Session, Transaction};
-use crate::sql::{Discard, Pin, SessionEffect, Statement};
+use crate::session::{Session, Transaction};
+use crate::sql::{Pin, SessionEffect, Statement};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
@@ -227,6 +228,12 @@ impl Watch for Observer<'_> {
         self.shape_told(of, columns);
     }
 
+    fn told(&mut self, answer: &[u8]) {
+        if let Some(record) = &mut self.progress.record {
+            record.journal.told(answer);
+        }
+    }
+
     fn row(&mut self, message: &[u8]) {
         if self.progress.leaving {
             self.progress.may_leave = message.ends_with(b"read committed");
@@ -259,29 +266,6 @@ impl Watch for Observer<'_> {
     }
 }
 
-/// How the statements of a request ended.
-struct Facts {
-    failed: bool,
-    /// The transaction block was in a failed state before: COMMIT rolls back.
-    was_failed: bool,
-    status: Status,
-    simple: bool,
-}
-
-/// How many of the statements of a segment are committed, whatever comes later: those up to a
-/// DISCARD ALL, which is its own transaction and takes what came before along
-/// (`XACT_FLAGS_NEEDIMMEDIATECOMMIT`, `src/backend/tcop/postgres.c`).
-fn committed_at_once(executed: &[Arc<Statement>]) -> usize {
-    let discards = |statement: &Arc<Statement>| {
-        statement.session.contains(&SessionEffect::Discard(Discard::All))
-    };
-    executed.iter().rposition(discards).map_or(0, |last| last + 1)
-}
-
-fn ready_facts(failed: bool, status: Status, before: Status, simple: bool) -> Facts {
-    Facts { failed, was_failed: before == Status::Failed, status, simple }
-}
-
 impl Observer<'_> {
     fn count_pins(&mut self) {
         self.pins.hold(self.session.pins.iter().map(|pin| pin.as_str()));
@@ -294,8 +278,11 @@ impl Observer<'_> {
         front: Option<(Kind, Way)>,
     ) -> Option<OnError> {
         if fields.is_fatal() {
-            // What became of the commit is found out first.
-            return self.progress.guard.as_ref().map(|_| OnError::Swallow);
+            // What became of the commit is found out first, and whether the transaction goes on.
+            let is_replayed = is_shutdown(fields)
+                && !self.session.is_bound()
+                && self.progress.record.as_ref().is_some_and(|record| record.may_run_again());
+            return (self.progress.guard.is_some() || is_replayed).then_some(OnError::Swallow);
         }
         let guard = self.progress.guard.as_mut()?;
         let asked = match front {
@@ -338,129 +325,6 @@ impl Observer<'_> {
         });
     }
 
-    /// Takes over what statements have left behind.
-    fn apply(&mut self, executed: &[Arc<Statement>], facts: &Facts) {
-        if facts.failed && (facts.simple || facts.status == Status::Idle) {
-            // The implicit transaction was rolled back, but for what a statement in it committed at
-            // once (VACUUM and its like), or unless the text controlled transactions itself: how far
-            // it came is not known then.
-            let kept = if facts.simple { 0 } else { committed_at_once(executed) };
-            let (kept, executed) = executed.split_at(kept);
-            for effect in kept.iter().flat_map(|statement| &statement.session) {
-                self.effect(effect, facts);
-            }
-            let effects = || executed.iter().flat_map(|statement| &statement.session);
-            if !facts.simple || effects().any(is_control) {
-                effects().for_each(|effect| self.session.may_have(effect));
-            }
-            let refused = self.progress.syntax_error && facts.simple;
-            if facts.was_failed && !effects().any(is_control) {
-                // Nothing runs in a transaction that has failed.
-            } else if !refused || executed.iter().any(|statement| !is_not_understood(statement)) {
-                self.pin_anyway(executed);
-            }
-            return;
-        }
-        // A BEGIN takes what its text or segment has done before into its transaction.
-        let mut before = self.session.settings.clone();
-        for statement in executed {
-            self.progress.ddl |= statement.is_ddl;
-            for effect in &statement.session {
-                match effect {
-                    SessionEffect::Begin(_) => self.session.opened_from(before.clone()),
-                    effect => self.effect(effect, facts),
-                }
-                if is_control(effect) {
-                    before = self.session.settings.clone();
-                }
-            }
-        }
-    }
-
-    /// What may hold even though the statement failed: what no rollback undoes, and what an unknown
-    /// text did before it. The server is asked where it can be.
-    fn pin_anyway(&mut self, executed: &[Arc<Statement>]) {
-        for effect in executed.iter().flat_map(|statement| &statement.session) {
-            let SessionEffect::Pin(pin) = effect else { continue };
-            match pin {
-                Pin::AdvisoryLock | Pin::PreparedStatement => {
-                    let mut left = Pins::default();
-                    left.insert(*pin);
-                    self.session.suspect(left);
-                }
-                Pin::Sequence if !self.on_replica => self.session.apply(effect),
-                Pin::Unknown => {
-                    self.session.suspect(Pins::all_visible());
-                    self.connection.traces.unknown = true;
-                    self.connection.settings = None;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn effect(&mut self, effect: &SessionEffect, facts: &Facts) {
-        if !self.session.startup.is_empty() {
-            self.progress.dropped.note(effect, &self.session.startup);
-        }
-        match effect {
-            SessionEffect::Commit { chain } | SessionEffect::Rollback { chain } => {
-                let commits = matches!(effect, SessionEffect::Commit { .. }) && !facts.was_failed;
-                self.session.closed(commits);
-                if *chain {
-                    self.session.opened();
-                }
-            }
-            SessionEffect::PrepareTransaction => self.session.closed(true),
-            SessionEffect::Prepare { name, .. } => {
-                self.statements.take_name(name.as_bytes());
-                self.session.apply(effect);
-            }
-            SessionEffect::Discard(Discard::All) => {
-                self.statements.free_name(None);
-                self.statements.named.clear();
-                self.connection.prepared.clear();
-                self.connection.settings = None;
-                self.session.apply(effect);
-            }
-            SessionEffect::Deallocate(Some(name)) => {
-                if self.statements.named.remove(name.as_bytes()).is_none() {
-                    self.statements.free_name(Some(name.as_bytes()));
-                    self.session.apply(effect);
-                }
-            }
-            SessionEffect::Deallocate(None) => {
-                self.statements.free_name(None);
-                self.statements.named.clear();
-                self.connection.prepared.clear();
-                self.session.apply(effect);
-            }
-            // The server went back to its own start-up values, not to the client's.
-            SessionEffect::ResetAll => {
-                self.connection.settings = None;
-                self.session.apply(effect);
-            }
-            SessionEffect::Reset(name) | SessionEffect::Set { name, value: None, local: false } => {
-                if self.session.startup.get(name).is_some() {
-                    self.connection.settings = None;
-                }
-                self.session.apply(effect);
-            }
-            SessionEffect::Set { name, value: Some(_), local: false } if &**name == "datestyle" => {
-                self.session.apply(&self.whole_date_style().unwrap_or_else(|| effect.clone()));
-            }
-            other => self.session.apply(other),
-        }
-    }
-
-    /// `SET datestyle TO ymd` changes the order and keeps the style; what the two have become
-    /// the server has reported.
-    fn whole_date_style(&self) -> Option<SessionEffect> {
-        let value = String::from_utf8_lossy(self.connection.reported.get(b"DateStyle")?);
-        let value = Some(literal(&value).into());
-        Some(SessionEffect::Set { name: "datestyle".into(), value, local: false })
-    }
-
     /// The server's word on the transaction is the last one.
     fn reconcile(&mut self, status: Status) {
         match (status, &self.session.transaction) {
@@ -484,6 +348,7 @@ impl Observer<'_> {
     fn ended(&mut self, now: Instant) {
         self.stats.transaction_done(self.cluster, NodeIndex(self.connection.node.0));
         self.progress.wrote = false;
+        self.progress.record = None;
         if std::mem::take(&mut self.progress.writing) {
             self.session.positions.wrote(now);
             self.connection.traces.wrote = true;

@@ -90,7 +90,7 @@ impl What {
 }
 
 /// Messages with what is to be done with each, and what they need together.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     pub ops: Vec<Op>,
     /// Of everything that runs; of what is only parsed when nothing runs.
@@ -118,6 +118,8 @@ pub struct Batch {
     /// Settings may be at the server's values after it, where the client's own are due: what
     /// follows has to wait until they are set again.
     pub drops: bool,
+    /// It does something that no rollback takes back.
+    pub reaches_outside: bool,
     pub bytes: usize,
     /// A message that could not be read; those before it stand.
     pub broken: Option<FrameError>,
@@ -150,6 +152,7 @@ impl Batch {
                 | "unknown_prepared"
         );
         self.drops |= runs && drops_any(statement);
+        self.reaches_outside |= runs && statement.reaches_outside();
         self.executes |= matches!(statement.reason_code, "execute" | "unknown_prepared");
         self.belongs_to_primary |= runs && belongs_to_primary(statement);
         self.only_on_primary |= runs && only_on_primary(statement);

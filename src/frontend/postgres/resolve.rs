@@ -22,6 +22,7 @@ use super::errors::report;
 use super::fault::Fault;
 use super::guard::{Guard, Guarded, Mark, place};
 use super::plan::Batch;
+use super::replay::Lost;
 use crate::backend::postgres::replies::{Replies, Way};
 use crate::frontend::acquire::acquire;
 use crate::metrics::{CommitOutcome, ErrorOrigin, RouteReason, ServerClosed};
@@ -46,6 +47,8 @@ pub(super) enum Recovered {
     Answered,
     /// The batch is to run again.
     Again(Box<Batch>),
+    /// The open transaction goes on on the server that is held now.
+    GoesOn,
 }
 
 /// A question to a server about a lost transaction, and its answer.
@@ -76,9 +79,15 @@ impl Conversation {
     /// # Errors
     /// The fault itself, if nothing can be found out.
     pub(super) async fn recover(&mut self, fault: Fault) -> Result<Recovered, Fault> {
-        let Fault::ServerLost { node, error, .. } = &fault else { return Err(fault) };
-        let Some((guard, mark)) = self.active.as_deref_mut().and_then(take_guard) else {
-            return Err(fault);
+        let lost = match &fault {
+            Fault::ServerLost { .. } | Fault::PrimaryChanged { .. } | Fault::AnswersDiffer => {
+                self.take_lost()
+            }
+            _ => return Err(fault),
+        };
+        let guarded = self.active.as_deref_mut().and_then(take_guard);
+        let (Fault::ServerLost { node, error, .. }, Some((guard, mark))) = (&fault, guarded) else {
+            return self.replay(fault, lost, false).await;
         };
         tracing::debug!("asking what became of a commit: {node}: {error}");
         let rest = self.active.as_deref_mut().map(take_rest);
@@ -97,6 +106,9 @@ impl Conversation {
             CommitOutcome::Unknown => Err(fault),
             CommitOutcome::Absent if rest.retained => {
                 Ok(Recovered::Again(batch.unwrap_or_default()))
+            }
+            CommitOutcome::Absent if lost.as_ref().is_some_and(Lost::can_run_again) => {
+                self.replay(fault, lost, true).await
             }
             outcome => {
                 self.tell_rest(rest, &guard, outcome == CommitOutcome::Committed).await?;

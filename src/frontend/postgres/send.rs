@@ -27,7 +27,11 @@ impl Conversation {
     pub(super) fn send(&mut self, batch: Box<Batch>, open: bool, may_repeat: bool) {
         let Some(mut active) = self.active.take() else { return };
         mark(&mut active, &batch);
+        let joins = active.is_under_way();
         let held = self.prelude(&mut active, batch.sequences);
+        if held {
+            self.begin_record(&mut active);
+        }
         if active.replies.is_quiet()
             && let Active { server: Some(server), local, .. } = &mut *active
         {
@@ -40,6 +44,7 @@ impl Conversation {
             self.active = Some(active);
             return;
         }
+        self.record(&mut active, &batch, 0..self.taken, joins);
         let bytes = &self.inbox.filled()[..self.taken];
         let behind = open || self.inbox.len() > self.taken;
         let kept = self.encode(&mut active, (&batch, bytes), (behind, may_repeat));

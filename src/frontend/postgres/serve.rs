@@ -3,25 +3,17 @@
 
 use super::active::{Active, Server};
 use super::conversation::{Conversation, poll_flush, poll_read_into, poll_write_from};
-use super::extent::complete;
 use super::fault::Fault;
 use super::guard::WITHHELD_BYTES_MAX;
 use super::observer::Observer;
-use super::plan::What;
-use super::send::{leaves_open, mark, reads, writes};
-use crate::backend::postgres::replies::Way;
 use crate::config::PoolMode;
 use crate::metrics::NodeIndex;
 use crate::protocol::postgres::frame::HEAD_BYTES;
 use crate::protocol::postgres::reply::Status;
-use crate::session::Transaction;
-use crate::topology::{Evidence, Hold};
+use crate::topology::Evidence;
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Instant;
-
-/// With any other isolation than `read committed` a transaction has one snapshot to the end.
-const ISOLATION: &[u8] = b"SELECT pg_catalog.current_setting('transaction_isolation')";
 
 /// How a stretch of relaying ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +51,17 @@ struct Drained {
 }
 
 impl Conversation {
+    /// Serves the client on the connection that is held, as long as it is the right one.
+    pub(super) async fn serve_here(&mut self) -> Result<Served, Fault> {
+        loop {
+            match poll_fn(|cx| self.poll_serve(cx)).await {
+                Ok(Served::RepeatHere) => self.send_again(),
+                Ok(Served::Settled) => self.send_settled(),
+                served => return served,
+            }
+        }
+    }
+
     /// Moves bytes in both directions until nothing more is to be done on this connection.
     /// Cancel safe: no.
     pub(super) fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Result<Served, Fault>> {
@@ -104,7 +107,7 @@ impl Conversation {
         if std::mem::take(&mut active.progress.stale_plan_told) {
             self.catalog.plans_changed();
         }
-        if active.progress.inquiry.is_some() {
+        if active.progress.inquiry.is_some() || active.progress.silent {
             return Ok(Some(Served::Done));
         }
         if active.progress.leaving {
@@ -203,6 +206,9 @@ impl Conversation {
             self.taken = 0;
         }
         active.release_held();
+        if active.answers_differ() {
+            return Err(Fault::AnswersDiffer);
+        }
         scanned.map(|_| ()).map_err(|error| {
             let error = io::Error::new(io::ErrorKind::InvalidData, error.to_string());
             self.server_lost(&error)
@@ -213,6 +219,10 @@ impl Conversation {
         let Some(active) = &mut self.active else { return Ok(false) };
         let mut moved = false;
         if active.progress.withheld {
+            return Ok(moved);
+        }
+        if active.progress.silent {
+            active.forget_answers();
             return Ok(moved);
         }
         loop {
@@ -310,114 +320,6 @@ impl Conversation {
         server.is_some_and(|server| server.pooled.connection.stream.looks_readable())
     }
 
-    /// Takes more of the client's messages, if they may go to this server. Whether there is
-    /// something to send now.
-    fn intake(&mut self) -> Result<bool, Fault> {
-        if self.streaming > 0 {
-            return Ok(self.stream());
-        }
-        if self.inbox.len() <= self.taken || !self.may_send_more() {
-            return Ok(false);
-        }
-        self.check_epoch()?;
-        let hold = self.hold_bytes();
-        let bytes = complete(&self.inbox.filled()[self.taken..], hold)?;
-        if bytes == 0 {
-            return self.begin_streaming(hold);
-        }
-        let mut batch = self.scratch.take_batch();
-        self.plan(bytes, &mut batch);
-        if let Some(error) = batch.broken {
-            return Err(error.into());
-        }
-        let bytes = batch.bytes;
-        if bytes == 0 {
-            // It depends on replies that are still to come.
-            self.scratch.keep_batch(batch);
-            return Ok(false);
-        }
-        let Some(mut active) = self.active.take() else { return Ok(false) };
-        if self.must_leave(&active, &batch) {
-            active.progress.leaving = true;
-            active.batch = Some(batch);
-            self.taken += bytes;
-            if let Some((mut encoder, _)) = self.encoder(&mut active) {
-                encoder.ask(ISOLATION, Way::Ask);
-            }
-            self.active = Some(active);
-            return Ok(true);
-        }
-        let between = !active.progress.segment_open && !active.replies.is_skipping();
-        if !between || !active.is_quiet() {
-            // In the middle of a request.
-        } else if active.progress.status == Status::Idle {
-            self.prelude(&mut active, batch.sequences);
-            active.progress.started = Some(Instant::now());
-        } else if active.progress.status == Status::Open {
-            self.restore(&mut active);
-        }
-        if self.compare(&mut active, &batch) {
-            active.batch = Some(batch);
-            self.taken += bytes;
-            self.active = Some(active);
-            return Ok(true);
-        }
-        let message = &self.inbox.filled()[self.taken..self.taken + bytes];
-        let behind = self.inbox.len() > self.taken + bytes;
-        self.encode(&mut active, (&batch, message), (behind, false));
-        mark(&mut active, &batch);
-        self.commit_begins(&mut active, &batch);
-        active.progress.writing |= writes(&batch);
-        active.progress.wrote |= writes(&batch);
-        active.progress.reading |= reads(&batch);
-        active.progress.segment_open = leaves_open(&batch);
-        let left = batch.ops.iter().any(|op| matches!(op.what, What::Terminate));
-        self.active = Some(active);
-        self.scratch.keep_batch(batch);
-        self.inbox.consume(self.taken + bytes);
-        self.taken = 0;
-        if left { Err(Fault::ClientLeft) } else { Ok(true) }
-    }
-
-    /// Whether the client's next messages may go to the server that it holds. Everything may go
-    /// to the primary, and to wherever a transaction or a pin holds the session; beyond that a
-    /// replica gets whole batches, each routed on its own.
-    fn may_send_more(&self) -> bool {
-        let Some(active) = &self.active else { return false };
-        let progress = &active.progress;
-        let guarded = progress.guard.is_some() || progress.inquiry.is_some();
-        if progress.retained
-            || progress.intercepted
-            || progress.leaving
-            || progress.comparing
-            || guarded
-        {
-            return false;
-        }
-        if progress.dropping && !progress.segment_open && !active.is_quiet() {
-            return false;
-        }
-        let Some(server) = &active.server else { return false };
-        if self.is_kept_on_replica() {
-            return false;
-        }
-        let in_transaction = !matches!(self.session.transaction, Transaction::Idle);
-        let bound = in_transaction
-            || active.progress.segment_open
-            || self.session.is_bound()
-            || active.replies.is_copy_in()
-            || active.replies.is_skipping();
-        if bound {
-            return true;
-        }
-        // A free session on the primary goes on there while replies are due; after that it is
-        // routed anew.
-        if server.is_primary && !active.is_quiet() {
-            return self.cluster.handle.topology.load().hold == Hold::Nothing;
-        }
-        self.cluster.handle.config.pool.mode == PoolMode::Session
-    }
-
     /// An answer of a primary that is one no more is worth nothing: what it has committed since may
     /// be lost. A frozen one may come to life at any moment and answer.
     #[inline]
@@ -436,20 +338,6 @@ impl Conversation {
         let writing = active.progress.writing;
         let error = "it is the primary no more".to_owned();
         Some(Fault::ServerLost { node, error, writing, told: active.progress.fatal_told })
-    }
-
-    /// A primary that is one no more gets nothing, whatever is open on it.
-    fn check_epoch(&self) -> Result<(), Fault> {
-        let Some(server) = self.active.as_ref().and_then(|active| active.server.as_ref()) else {
-            return Ok(());
-        };
-        let snapshot = self.cluster.handle.topology.load();
-        if server.is_primary && snapshot.epoch != server.pooled.connection.life.epoch {
-            self.worker.stats().fenced_write_avoided(self.cluster.handle.index);
-            let node = snapshot.node(server.node).name.to_string();
-            return Err(Fault::PrimaryChanged { node });
-        }
-        Ok(())
     }
 
     /// Somebody keeps us waiting: the client in the middle of a message, or by not reading.

@@ -53,7 +53,7 @@ pub struct Shape {
 pub type FirstShape = Rc<Cell<Option<Shape>>>;
 
 /// The unnamed statement. Its memory is used again by the next one.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Unnamed {
     /// [`NO_STATEMENT`] if the client has none.
     pub id: u64,
@@ -89,7 +89,7 @@ pub const SERVER_NAME_PREFIX: &str = "tiffin_";
 
 /// A named statement that came or went, and what the name meant before. A server may refuse the
 /// message, or skip it after an error.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Change {
     number: u64,
     name: Box<[u8]>,
@@ -99,7 +99,7 @@ struct Change {
 /// A message that is planned is taken for granted by those behind it up to the next Sync: they
 /// are skipped if it fails. Beyond that Sync its outcome must be known first:
 /// [`Statements::is_uncertain`].
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Statements {
     pub named: HashMap<Box<[u8]>, Rc<Prepared>>,
     pub unnamed: Unnamed,

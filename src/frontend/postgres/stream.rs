@@ -23,6 +23,9 @@ impl Conversation {
             return Ok(false);
         }
         let Some(mut active) = self.active.take() else { return Ok(false) };
+        if let Some(record) = &mut active.progress.record {
+            record.journal.spoil("it copies data in, or has a request that is too long to be kept");
+        }
         let begun = self.long_message(head, &mut active, hold);
         self.active = Some(active);
         let seen = begun?;

@@ -87,6 +87,7 @@ impl Conversation {
             pools: Vec::new(),
             active: None,
             skipping: false,
+            lost: None,
             stall: Stall::default(),
             greeting: true,
         };
