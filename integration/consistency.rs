@@ -1,6 +1,6 @@
 //! Sessions never read older than their own writes nor backward, however late a replica is.
 
-use crate::support::{Fixture, connect, on_postgres_18, runtime};
+use crate::support::{Fixture, PATIENCE, Server, connect, on_postgres_18, runtime, wait_until};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -192,4 +192,97 @@ fn levels_differ_as_they_say() {
     assert_eq!(fixture.ran_on(&fixture.session(), "SELECT inet_server_port()"), replica.name);
 }
 
-on_postgres_18!(a_reader_moves_between_replicas_and_never_backward, levels_differ_as_they_say);
+/// Lets everything on the server go on, also after a failure.
+struct Released<'a>(&'a Server);
+
+impl Drop for Released<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.set("synchronous_standby_names", "''");
+        let long = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+                    WHERE query LIKE 'INSERT INTO other%'";
+        let _ = self.0.execute(long);
+    }
+}
+
+/// On a machine that does something else for a second, a read goes on before the commit does.
+const ATTEMPTS: u32 = 5;
+
+/// The proxy's question to the primary.
+const ASKS: &str = "SELECT pg_catalog.pg_snapshot_xmax(s)";
+
+/// A commit that waits for its synchronous standby is shown by the others and not by the primary.
+/// A read that moves there waits for it, but not for a statement that merely runs for long.
+#[test]
+fn a_read_that_moves_to_the_primary_shows_what_its_replica_has_shown() {
+    let fixture = Fixture::build().replicas(1).setting("synchronous_commit", "'local'").start();
+    let (primary, replica) = (fixture.cluster.primary(), fixture.cluster.replica(0));
+    fixture.create_table("t", "n int");
+    fixture.create_table("other", "n int");
+    fixture.direct(primary).query("INSERT INTO t VALUES (0)").unwrap();
+    let on_replica =
+        format!("/* tiffin: node={}, consistency=eventual */ SELECT n FROM t", replica.name);
+    let on_primary = "/* tiffin: primary */ SELECT n FROM t";
+    let ended =
+        |outcome| fixture.metrics().sum("tiffin_commit_waits_total", &[("outcome", outcome)]);
+    let runs = |query: &str, since: &str| {
+        let found = format!(
+            "SELECT count(*) FROM pg_stat_activity \
+             WHERE query LIKE '{query}%' AND query_start > '{since}'"
+        );
+        primary.value(&found).is_ok_and(|count| count != "0")
+    };
+    std::thread::scope(|scope| {
+        let _released = Released(primary);
+        scope.spawn(|| {
+            // One transaction, with an id from its beginning.
+            let ended =
+                fixture.session().query("INSERT INTO other VALUES (1); SELECT pg_sleep(600)");
+            ended.expect_err("cancelled");
+        });
+        wait_until(PATIENCE, || runs("INSERT INTO other", "-infinity"))
+            .expect("the long statement");
+        let reader = fixture.session();
+        wait_until(PATIENCE, || {
+            reader.value(&on_replica).unwrap();
+            reader.value(on_primary).unwrap();
+            ended("shown") > 0.0
+        })
+        .expect("the servers say that the replica did not show it");
+
+        let mut n = 0;
+        let mut in_time = |writes: bool| {
+            n += 1;
+            let shown = n.to_string();
+            let too_late = ended("given_up");
+            primary.set("synchronous_standby_names", "'nobody'").unwrap();
+            let value = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let writer = fixture.session();
+                    writer.query("SET synchronous_commit = 'on'").unwrap();
+                    writer.query("UPDATE t SET n = n + 1").unwrap();
+                });
+                wait_until(PATIENCE, || reader.value(&on_replica).unwrap() == shown).unwrap();
+                if writes {
+                    reader.query("INSERT INTO other VALUES (2) RETURNING n").unwrap();
+                }
+                let now = primary.value("SELECT clock_timestamp()").unwrap();
+                let reading = scope.spawn(|| reader.value(on_primary).unwrap());
+                wait_until(PATIENCE, || runs(ASKS, &now)).expect("the servers are asked");
+                primary.set("synchronous_standby_names", "''").unwrap();
+                reading.join().unwrap()
+            });
+            let in_time = ended("given_up") == too_late;
+            assert!(value == shown || !in_time, "{value} on the primary after {shown}");
+            in_time
+        };
+        for writes in [false, true] {
+            assert!((0..ATTEMPTS).any(|_| in_time(writes)), "given up {ATTEMPTS} times");
+        }
+    });
+}
+
+on_postgres_18!(
+    a_reader_moves_between_replicas_and_never_backward,
+    a_read_that_moves_to_the_primary_shows_what_its_replica_has_shown,
+    levels_differ_as_they_say
+);

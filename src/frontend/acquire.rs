@@ -5,14 +5,14 @@
 //! client is told, and what it does with a connection, is its own.
 
 use super::choice::{
-    COMMIT_WAIT, COMMITS_WAIT_MAX, catch_up_limit, caught_up, choose_node, is_still_right,
-    primary_moves,
+    COMMIT_ASK_AGE, COMMIT_WAIT, COMMITS_GUESS_MAX, COMMITS_WAIT_MAX, catch_up_limit, caught_up,
+    choose_node, is_still_right, primary_moves,
 };
 use super::cluster::{Engine, LocalCluster};
 use super::worker::{Entry, Running, Worker};
 use crate::backend::{self, ServerConnection};
 use crate::failover::GateError;
-use crate::metrics::{GateOutcome, NodeIndex, RouteReason};
+use crate::metrics::{CommitWait, GateOutcome, NodeIndex, RouteReason};
 use crate::pool::local::{Count, LocalPool, PoolError, Take};
 use crate::pool::shared::Pooled;
 use crate::route::Choice;
@@ -52,7 +52,7 @@ pub trait Seeker {
     fn cluster(&self) -> &Rc<LocalCluster<Self::Engine>>;
     fn worker(&self) -> &Rc<Worker>;
     fn entry(&self) -> &Rc<Entry>;
-    fn positions(&self) -> &Positions;
+    fn positions(&mut self) -> &mut Positions;
 
     /// The node's pool for this session.
     fn pool(&mut self, node: NodeId) -> Rc<LocalPool<Connection<Self>>>;
@@ -135,6 +135,23 @@ pub async fn acquire<S: Seeker>(
     Box::pin(acquire_slowly(seeker, need.clone(), reads)).await
 }
 
+/// As [`acquire`], where the session holds a connection to `node` already: because of what it has
+/// done there, not of what it has read.
+#[inline]
+pub async fn keep<S: Seeker>(
+    seeker: &mut S,
+    node: Option<NodeId>,
+    reads: bool,
+) -> Result<(), S::Fault> {
+    let Some(node) = node.filter(|_| reads) else { return Ok(()) };
+    let handle = seeker.cluster().handle.clone();
+    let seen = commits_to_wait_for(seeker, &handle.topology.load(), node);
+    match seen {
+        Some(seen) => Box::pin(wait_for_commits(seeker, seen)).await,
+        None => Ok(()),
+    }
+}
+
 /// Whether requests of this class only read.
 pub fn reads(class: Option<&Class>) -> bool {
     matches!(class, Some(Class::Read | Class::Begin(_)))
@@ -197,10 +214,10 @@ async fn acquire_slowly<S: Seeker>(
             }
             Choice::Node(node, reason) => {
                 if !commits_waited
-                    && let Some(at) = commits_to_wait_for(seeker, &handle.topology.load(), node)
+                    && let Some(seen) = commits_to_wait_for(seeker, &handle.topology.load(), node)
                 {
                     commits_waited = true;
-                    wait_for_commits(seeker, at).await?;
+                    wait_for_commits(seeker, seen).await?;
                     continue;
                 }
                 let pool = seeker.pool(node);
@@ -364,31 +381,59 @@ async fn wait_for_change<S: Seeker>(
     })
 }
 
-/// A read that moves from a replica to the primary waits for the commits that were under way when
-/// the replica answered: the primary may not show yet what the replica has shown. Gives the instant
-/// of that answer, when there is something to wait for.
+/// A read on the primary after one on a replica waits for the commits that were under way when the
+/// replica answered: the primary may not show yet what the replica has shown. Gives the replica and
+/// the instant of its answer, when there is something to wait for.
 #[inline]
 fn commits_to_wait_for<S: Seeker>(
-    seeker: &S,
+    seeker: &mut S,
     snapshot: &Snapshot,
     node: NodeId,
-) -> Option<Instant> {
-    let commits = &seeker.cluster().handle.commits;
-    if snapshot.primary != Some(node) || !commits.any() {
+) -> Option<(NodeId, Instant)> {
+    if snapshot.primary != Some(node) {
         return None;
     }
-    let at = seeker.positions().seen_elsewhere(node)?;
-    commits.any_before(at).then_some(at)
+    let (replica, at) = seeker.positions().ahead_of(node)?;
+    let oldest = seeker.cluster().handle.commits.oldest_before(at);
+    if oldest.is_none() {
+        seeker.positions().settled();
+    }
+    oldest.map(|_| (replica, at))
 }
 
-async fn wait_for_commits<S: Seeker>(seeker: &mut S, at: Instant) -> Result<(), S::Fault> {
-    let commits = seeker.cluster().handle.commits.clone();
-    let until = Instant::now() + COMMITS_WAIT_MAX;
-    while commits.any_before(at) && Instant::now() < until {
-        if let Waited::Cancelled = watching(seeker, tokio::time::sleep(COMMIT_WAIT)).await? {
-            break;
+async fn wait_for_commits<S: Seeker>(
+    seeker: &mut S,
+    (replica, at): (NodeId, Instant),
+) -> Result<(), S::Fault> {
+    let handle = seeker.cluster().handle.clone();
+    let since = Instant::now();
+    let limit = handle.visibility.as_ref().map_or(COMMITS_GUESS_MAX, |_| COMMITS_WAIT_MAX);
+    let mut asked = None;
+    let outcome = loop {
+        let Some(age) = handle.commits.oldest_before(at) else { break CommitWait::Answered };
+        let waited = since.elapsed();
+        if waited >= limit {
+            break CommitWait::GivenUp;
         }
-    }
+        if let Some(servers) = &handle.visibility
+            && age + waited >= COMMIT_ASK_AGE
+        {
+            asked.get_or_insert_with(|| servers.ask(replica));
+        }
+        let answer = async {
+            match asked.as_mut() {
+                Some(answer) if !answer.is_terminated() => answer.await.is_ok(),
+                _ => std::future::pending().await,
+            }
+        };
+        match watching(seeker, timeout(COMMIT_WAIT, answer)).await? {
+            Waited::Cancelled => return Ok(()),
+            Waited::Done(Ok(true)) => break CommitWait::Shown,
+            Waited::Done(_) => {}
+        }
+    };
+    seeker.positions().settled();
+    seeker.worker().stats().commits_waited_for(handle.index, outcome);
     Ok(())
 }
 

@@ -16,9 +16,17 @@ const HINT_WAIT_INTERVALS: u32 = 3;
 /// A commit that is waited for is looked at again after this: short ones take a few milliseconds.
 pub const COMMIT_WAIT: Duration = Duration::from_millis(1);
 
-/// A read waits for commits no longer than this: the primary shows one a few milliseconds after its
-/// replicas do, on a busy machine some tens.
-pub const COMMITS_WAIT_MAX: Duration = Duration::from_millis(200);
+/// A commit that is not answered by then is a statement that runs for long, or one that is held up:
+/// the servers are asked which.
+pub const COMMIT_ASK_AGE: Duration = Duration::from_millis(20);
+
+/// A read waits for commits no longer than this: what holds one up for longer, such as a synchronous
+/// standby that is gone, may last for hours.
+pub const COMMITS_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// And no longer than this where the servers cannot be asked: the primary shows a commit a few
+/// milliseconds after its replicas do, on a busy machine some tens.
+pub const COMMITS_GUESS_MAX: Duration = Duration::from_millis(200);
 
 /// `may_wait`: whether the answer may be to wait for a replica.
 pub fn choose_node<E: Engine>(

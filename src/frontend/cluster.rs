@@ -6,6 +6,7 @@ use crate::backend::postgres::connection::{Connection, Reported};
 use crate::backend::{ServerConnection, mysql};
 use crate::config;
 use crate::failover::Gate;
+use crate::monitor::Visibility;
 use crate::monitor::catalog::PostgresCatalogs;
 use crate::monitor::mysql_catalog::MysqlCatalogs;
 use crate::pool::{LocalPools, Pools};
@@ -72,6 +73,8 @@ pub struct ClusterHandle<E: Engine = Postgres> {
     pub catalogs: Arc<E::Catalogs>,
     pub pools: Arc<Pools<E::Connection>>,
     pub commits: Arc<Commits>,
+    /// `None` where the servers cannot tell.
+    pub visibility: Option<Visibility>,
 }
 
 /// Which cluster serves a client of MySQL or MariaDB: the one that lists the schema, else the one

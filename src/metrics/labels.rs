@@ -114,6 +114,18 @@ label_values! {
 }
 
 label_values! {
+    /// How a read's wait for commits ended that a replica may have shown before the primary does.
+    pub enum CommitWait {
+        /// All were answered.
+        Answered = "answered",
+        /// The servers say that the primary shows what the replica has shown.
+        Shown = "shown",
+        /// Neither within the limit; the read went on.
+        GivenUp = "given_up",
+    }
+}
+
+label_values! {
     /// Why a connection to a server was closed.
     pub enum ServerClosed {
         /// Idle for longer than `pool.idle_timeout`.
@@ -218,6 +230,7 @@ mod tests {
             .chain(GateOutcome::ALL.iter().map(|outcome| outcome.as_str()))
             .chain(CommitOutcome::ALL.iter().map(|outcome| outcome.as_str()))
             .chain(ReplayOutcome::ALL.iter().map(|outcome| outcome.as_str()))
+            .chain(CommitWait::ALL.iter().map(|outcome| outcome.as_str()))
             .chain(ServerClosed::ALL.iter().map(|reason| reason.as_str()))
             .chain(PINS);
         for word in words {

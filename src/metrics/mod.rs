@@ -36,7 +36,8 @@ mod tally;
 pub use control::ControlMetrics;
 pub use guards::{ClientGuard, GateGuard, PinGuard, WaitGuard};
 pub use labels::{
-    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, ReplayOutcome, ServerClosed, UnsafeReason,
+    AuthFailure, CommitOutcome, CommitWait, ErrorOrigin, GateOutcome, ReplayOutcome, ServerClosed,
+    UnsafeReason,
 };
 pub use pools::{PoolLabels, PoolRegistry, PoolStats};
 pub use process::Process;

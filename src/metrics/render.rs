@@ -1,8 +1,8 @@
 //! Puts the workers' and the pools' numbers on a page.
 
 use super::labels::{
-    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, PINS, ReplayOutcome, ServerClosed,
-    UnsafeReason, sqlstate_class_label,
+    AuthFailure, CommitOutcome, CommitWait, ErrorOrigin, GateOutcome, PINS, ReplayOutcome,
+    ServerClosed, UnsafeReason, sqlstate_class_label,
 };
 use super::pools::{PoolLabels, PoolNumbers};
 use super::reason::RouteReason;
@@ -107,6 +107,13 @@ fn clusters(page: &mut Page, totals: &Totals) {
     for (cluster, counts) in &totals.clusters {
         for outcome in ReplayOutcome::ALL {
             let count = counts.replays[*outcome as usize].get();
+            family.sample(&[cluster, outcome.as_str()], count);
+        }
+    }
+    let mut family = page.family(Name::CommitWaits);
+    for (cluster, counts) in &totals.clusters {
+        for outcome in CommitWait::ALL {
+            let count = counts.commit_waits[*outcome as usize].get();
             family.sample(&[cluster, outcome.as_str()], count);
         }
     }

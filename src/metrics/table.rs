@@ -69,6 +69,8 @@ table! {
         "Commits under way on a lost primary, by what the new one says of them.";
     Replays: "tiffin_replays_total", Counter, ["cluster", "outcome"],
         "Open transactions that have lost their primary, by what came of running them again.";
+    CommitWaits: "tiffin_commit_waits_total", Counter, ["cluster", "outcome"],
+        "Reads that moved from a replica to the primary and waited for commits under way, by how the wait ended.";
     UnsafeStatements: "tiffin_unsafe_statements_total", Counter, ["reason"],
         "Statements taken for writes for want of knowledge.";
     ClassifyCacheHits: "tiffin_classify_cache_hits_total", Counter, [],

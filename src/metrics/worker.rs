@@ -6,7 +6,7 @@
 
 use super::histogram::Histogram;
 use super::labels::{
-    AuthFailure, CommitOutcome, ErrorOrigin, GateOutcome, PINS, ReplayOutcome,
+    AuthFailure, CommitOutcome, CommitWait, ErrorOrigin, GateOutcome, PINS, ReplayOutcome,
     SQLSTATE_CLASS_COUNT, ServerClosed, UnsafeReason, pin_index, sqlstate_class_index,
 };
 use super::reason::RouteReason;
@@ -93,6 +93,7 @@ sums! {
         lost_writes: Tally,
         commits_resolved: [Tally; CommitOutcome::COUNT],
         replays: [Tally; ReplayOutcome::COUNT],
+        commit_waits: [Tally; CommitWait::COUNT],
         gate_entered: Tally,
         gate_left: [Tally; GateOutcome::COUNT],
         gate_wait: Histogram,
@@ -216,6 +217,11 @@ impl WorkerStats {
     /// An open transaction has lost its primary.
     pub fn replayed(&self, cluster: usize, outcome: ReplayOutcome) {
         self.cluster(cluster).replays[outcome as usize].add(1);
+    }
+
+    /// A read that moved from a replica to the primary has waited for commits under way.
+    pub fn commits_waited_for(&self, cluster: usize, outcome: CommitWait) {
+        self.cluster(cluster).commit_waits[outcome as usize].add(1);
     }
 
     /// A request starts to wait for a primary. Each call is followed by one of `gate_left`.

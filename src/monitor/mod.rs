@@ -24,6 +24,7 @@ pub mod probe;
 pub mod readset;
 pub mod report;
 pub mod verdict;
+pub mod visibility;
 
 #[cfg(test)]
 mod mysql_tests;
@@ -33,6 +34,7 @@ mod tests;
 pub use election::Memory;
 pub use journal::Journal;
 pub use lags::Lags;
+pub use visibility::Visibility;
 
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;

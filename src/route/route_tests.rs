@@ -128,7 +128,7 @@ fn a_session_reads_its_own_writes() {
 fn reads_do_not_go_backward() {
     let start = Instant::now();
     let mut positions = Positions::default();
-    positions.read(NodeId(1), 1, start + Duration::from_millis(10));
+    positions.read(NodeId(1), 1, start + Duration::from_millis(10), true);
     let routing = routing(Balance::LeastLag, OnLag::Primary);
     let mut nodes = vec![
         node(0, Role::Primary, 0, start),

@@ -11,7 +11,7 @@ use crate::metrics::{ControlMetrics, PoolRegistry};
 use crate::monitor::catalog::{PostgresCatalogs, PostgresLoader};
 use crate::monitor::catalogs::{Cache, Loader};
 use crate::monitor::mysql_catalog::{MysqlCatalogs, MysqlLoader};
-use crate::monitor::{Memory, Monitor, MonitorHandle, Past, Stopped, first_snapshot};
+use crate::monitor::{Memory, Monitor, MonitorHandle, Past, Stopped, Visibility, first_snapshot};
 use crate::pool::{Lend, Pools};
 use crate::topology::{Evidence, Orders, Topology};
 use std::sync::Arc;
@@ -227,12 +227,14 @@ impl Tools {
         let events = self.control.cluster(&cluster.name);
         let (catalogs, follower) = E::catalogs(&cluster, &topology, &tls, events.clone());
         let counter = tokio::spawn(crate::admin::failovers::count(topology.clone(), events));
+        let visibility = Visibility::spawn(&cluster, topology.clone(), &tls);
         let handle = ClusterHandle {
             index,
             gate: gate(&cluster),
             catalogs,
             pools: self.pools::<E>(&cluster, &topology, &tls),
-            commits: Commits::new(self.lenders.postgres.len()),
+            commits: Commits::new(self.lenders.postgres.len(), visibility.is_none()),
+            visibility,
             topology,
             config: cluster,
         };
@@ -303,6 +305,7 @@ impl Tools {
             catalogs,
             pools,
             commits: handle.commits.clone(),
+            visibility: Visibility::spawn(&cluster, topology.clone(), &tls),
             topology,
             config: cluster,
         };

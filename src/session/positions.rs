@@ -24,6 +24,8 @@ pub struct Positions {
     written_at: Option<Instant>,
     token: Option<Token>,
     seen: Option<Seen>,
+    /// The last answer of a replica, unless the primary is known to show the same.
+    ahead: Option<(NodeId, Instant)>,
 }
 
 /// The transactions that replies have named, and all before them.
@@ -79,14 +81,23 @@ impl Positions {
         self.token = Some(token);
     }
 
-    /// The reply of a read from `node` arrived at `at`.
-    pub fn read(&mut self, node: NodeId, incarnation: u64, at: Instant) {
+    /// The reply of something that shows data arrived from `node` at `at`.
+    pub fn read(&mut self, node: NodeId, incarnation: u64, at: Instant, on_replica: bool) {
         self.seen = Some(Seen { node, incarnation, at });
+        if on_replica {
+            self.ahead = Some((node, at));
+        }
     }
 
-    /// When the last read ended, if it was on another node than this one.
-    pub fn seen_elsewhere(&self, node: NodeId) -> Option<Instant> {
-        self.seen.filter(|seen| seen.node != node).map(|seen| seen.at)
+    /// Which replica answered last and when, if the primary may not show yet what that one did:
+    /// also when the session has written since, or has read there what a write gives back.
+    pub fn ahead_of(&self, primary: NodeId) -> Option<(NodeId, Instant)> {
+        self.ahead.filter(|(replica, _)| *replica != primary)
+    }
+
+    /// The primary shows what replicas have shown.
+    pub fn settled(&mut self) {
+        self.ahead = None;
     }
 
     /// Whether a read on `node` shows the session's own writes and nothing older than it has seen.

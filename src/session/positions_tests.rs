@@ -68,7 +68,7 @@ fn a_replica_with_the_transaction_has_the_write_before_the_next_sample() {
 fn what_was_seen_before_the_write_is_there_with_it() {
     let start = Instant::now();
     let mut positions = Positions::default();
-    positions.read(NodeId(0), 1, at(start, 10));
+    positions.read(NodeId(0), 1, at(start, 10), true);
     let there = || node(1, set("A:1-7"), start);
     assert_eq!(positions.check(&there()), Err(Behind::Reads));
     positions.committed(at(start, 20), &set("A:7"), Epoch(1), true);
@@ -76,8 +76,22 @@ fn what_was_seen_before_the_write_is_there_with_it() {
     let mut of_two_orders = there();
     of_two_orders.in_order = false;
     assert_eq!(positions.check(&of_two_orders), Err(Behind::Reads));
-    positions.read(NodeId(0), 1, at(start, 30));
+    positions.read(NodeId(0), 1, at(start, 30), true);
     assert_eq!(positions.check(&there()), Err(Behind::Reads), "seen after it");
+}
+
+#[test]
+fn what_a_replica_has_shown_is_kept_until_the_primary_shows_it() {
+    let start = Instant::now();
+    let mut positions = Positions::default();
+    let [primary, replica] = [0, 1].map(NodeId);
+    positions.read(replica, 1, at(start, 10), true);
+    positions.wrote(at(start, 20));
+    positions.read(primary, 1, at(start, 20), false);
+    assert_eq!(positions.ahead_of(primary), Some((replica, at(start, 10))), "a write's answer");
+    assert_eq!(positions.ahead_of(replica), None, "promoted");
+    positions.settled();
+    assert_eq!(positions.ahead_of(primary), None);
 }
 
 #[test]

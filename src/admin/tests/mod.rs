@@ -8,9 +8,9 @@ mod server;
 
 use super::{AdminState, ClusterView};
 use crate::metrics::{
-    AuthFailure, CommitOutcome, ControlMetrics, ErrorOrigin, GateOutcome, Layout, NodeIndex,
-    PoolLabels, PoolRegistry, PoolStats, ReplayOutcome, RouteReason, StatsRegistry, UnsafeReason,
-    WorkerStats, labels,
+    AuthFailure, CommitOutcome, CommitWait, ControlMetrics, ErrorOrigin, GateOutcome, Layout,
+    NodeIndex, PoolLabels, PoolRegistry, PoolStats, ReplayOutcome, RouteReason, StatsRegistry,
+    UnsafeReason, WorkerStats, labels,
 };
 use crate::topology::{
     Epoch, Evidence, Health, Hold, Lag, Node, NodeId, Position, Role, Snapshot, Timeline, Topology,
@@ -161,6 +161,7 @@ fn count_everything(fixture: &Fixture) {
     stats.lost_write(0);
     stats.commit_resolved(0, CommitOutcome::Committed);
     stats.replayed(0, ReplayOutcome::Done);
+    stats.commits_waited_for(0, CommitWait::Shown);
     stats.gate_entered(0);
     stats.gate_entered(0);
     stats.gate_left(0, Duration::from_millis(700), GateOutcome::Opened);

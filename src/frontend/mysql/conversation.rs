@@ -24,7 +24,7 @@ use super::statements::Statements;
 use super::stream::poll_read_into;
 use crate::backend::mysql::auth::ServerSecret;
 use crate::config::PoolMode;
-use crate::frontend::acquire::{acquire, reads};
+use crate::frontend::acquire::{acquire, keep, reads};
 use crate::frontend::cluster::{LocalCluster, Mysql};
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::{Entry, Worker};
@@ -132,8 +132,9 @@ impl Conversation {
         let mut need = self.toward_last(need, &request);
         let reads = reads(Some(&request.class));
         for repeats in 0.. {
-            if self.active.is_some() {
+            if let Some(node) = self.active.as_ref().map(|active| active.server.node) {
                 self.check_epoch()?;
+                keep(self, Some(node), reads).await?;
             } else if let Err(refused) = acquire(self, &need, reads).await? {
                 return self.refuse(&request, &refused).await;
             }

@@ -293,7 +293,8 @@ impl Conversation {
             false => Transaction::Idle,
         };
         if progress.reading {
-            self.session.positions.read(server.node, server.incarnation, now);
+            let on_replica = !server.is_primary;
+            self.session.positions.read(server.node, server.incarnation, now, on_replica);
         }
         let ended = !self.followed.in_transaction;
         if ended {

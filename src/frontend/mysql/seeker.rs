@@ -38,8 +38,8 @@ impl Seeker for Conversation {
         &self.entry
     }
 
-    fn positions(&self) -> &Positions {
-        &self.session.positions
+    fn positions(&mut self) -> &mut Positions {
+        &mut self.session.positions
     }
 
     /// A session without a schema has pools of its own: a connection that has one cannot lose it.

@@ -26,7 +26,7 @@ use super::statements::Statements;
 use crate::backend::postgres::auth::ServerSecret;
 use crate::backend::postgres::connection::Reported;
 use crate::backend::stream::Stream;
-use crate::frontend::acquire::{acquire, reads};
+use crate::frontend::acquire::{acquire, keep, reads};
 use crate::frontend::cluster::LocalCluster;
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::{Entry, Worker};
@@ -37,6 +37,7 @@ use crate::protocol::postgres::frame::FrameError;
 use crate::protocol::postgres::reply::{Status, put_ready};
 use crate::session::{Class, Need, Session, Transaction};
 use crate::sql::Defaults;
+use crate::topology::NodeId;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -158,6 +159,11 @@ impl Conversation {
         }
     }
 
+    fn held_node(&self) -> Option<NodeId> {
+        let server = self.active.as_ref()?.server.as_ref();
+        server.map(|server| server.node)
+    }
+
     /// Brings a batch to a server and its replies back, as often as it takes.
     async fn serve_batch(&mut self, batch: Box<Batch>, mut open: bool) -> Result<(), Fault> {
         let mut need = self.need(&batch, open);
@@ -165,6 +171,7 @@ impl Conversation {
         let mut batch = Some(batch);
         let is_kept = self.active.is_some();
         let mut goes_on = false;
+        keep(self, self.held_node(), reads).await?;
         for repeats in 0.. {
             if !std::mem::take(&mut goes_on) {
                 let acquired = match is_kept && repeats == 0 {

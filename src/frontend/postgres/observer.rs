@@ -193,7 +193,8 @@ impl Watch for Observer<'_> {
             self.session.leave_if_possible();
         }
         if self.progress.reading {
-            self.session.positions.read(self.connection.node, self.incarnation, now);
+            let (node, on_replica) = (self.connection.node, self.on_replica);
+            self.session.positions.read(node, self.incarnation, now, on_replica);
         }
     }
 
@@ -314,8 +315,7 @@ impl Observer<'_> {
 
     /// Commits whose requests are answered; `due` requests are not.
     fn commits_ended(&mut self, due: usize) {
-        let readies = self.progress.readies;
-        let commits = self.commits;
+        let (readies, commits) = (self.progress.readies, self.commits);
         self.progress.commits.retain(|running| {
             let runs = running.answered_at > readies && due > 0;
             if !runs {

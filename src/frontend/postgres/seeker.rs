@@ -36,8 +36,8 @@ impl Seeker for Conversation {
         &self.entry
     }
 
-    fn positions(&self) -> &Positions {
-        &self.session.positions
+    fn positions(&mut self) -> &mut Positions {
+        &mut self.session.positions
     }
 
     fn pool(&mut self, node: NodeId) -> Rc<LocalPool> {
