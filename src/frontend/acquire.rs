@@ -144,8 +144,8 @@ pub async fn keep<S: Seeker>(
     reads: bool,
 ) -> Result<(), S::Fault> {
     let Some(node) = node.filter(|_| reads) else { return Ok(()) };
-    let handle = seeker.cluster().handle.clone();
-    let seen = commits_to_wait_for(seeker, &handle.topology.load(), node);
+    let cluster = seeker.cluster().clone();
+    let seen = commits_to_wait_for(seeker, &cluster.handle.topology.load(), node);
     match seen {
         Some(seen) => Box::pin(wait_for_commits(seeker, seen)).await,
         None => Ok(()),
@@ -407,7 +407,7 @@ async fn wait_for_commits<S: Seeker>(
 ) -> Result<(), S::Fault> {
     let handle = seeker.cluster().handle.clone();
     let since = Instant::now();
-    let limit = handle.visibility.as_ref().map_or(COMMITS_GUESS_MAX, |_| COMMITS_WAIT_MAX);
+    let mut limit = handle.visibility.as_ref().map_or(COMMITS_GUESS_MAX, |_| COMMITS_WAIT_MAX);
     let mut asked = None;
     let outcome = loop {
         let Some(age) = handle.commits.oldest_before(at) else { break CommitWait::Answered };
@@ -429,7 +429,8 @@ async fn wait_for_commits<S: Seeker>(
         match watching(seeker, timeout(COMMIT_WAIT, answer)).await? {
             Waited::Cancelled => return Ok(()),
             Waited::Done(Ok(true)) => break CommitWait::Shown,
-            Waited::Done(_) => {}
+            Waited::Done(Ok(false)) => limit = COMMITS_GUESS_MAX,
+            Waited::Done(Err(_)) => {}
         }
     };
     seeker.positions().settled();

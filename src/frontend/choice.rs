@@ -20,11 +20,12 @@ pub const COMMIT_WAIT: Duration = Duration::from_millis(1);
 /// the servers are asked which.
 pub const COMMIT_ASK_AGE: Duration = Duration::from_millis(20);
 
-/// A read waits for commits no longer than this: what holds one up for longer, such as a synchronous
-/// standby that is gone, may last for hours.
-pub const COMMITS_WAIT_MAX: Duration = Duration::from_secs(1);
+/// A read waits no longer than this for commits of which the servers say that the primary does not
+/// show them yet: what holds one up for longer, such as a synchronous standby that is gone, may last
+/// for hours.
+pub const COMMITS_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// And no longer than this where the servers cannot be asked: the primary shows a commit a few
+/// And no longer than this where the servers do not say: the primary shows a commit a few
 /// milliseconds after its replicas do, on a busy machine some tens.
 pub const COMMITS_GUESS_MAX: Duration = Duration::from_millis(200);
 
