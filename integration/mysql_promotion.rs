@@ -8,20 +8,27 @@ use crate::promotion::{
 use crate::support::mysql::{
     Engine, Fixture, MARIADB_PRIVILEGES, MYSQL_PRIVILEGES, Server, on_mysql_and_mariadb,
 };
+use crate::support::relay::{Behaviour, Relay};
 use crate::support::{PATIENCE, Stand, Which, wait_until};
+use serde_json::Value;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 on_mysql_and_mariadb! {
     a_killed_primary_is_replaced_and_joins_when_it_returns,
     neither_a_stall_nor_a_vain_switchover_changes_anything,
+    a_cut_link_is_no_lost_primary,
+}
+
+fn which(engine: Engine) -> Which {
+    match engine {
+        Engine::MySql => Which::MySql,
+        Engine::MariaDb => Which::MariaDb,
+    }
 }
 
 fn start(engine: Engine) -> Fixture {
-    let which = match engine {
-        Engine::MySql => Which::MySql,
-        Engine::MariaDb => Which::MariaDb,
-    };
-    let fixture = Server::promoting(which, |_| {});
+    let fixture = Server::promoting(which(engine), |_| {});
     fixture.create_table("t", "writer int, n int, PRIMARY KEY (writer, n)");
     fixture
 }
@@ -93,4 +100,42 @@ fn neither_a_stall_nor_a_vain_switchover_changes_anything(engine: Engine) {
     assert_eq!(target.value("SELECT @@read_only").unwrap(), "1");
     target.resume().unwrap();
     fixture.wait_in_read_set(fixture.cluster.replicas());
+}
+
+/// The proxy alone has lost the primary; its replicas still follow it, and are let in again when the
+/// proxy makes them connect anew.
+fn a_cut_link_is_no_lost_primary(engine: Engine) {
+    let relay = Arc::new(Relay::start(Behaviour::Refuse));
+    let cable = relay.clone();
+    let fixture = Server::promoting(which(engine), move |config| {
+        let main = &mut config["clusters"]["main"];
+        let address = main["nodes"]["my0"].as_str().unwrap();
+        cable.set(Behaviour::Forward(address.rsplit(':').next().unwrap().parse().unwrap()));
+        main["nodes"]["my0"] = format!("127.0.0.1:{}", cable.port).into();
+        // The replicas' way is free: a busy machine must not make it look cut.
+        main["failover"]["detect"]["confirm"] = "3s".into();
+    });
+    let primary = fixture.cluster.primary();
+    for cut in [Behaviour::Silence, Behaviour::Refuse] {
+        let told = || fixture.proxy.log().matches("it was told to connect again").count();
+        let before = told();
+        relay.set(cut);
+        // Both, twice.
+        wait_until(PATIENCE, || told() >= before + 4)
+            .unwrap_or_else(|_| panic!("{}", fixture.proxy.log()));
+        assert_eq!(actions(&fixture), Vec::<Value>::new());
+        relay.set(Behaviour::Forward(primary.port));
+        fixture.wait_primary(primary);
+        fixture.wait_in_read_set(fixture.cluster.replicas());
+        fixture.session().query("CREATE OR REPLACE VIEW v AS SELECT 1").unwrap();
+    }
+    assert_eq!(actions(&fixture), Vec::<Value>::new());
+    // What was shortened meanwhile is as it was.
+    let bounds = match engine {
+        Engine::MySql => "SELECT @@replica_net_timeout",
+        Engine::MariaDb => "SELECT @@slave_net_timeout",
+    };
+    for replica in fixture.cluster.replicas() {
+        assert_eq!(replica.value(bounds).unwrap(), "4");
+    }
 }

@@ -3,7 +3,7 @@
 use crate::maintenance::{TOKEN, said, tiffin};
 use crate::support::relay::{Behaviour, Relay};
 use crate::support::{
-    Fixture, Group, Member, PATIENCE, Server, Sql, Stage, on_postgres_18, wait_until,
+    Fixture, Group, Member, PATIENCE, Server, Sql, Stage, Stand, on_postgres_18, wait_until,
 };
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -50,13 +50,8 @@ pub fn confirm_writes(primary: &Server) {
     wait_confirmed(primary);
 }
 
-pub fn wait_confirmed(primary: &Server) {
-    wait_until(PATIENCE, || {
-        primary
-            .query("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'quorum'")
-            .is_ok_and(|rows| rows.len() >= 2)
-    })
-    .expect("synchronous replicas");
+pub fn wait_confirmed<S: Stand>(primary: &S) {
+    wait_until(PATIENCE, || primary.are_writes_confirmed()).expect("replicas confirm");
 }
 
 /// What was done to change the primary, newest last.

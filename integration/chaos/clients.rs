@@ -2,7 +2,9 @@
 
 use super::history::{Books, Event, Op, Outcome};
 use crate::support::{PATIENCE, Sql, Stage, Stand, wait_until};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 pub const SESSIONS: usize = 6;
 pub const LISTS: usize = 8;
@@ -17,6 +19,14 @@ pub struct Play {
     pub done: [AtomicUsize; SESSIONS],
     /// Statements that ended with an error, whatever it says.
     pub errors: AtomicUsize,
+    writes: Mutex<Writes>,
+}
+
+/// When whoever it was had a write acknowledged, and the longest time without.
+#[derive(Default)]
+struct Writes {
+    last: Option<Instant>,
+    gap: Duration,
 }
 
 /// Makes the tables.
@@ -78,6 +88,18 @@ impl Play {
         .expect("every client goes on");
     }
 
+    /// The longest time without any acknowledged write since this was asked before.
+    pub fn longest_gap(&self) -> Duration {
+        std::mem::take(&mut self.writes.lock().unwrap().gap)
+    }
+
+    fn note_write(&self) {
+        let mut writes = self.writes.lock().unwrap();
+        let now = Instant::now();
+        let gap = writes.last.map_or(Duration::ZERO, |last| now - last);
+        *writes = Writes { last: Some(now), gap: writes.gap.max(gap) };
+    }
+
     /// One client until it is told to stop.
     pub fn run<S: Stand>(&self, fixture: &Stage<S>, client: usize, seed: u64) -> Vec<Event> {
         let mut history = Vec::new();
@@ -89,7 +111,12 @@ impl Play {
         while !self.stop.load(Ordering::Relaxed) {
             let op = self.choose(&mut dice, client, &mut set);
             match perform::<S>(&connection, op) {
-                (Some(op), outcome, None) => history.push(Event { session, op, outcome }),
+                (Some(op), outcome, None) => {
+                    if !matches!(op, Op::Read { .. }) {
+                        self.note_write();
+                    }
+                    history.push(Event { session, op, outcome });
+                }
                 (op, outcome, error) => {
                     let error = error.unwrap_or_default();
                     println!("client {client}: {op:?} {outcome:?}: {error}");

@@ -2,19 +2,23 @@
 //! afterwards: nothing acknowledged is lost, nothing is there twice, nothing that was reported as
 //! failed is there, sums stay, no session reads backward.
 //!
-//! `make test` plays one round of each fault on each engine (links are cut on PostgreSQL alone), `make
-//! chaos` as many as `CHAOS_ROUNDS` says, and prints the table of figures. [`history`] is the checker, with faults planted into sound
+//! `make test` plays one round of each fault on each engine, `make chaos` as many as `CHAOS_ROUNDS`
+//! says, and prints the table of figures. [`history`] is the checker, with faults planted into sound
 //! histories; [`clients`] are the players.
 
 mod clients;
 mod history;
 
 use crate::maintenance::{said, tiffin};
-use crate::promotion::{confirm_writes, made, promoting, wait_confirmed, wait_done};
+use crate::promotion::{made, wait_confirmed, wait_done};
 use crate::support::mysql::{Engine, Server as MysqlServer, on_mysql_and_mariadb};
 use crate::support::relay::{Behaviour, Relay};
-use crate::support::{Fixture, Server, Stage, Stand, Which};
+use crate::support::{Server, Stage, Stand, Which};
 use clients::{Play, SESSIONS, START};
+use serde_json::Value;
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 /// What is done to the primary.
@@ -43,6 +47,8 @@ impl Fault {
 #[derive(Default)]
 struct Figures {
     held_ms: Vec<f64>,
+    /// Between the last write before and the first one after that was acknowledged to a client.
+    gaps_ms: Vec<f64>,
     errors: usize,
     without_errors: usize,
 }
@@ -78,6 +84,7 @@ mod postgres {
 on_mysql_and_mariadb! {
     the_books_balance_through_kills,
     the_books_balance_through_freezes,
+    the_books_balance_through_cut_links,
     the_books_balance_through_switchovers,
 }
 
@@ -89,25 +96,16 @@ fn the_books_balance_through_freezes(engine: Engine) {
     on_mysql(engine, Fault::Freeze);
 }
 
+fn the_books_balance_through_cut_links(engine: Engine) {
+    on_mysql(engine, Fault::Cut);
+}
+
 fn the_books_balance_through_switchovers(engine: Engine) {
     on_mysql(engine, Fault::Switchover);
 }
 
 fn on_postgres(fault: Fault) {
-    let links = Links::default();
-    let fixture = links.start();
-    for server in fixture.cluster.servers() {
-        // Whoever becomes the primary waits for a replica to confirm.
-        server.set("synchronous_standby_names", "'ANY 1 (pg0, pg1, pg2)'").unwrap();
-    }
-    confirm_writes(fixture.cluster.primary());
-    let restore = |old: &Server, new: &Server| {
-        Server::restore(&fixture, old, new);
-        links.lead(old, new);
-        wait_confirmed(new);
-    };
-    let (which, cables) = (Which::Postgres, Some(&links));
-    play(&Arena { which, fault, fixture: &fixture, cables, restore: &restore });
+    on::<Server>(Which::Postgres, fault);
 }
 
 fn on_mysql(engine: Engine, fault: Fault) {
@@ -115,9 +113,25 @@ fn on_mysql(engine: Engine, fault: Fault) {
         Engine::MySql => Which::MySql,
         Engine::MariaDb => Which::MariaDb,
     };
-    let fixture = MysqlServer::promoting(which, |_| {});
-    let restore = |old: &MysqlServer, new: &MysqlServer| MysqlServer::restore(&fixture, old, new);
-    play(&Arena { which, fault, fixture: &fixture, cables: None, restore: &restore });
+    on::<MysqlServer>(which, fault);
+}
+
+fn on<S: Stand>(which: Which, fault: Fault) {
+    let cables = Rc::new(OnceCell::new());
+    let kept = cables.clone();
+    let fixture = S::promoting(which, move |config| {
+        if which == Which::Postgres {
+            config["clusters"]["main"]["failover"]["resolve_commits"] = "on".into();
+        }
+        let links = Links::lay(&mut config["clusters"]["main"]["nodes"]);
+        assert!(kept.set(links).is_ok(), "once");
+    });
+    let cables = cables.get().expect("the configuration was made");
+    for replica in fixture.cluster.replicas() {
+        replica.lead(cables.of(fixture.cluster.primary()).port);
+    }
+    wait_confirmed(fixture.cluster.primary());
+    play(&Arena { which, fault, fixture: &fixture, cables });
 }
 
 /// Where is played, and what is done.
@@ -125,9 +139,7 @@ struct Arena<'a, S: Stand> {
     which: Which,
     fault: Fault,
     fixture: &'a Stage<S>,
-    cables: Option<&'a Links>,
-    /// Makes a former primary a replica of the new one.
-    restore: &'a dyn Fn(&S, &S),
+    cables: &'a Links,
 }
 
 /// Plays the rounds of one fault and checks the books.
@@ -176,12 +188,12 @@ fn one_round<'a, S: Stand>(
     figures: &mut Figures,
 ) -> &'a S {
     let Arena { fault, fixture, cables, .. } = *arena;
-    let cable = || cables.expect("cables").of(&old.name);
     let (before, errors) = (made(fixture).len(), play.errors.load(Ordering::Relaxed));
+    play.longest_gap();
     match fault {
         Fault::Kill => old.kill9().unwrap(),
         Fault::Freeze => old.sigstop().unwrap(),
-        Fault::Cut => cable().set(Behaviour::Silence),
+        Fault::Cut => cables.of(old).set(Behaviour::Silence),
         Fault::Switchover => {
             let replicas =
                 fixture.cluster.servers().iter().filter(|server| server.name != old.name);
@@ -195,11 +207,12 @@ fn one_round<'a, S: Stand>(
     let name = action["to"].as_str().expect("somebody was promoted");
     let new = fixture.cluster.servers().iter().find(|server| server.name == name).unwrap();
     play.go_on(5);
+    figures.gaps_ms.push(play.longest_gap().as_secs_f64() * 1000.0);
     if matches!(fault, Fault::Freeze | Fault::Cut) {
         // It comes to life and answers those whom it has kept waiting.
         match fault {
             Fault::Freeze => old.sigcont().unwrap(),
-            _ => cable().set(Behaviour::Forward(old.port)),
+            _ => cables.of(old).set(Behaviour::Forward(old.port)),
         }
         wait_done(fixture, before + 2);
         play.go_on(5);
@@ -207,7 +220,9 @@ fn one_round<'a, S: Stand>(
     let seen = play.errors.load(Ordering::Relaxed) - errors;
     figures.errors += seen;
     figures.without_errors += usize::from(seen == 0);
-    (arena.restore)(old, new);
+    S::restore(fixture, old, new);
+    old.lead(cables.of(new).port);
+    wait_confirmed(new);
     fixture.wait_in_read_set(
         fixture.cluster.servers().iter().filter(|server| server.name != new.name),
     );
@@ -215,51 +230,23 @@ fn one_round<'a, S: Stand>(
 }
 
 /// A cable in front of each server: the proxy and the replicas reach it by that.
-struct Links(Vec<Relay>);
-
-impl Default for Links {
-    fn default() -> Links {
-        Links((0..3).map(|_| Relay::start(Behaviour::Refuse)).collect())
-    }
-}
+struct Links(BTreeMap<String, Relay>);
 
 impl Links {
-    fn start(&self) -> Fixture {
-        let ports: Vec<u16> = self.0.iter().map(|relay| relay.port).collect();
-        let fixture = promoting()
-            .key("failover.resolve_commits", "on")
-            .unready()
-            .config_with(move |_, config| {
-                for (number, port) in ports.into_iter().enumerate() {
-                    let node = &mut config["clusters"]["main"]["nodes"][format!("pg{number}")];
-                    *node = format!("127.0.0.1:{port}").into();
-                }
-            })
-            .start();
-        for server in fixture.cluster.servers() {
-            self.of(&server.name).set(Behaviour::Forward(server.port));
-        }
-        for server in fixture.cluster.replicas() {
-            self.lead(server, fixture.cluster.primary());
-        }
-        fixture.proxy.wait_ready().unwrap();
-        fixture.wait_in_read_set(fixture.cluster.replicas());
-        fixture
+    /// Puts them between the servers and whoever reads these addresses.
+    fn lay(nodes: &mut Value) -> Links {
+        let nodes = nodes.as_object_mut().expect("nodes").iter_mut();
+        let relays = nodes.map(|(name, address)| {
+            let port = address.as_str().and_then(|text| text.rsplit(':').next()?.parse().ok());
+            let relay = Relay::start(Behaviour::Forward(port.expect("a port")));
+            *address = format!("127.0.0.1:{}", relay.port).into();
+            (name.clone(), relay)
+        });
+        Links(relays.collect())
     }
 
-    fn of(&self, name: &str) -> &Relay {
-        let number: usize = name.trim_start_matches("pg").parse().unwrap();
-        &self.0[number]
-    }
-
-    /// Makes a replica reach its upstream by its cable.
-    fn lead(&self, replica: &Server, upstream: &Server) {
-        let port = self.of(&upstream.name).port;
-        let conninfo = replica.value("SHOW primary_conninfo").unwrap();
-        let words = conninfo.split(' ').filter(|word| !word.starts_with("port="));
-        let words = words.map(str::to_owned).chain([format!("port={port}")]);
-        let conninfo = words.collect::<Vec<_>>().join(" ").replace('\'', "''");
-        replica.set("primary_conninfo", &format!("'{conninfo}'")).unwrap();
+    fn of<S: Stand>(&self, server: &S) -> &Relay {
+        &self.0[&server.name]
     }
 }
 
@@ -270,17 +257,23 @@ fn tell(
     events: usize,
     contradictions: usize,
 ) {
-    let mut held = figures.held_ms.clone();
-    held.sort_by(f64::total_cmp);
+    let sorted = |figures: &[f64]| {
+        let mut sorted = figures.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        sorted
+    };
+    let (held, gaps) = (sorted(&figures.held_ms), sorted(&figures.gaps_ms));
     println!(
         "measured: {:<8} {:<10} {rounds:>3} rounds, {events:>6} events, {contradictions} contradictions, \
          {} errors seen by clients, {} rounds without any; no writes for {:.0} ms (median), {:.0} \
-         ms (longest)",
+         ms (longest); none acknowledged for {:.0} ms (median), {:.0} ms (longest)",
         which.word(),
         fault.word(),
         figures.errors,
         figures.without_errors,
         held[held.len() / 2],
         held[held.len() - 1],
+        gaps[gaps.len() / 2],
+        gaps[gaps.len() - 1],
     );
 }

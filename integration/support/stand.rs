@@ -40,11 +40,16 @@ pub trait Stand: Member + 'static {
 
     /// The same with two replicas that confirm each write, and a proxy that promotes one of them
     /// when the primary is lost.
-    fn promoting(which: Which, change: fn(&mut Value)) -> Stage<Self>;
+    fn promoting(which: Which, change: impl FnOnce(&mut Value) + 'static) -> Stage<Self>;
 
-    /// Brings a former primary of such a cluster back, whatever has become of it, and waits until
-    /// both replicas confirm what the new one writes.
+    /// Makes a replica reach its upstream at another port.
+    fn lead(&self, port: u16);
+
+    /// Brings a former primary of such a cluster back, whatever has become of it.
     fn restore(stage: &Stage<Self>, old: &Self, new: &Self);
+
+    /// Whether both replicas confirm what this primary writes.
+    fn are_writes_confirmed(&self) -> bool;
 
     /// SQLSTATE or number of an error that a server or the proxy sent; empty if it is another.
     fn code(error: &anyhow::Error) -> String;
@@ -59,7 +64,7 @@ impl Stand for Server {
         Fixture::build().replicas(replicas).config(change).start()
     }
 
-    fn promoting(_: Which, change: fn(&mut Value)) -> Stage<Server> {
+    fn promoting(_: Which, change: impl FnOnce(&mut Value) + 'static) -> Stage<Server> {
         let stage = crate::promotion::promoting().config(change).start();
         for server in stage.cluster.servers() {
             // Whoever becomes the primary waits for a replica to confirm.
@@ -69,9 +74,21 @@ impl Stand for Server {
         stage
     }
 
+    fn lead(&self, port: u16) {
+        let conninfo = self.value("SHOW primary_conninfo").unwrap();
+        let words = conninfo.split(' ').filter(|word| !word.starts_with("port="));
+        let words = words.map(str::to_owned).chain([format!("port={port}")]);
+        let conninfo = words.collect::<Vec<_>>().join(" ").replace('\'', "''");
+        self.set("primary_conninfo", &format!("'{conninfo}'")).unwrap();
+    }
+
     fn restore(stage: &Stage<Server>, old: &Server, new: &Server) {
         stage.cluster.rewind(old, new).unwrap();
-        crate::promotion::wait_confirmed(new);
+    }
+
+    fn are_writes_confirmed(&self) -> bool {
+        let confirms = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'quorum'";
+        self.query(confirms).is_ok_and(|rows| rows.len() >= 2)
     }
 
     fn code(error: &anyhow::Error) -> String {
@@ -92,7 +109,7 @@ impl Stand for mysql::Server {
         stage
     }
 
-    fn promoting(which: Which, change: fn(&mut Value)) -> Stage<mysql::Server> {
+    fn promoting(which: Which, change: impl FnOnce(&mut Value) + 'static) -> Stage<mysql::Server> {
         let cluster = mysql::Cluster::start(mysql::confirming(engine(which)));
         let cluster = cluster.expect("start the servers");
         mysql::confirm_writes(cluster.primary());
@@ -114,6 +131,18 @@ impl Stand for mysql::Server {
         stage
     }
 
+    fn lead(&self, port: u16) {
+        let [stop, change, start] = match self.engine {
+            mysql::Engine::MySql => {
+                ["STOP REPLICA", "CHANGE REPLICATION SOURCE TO SOURCE_PORT", "START REPLICA"]
+            }
+            mysql::Engine::MariaDb => ["STOP SLAVE", "CHANGE MASTER TO MASTER_PORT", "START SLAVE"],
+        };
+        for sql in [stop, &format!("{change} = {port}"), start] {
+            self.execute(sql).unwrap();
+        }
+    }
+
     fn restore(stage: &Stage<mysql::Server>, old: &mysql::Server, new: &mysql::Server) {
         if !old.is_running() {
             old.start().unwrap();
@@ -129,7 +158,10 @@ impl Stand for mysql::Server {
         if joined() == Some(false) {
             stage.cluster.rebuild(old, new, &cache().expect("a folder")).unwrap();
         }
-        wait_until(PATIENCE, || mysql::are_writes_confirmed(new)).expect("replicas confirm");
+    }
+
+    fn are_writes_confirmed(&self) -> bool {
+        mysql::are_writes_confirmed(self)
     }
 
     fn code(error: &anyhow::Error) -> String {

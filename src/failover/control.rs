@@ -8,13 +8,13 @@ use super::etcd::Etcd;
 use super::lease::{Lease, Terms};
 use super::servers::{LeftOut, Part, Servers};
 use crate::config::tls::ServerTlsConnector;
-use crate::config::{Cluster, Engine, FailoverMode, LeaseTerms, NodeConfig};
+use crate::config::{Cluster, FailoverMode, LeaseTerms, NodeConfig};
 use crate::topology::{Evidence, Lost, Role, Snapshot, Topology};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 /// Orders on their way; an operator gives one at a time.
@@ -128,8 +128,7 @@ impl Task {
         if config.mode == FailoverMode::Observe || snapshot.hold != crate::topology::Hold::Nothing {
             return None;
         }
-        if servers.cluster.engine == Engine::Postgres
-            && detect::is_in_doubt(&snapshot, &servers.cluster, &self.signs, now)
+        if detect::is_in_doubt(&snapshot, &servers.cluster, &self.signs, now)
             && self.may_act().is_ok()
         {
             self.ask_replicas_to_reconnect(&servers, &snapshot).await;
@@ -217,17 +216,28 @@ impl Task {
         act.end(done.as_ref().copied().map_err(String::as_str));
     }
 
+    /// All at once: one that hangs holds nobody back.
     async fn ask_replicas_to_reconnect(&mut self, servers: &Servers, snapshot: &Snapshot) {
         let bound = servers.patience();
+        let mut asked = JoinSet::new();
         for node in snapshot.nodes.iter().filter(|node| node.role == Role::Replica) {
-            let config = &servers.cluster.nodes[usize::from(node.id.0)];
-            match super::takeover::bounded(bound, servers.reconnect(config)).await {
-                Ok(()) => tracing::info!(node = %node.name, "it was told to connect again"),
-                Err(error) => {
-                    tracing::warn!(node = %node.name, "cannot make it connect again: {error}")
+            let config = servers.cluster.nodes[usize::from(node.id.0)].clone();
+            let servers = servers.clone();
+            asked.spawn(async move {
+                let begun = Instant::now();
+                let reconnect = super::takeover::bounded(bound, servers.reconnect(&config));
+                match (reconnect.await, &config.name) {
+                    (Ok(()), node) => {
+                        let took_ms = begun.elapsed().as_millis();
+                        tracing::info!(%node, "it was told to connect again, in {took_ms} ms");
+                    }
+                    (Err(error), node) => {
+                        tracing::warn!(%node, "cannot make it connect again: {error}");
+                    }
                 }
-            }
+            });
         }
+        while asked.join_next().await.is_some() {}
         self.signs.asked = Some(Instant::now());
     }
 

@@ -26,6 +26,7 @@ pub mod http;
 pub mod lease;
 pub mod log;
 mod mysql;
+mod mysql_words;
 pub mod patroni;
 mod postgres;
 pub mod servers;

@@ -6,6 +6,7 @@
 //! `failover.replication`.
 
 use super::conninfo::host_and_port;
+use super::mysql_words::{MARIADB, MYSQL, Words};
 use super::servers::{LOOK_INTERVAL, LeftOut, Part, Servers, Standing, shown};
 use crate::config::{Engine, NodeConfig};
 use crate::monitor::mysql::{self, flag, named, text};
@@ -15,7 +16,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Row};
 use secrecy::ExposeSecret;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// Between two looks at open transactions: `innodb_trx` is a copy that is made anew only if nobody
@@ -24,67 +25,14 @@ const QUIET_INTERVAL: Duration = Duration::from_millis(120);
 /// A new channel that has lost its source looks for it again after so many seconds; the servers'
 /// default is 60.
 const CONNECT_RETRY_S: u32 = 1;
+/// After that a receiver that was started has read how long it may wait.
+const CONNECT_BEGUN_S: f64 = 0.05;
+/// What a replica may wait for an upstream that says nothing, while it is made to connect again: the
+/// shortest that the servers know of.
+const SILENT_SOURCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sessions that no client has: of the server itself, and of replicas.
 const OWN_USERS: &[&str] = &["system user", "event_scheduler"];
 const OWN_COMMANDS: &[&str] = &["Binlog Dump", "Binlog Dump GTID", "Daemon"];
-
-/// MySQL has renamed what MariaDB calls as ever.
-struct Words {
-    replica: &'static str,
-    status: &'static str,
-    change: &'static str,
-    prefix: &'static str,
-    by_gtid: &'static str,
-    host: &'static str,
-    port: &'static str,
-    receives: &'static str,
-    applies: &'static str,
-    received: &'static str,
-    /// Read-only, written, applied.
-    place: &'static str,
-    /// What was ever written there: all of it must be on whom it is to follow.
-    history: &'static str,
-    /// Over a restart, where that can be: a primary stays one, and a replica, too.
-    kept: &'static str,
-    read_only: &'static str,
-    writable: &'static str,
-}
-
-const MYSQL: Words = Words {
-    replica: "REPLICA",
-    status: "SHOW REPLICA STATUS",
-    change: "CHANGE REPLICATION SOURCE TO",
-    prefix: "SOURCE",
-    by_gtid: "SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1",
-    host: "Source_Host",
-    port: "Source_Port",
-    receives: "Replica_IO_Running",
-    applies: "Replica_SQL_Running",
-    received: "Retrieved_Gtid_Set",
-    place: "SELECT @@GLOBAL.read_only, @@GLOBAL.gtid_executed, @@GLOBAL.gtid_executed",
-    history: "SELECT @@GLOBAL.gtid_executed",
-    kept: "PERSIST",
-    read_only: "SET PERSIST super_read_only = ON",
-    writable: "SET PERSIST super_read_only = OFF; SET PERSIST read_only = OFF",
-};
-
-const MARIADB: Words = Words {
-    replica: "SLAVE",
-    status: "SHOW SLAVE STATUS",
-    change: "CHANGE MASTER TO",
-    prefix: "MASTER",
-    by_gtid: "MASTER_USE_GTID = slave_pos",
-    host: "Master_Host",
-    port: "Master_Port",
-    receives: "Slave_IO_Running",
-    applies: "Slave_SQL_Running",
-    received: "Gtid_IO_Pos",
-    place: "SELECT @@GLOBAL.read_only, @@GLOBAL.gtid_current_pos, @@GLOBAL.gtid_slave_pos",
-    history: "SELECT @@GLOBAL.gtid_binlog_state",
-    kept: "GLOBAL",
-    read_only: "SET GLOBAL read_only = ON",
-    writable: "SET GLOBAL read_only = OFF",
-};
 
 /// A connection and its server's words.
 struct Session<'a> {
@@ -101,6 +49,8 @@ struct Channel {
     receives: String,
     applies: bool,
     received: Gtids,
+    /// Number of the receiver's last error; empty or 0 if there is none.
+    receiver_errno: String,
     error: String,
 }
 
@@ -257,10 +207,23 @@ pub(super) async fn checkpoint(_: &Servers, _: &NodeConfig) -> Result<(), String
     Ok(())
 }
 
+/// The seconds that the receiver waits for a frozen upstream are cut down meanwhile, in one message:
+/// what is begun is also undone if the proxy ends.
 pub(super) async fn reconnect(servers: &Servers, replica: &NodeConfig) -> Result<(), String> {
     let mut session = connect(servers, replica).await?;
-    let word = session.words.replica;
-    session.run(&format!("STOP {word} IO_THREAD; START {word} IO_THREAD")).await
+    let Words { replica: word, bound, .. } = session.words;
+    let restart = format!("STOP {word} IO_THREAD; START {word} IO_THREAD");
+    let shortly = format!(
+        "SET @before = @@GLOBAL.{bound}; SET GLOBAL {bound} = {}; {restart}; \
+         DO SLEEP({CONNECT_BEGUN_S}); SET GLOBAL {bound} = @before",
+        SILENT_SOURCE_TIMEOUT.as_secs()
+    );
+    if session.run(&shortly).await.is_ok() {
+        return Ok(());
+    }
+    // The variable has another name there, or the user may not set it.
+    let _ = session.run(&format!("SET GLOBAL {bound} = @before")).await;
+    session.run(&restart).await
 }
 
 async fn connect<'a>(servers: &'a Servers, node: &NodeConfig) -> Result<Session<'a>, String> {
@@ -345,6 +308,7 @@ impl Session<'_> {
             receives: named(row, self.words.receives),
             applies: named(row, self.words.applies) == "Yes",
             received: self.gtids(&named(row, self.words.received))?,
+            receiver_errno: named(row, "Last_IO_Errno"),
             error,
         }))
     }
@@ -366,11 +330,30 @@ impl Session<'_> {
     /// Stops receiving and takes writes, with everything that was received; up to where that is.
     async fn take_over(&mut self) -> Result<Position, String> {
         let replica = self.words.replica;
+        self.await_receiver().await?;
         self.run(&format!("STOP {replica} IO_THREAD")).await?;
         let applied = self.apply_all().await?;
         self.run(&format!("STOP {replica}")).await?;
         self.make_writable().await?;
         Ok(applied)
+    }
+
+    /// A receiver that waits for the first word of a frozen upstream does not hear that it is to
+    /// stop, and MySQL tells it again after two seconds only: it is left to give up by itself, for
+    /// as long as that takes.
+    async fn await_receiver(&mut self) -> Result<(), String> {
+        let until = Instant::now() + SILENT_SOURCE_TIMEOUT;
+        while self.servers.cluster.engine != Engine::Mariadb {
+            let channel = self.channel().await?;
+            let is_stuck = channel.is_some_and(|channel| {
+                channel.receives == "Connecting" && matches!(&*channel.receiver_errno, "" | "0")
+            });
+            if !is_stuck || Instant::now() >= until {
+                break;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// Waits until everything that was received is applied.
@@ -418,6 +401,7 @@ impl Session<'_> {
             login += &format!("{prefix}_CONNECT_RETRY = {CONNECT_RETRY_S}, ");
         }
         let host = quoted(&host);
+        self.await_receiver().await?;
         self.run(&format!("STOP {replica}")).await?;
         let to = format!("{prefix}_HOST = {host}, {prefix}_PORT = {port}, {login}{by_gtid}");
         self.run(&format!("{change} {to}")).await?;

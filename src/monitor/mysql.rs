@@ -18,6 +18,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, FromValueError, Row, Value, from_value_opt};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Once per connection.
 const MYSQL_IDENTITY: &str = "SELECT @@GLOBAL.server_uuid, @@GLOBAL.version, @@GLOBAL.server_uuid";
@@ -59,6 +60,9 @@ const ACCESS_DENIED: u16 = 1227;
 /// `ER_CONNECTION_KILLED` (MariaDB), `ER_SESSION_WAS_KILLED`, `ER_CLIENT_INTERACTION_TIMEOUT`.
 const CONNECTION_ENDED: &[u16] = &[1053, 1927, 3169, 4031];
 
+/// How often a service user that lacks a privilege logs in again.
+const PRIVILEGES_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Asks one node.
 pub(super) struct Mysql {
     pub(super) engine: Engine,
@@ -71,6 +75,7 @@ pub(super) struct Session {
     identity: Arc<Identity>,
     /// The service user may see how replication goes.
     sees_replication: bool,
+    opened_at: Instant,
     /// The last position, as text and as value: mostly the next probe says the same.
     last: Option<(String, Arc<Gtids>)>,
     session_defaults: Arc<SessionDefaults>,
@@ -79,9 +84,11 @@ pub(super) struct Session {
 impl Ask for Mysql {
     type Session = Session;
 
-    /// mysql_async sees the end of a connection only when it is used.
-    fn is_closed(_: &Session) -> bool {
-        false
+    /// mysql_async sees the end of a connection only when it is used. But a privilege that was
+    /// granted meanwhile (to a server that is made anew, it comes with the log) counts for new
+    /// connections alone, and without it the replica seems to receive for ever.
+    fn is_closed(session: &Session) -> bool {
+        !session.sees_replication && session.opened_at.elapsed() >= PRIVILEGES_INTERVAL
     }
 
     async fn ask(&self, session: Option<Session>) -> Result<(Session, Report), ProbeError> {
@@ -121,6 +128,7 @@ impl Mysql {
             connection,
             identity,
             sees_replication: true,
+            opened_at: Instant::now(),
             last: None,
             session_defaults: Arc::from([]),
         })
@@ -209,6 +217,7 @@ impl Mysql {
             upstream: Arc::from(format!("{}:{}", named(row, host), named(row, port))),
             upstream_id: Arc::from(named(row, id)),
             receives: Arc::from(named(row, receives)),
+            receiver_errno: named(row, "Last_IO_Errno").parse().unwrap_or(0),
             applies: named(row, applies) == "Yes",
             delay_s: named(row, "SQL_Delay").parse().unwrap_or(0),
             error: Arc::from(error),

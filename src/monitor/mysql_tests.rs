@@ -191,7 +191,23 @@ async fn without_privileges_lag_is_measured_all_the_same(servers: &Servers) {
     let mut cluster = cluster(servers);
     cluster.service.user = "nobody".into();
     cluster.service.password = Some(SecretString::from("secret"));
-    watch_cluster(cluster, Memory::default()).until("all are well", healthy).await;
+    let watched = watch_cluster(cluster, Memory::default());
+    watched.until("all are well", healthy).await;
+    // A privilege that comes later is noticed.
+    let privilege = match servers.primary().engine {
+        mysql::Engine::MySql => "REPLICATION CLIENT",
+        mysql::Engine::MariaDb => "SLAVE MONITOR",
+    };
+    servers.primary().execute(&format!("GRANT {privilege} ON *.* TO nobody")).unwrap();
+    servers.wait_caught_up(servers.primary()).unwrap();
+    let replica = servers.replica(1);
+    replica.stop_receiving().unwrap();
+    let writes = beats(servers, servers.primary()).await;
+    let told = |snapshot: &Snapshot| node(snapshot, "my2").out_because.contains("is stopped");
+    watched.until("its receiver is seen", told).await;
+    drop(writes);
+    replica.resume().unwrap();
+    watched.until("back", healthy).await;
 }
 
 async fn a_writable_replica_gets_nothing(watched: &Watched, servers: &Servers) {

@@ -12,6 +12,12 @@ pub(super) const RECEIVES: &str = "Yes";
 /// A receiver that waits for its upstream to let it in; PostgreSQL has no word for it.
 pub(super) const CONNECTING: &str = "connecting";
 
+/// The same in the words of `SHOW REPLICA STATUS`, whether it waits for an answer or to try again.
+pub(super) const RETRIES: &str = "Connecting";
+
+/// Errors of a receiver's client library (errmsg.h): nobody, or nothing sensible, has answered it.
+const UNANSWERED: std::ops::Range<u32> = 2000..3000;
+
 /// What a server says of itself once per connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -86,6 +92,8 @@ pub struct Replication {
     pub upstream_id: Arc<str>,
     /// `Yes`, `No`, `Connecting`.
     pub receives: Arc<str>,
+    /// Number of the receiver's last error; 0 if there is none since it was started.
+    pub receiver_errno: u32,
     pub applies: bool,
     /// It applies everything this many seconds late, because it was told to.
     pub delay_s: u64,
@@ -204,10 +212,23 @@ impl Report {
         }
     }
 
-    /// Whether it is a replica that waits for its upstream to let it in.
+    /// Whether it is a replica that waits for its upstream to let it in. One that is turned away
+    /// has an upstream that lives.
     pub fn is_connecting(&self) -> bool {
-        let State::Replica { receiver: Some(receiver), .. } = &self.state else { return false };
-        receiver.status.as_deref() == Some(CONNECTING)
+        match &self.state {
+            State::Primary { .. } | State::Replica { receiver: None, .. } => false,
+            State::Replica { receiver: Some(receiver), .. } => {
+                receiver.status.as_deref() == Some(CONNECTING)
+            }
+            State::Gtids(state) => {
+                let waits = |channel: &Replication| {
+                    let errno = channel.receiver_errno;
+                    &*channel.receives == RETRIES && (errno == 0 || UNANSWERED.contains(&errno))
+                };
+                let channels = state.channels();
+                !state.writable && !channels.is_empty() && channels.iter().all(waits)
+            }
+        }
     }
 
     /// What may explain a replica's lag; empty or beginning with `; `.
@@ -260,6 +281,57 @@ impl GtidState {
             }
             if !error.is_empty() {
                 *remarks += &format!(": {error}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_that_is_turned_away_has_an_upstream_that_lives() {
+        // Each channel's word and the number of its receiver's error; whether it waits to be let in.
+        let table: &[(&[(&str, u32)], bool)] = &[
+            (&[], false),
+            (&[("Yes", 0)], false),
+            (&[("No", 0)], false),
+            (&[("Preparing", 0)], false),
+            (&[("Connecting", 0)], true),
+            // Connection refused; no greeting.
+            (&[("Connecting", 2003)], true),
+            (&[("Connecting", 2013)], true),
+            // Wrong password, too many connections.
+            (&[("Connecting", 1045)], false),
+            (&[("Connecting", 1040)], false),
+            (&[("Connecting", 0), ("Yes", 0)], false),
+        ];
+        for (channels, expected) in table {
+            let channel = |&(receives, receiver_errno): &(&str, u32)| Replication {
+                upstream: Arc::from("10.0.0.1:3306"),
+                upstream_id: Arc::from(""),
+                receives: Arc::from(receives),
+                receiver_errno,
+                applies: true,
+                delay_s: 0,
+                error: Arc::from(""),
+            };
+            let identity = Identity { system: 0, instance: 1, id: "".into(), version: "".into() };
+            for writable in [false, true] {
+                let state = State::Gtids(GtidState {
+                    writable,
+                    executed: None,
+                    session_defaults: Arc::from([]),
+                    replication: Some(channels.iter().map(channel).collect()),
+                });
+                let report = Report {
+                    identity: Arc::new(identity.clone()),
+                    timeline: None,
+                    read_only: !writable,
+                    state,
+                };
+                assert_eq!(report.is_connecting(), *expected && !writable, "{channels:?}");
             }
         }
     }
