@@ -37,6 +37,7 @@ mod pooling;
 mod postgres_18;
 mod promotion;
 mod protocol;
+mod read_only;
 mod reads;
 mod replay;
 mod resolve;

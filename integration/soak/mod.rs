@@ -19,9 +19,9 @@ mod shrink;
 mod vocabulary;
 
 use arena::{Side, World};
-use run::{Difference, difference};
+use run::{Compared, Difference, difference};
 use script::Script;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// What `make test` spends on it, and the last seed that it tries: always the same ones, so that
@@ -37,8 +37,7 @@ const KINDS_MAX: usize = 5;
 
 /// What came of a script on both sides.
 enum Outcome {
-    Same,
-    Differs(Difference),
+    Compared(Compared),
     /// It does not run directly either: a server may have crashed over it.
     Broken(String),
 }
@@ -46,8 +45,8 @@ enum Outcome {
 impl Outcome {
     fn difference(self) -> Option<Difference> {
         match self {
-            Outcome::Differs(difference) => Some(difference),
-            Outcome::Same | Outcome::Broken(_) => None,
+            Outcome::Compared(Compared::Differs(difference)) => Some(difference),
+            Outcome::Compared(_) | Outcome::Broken(_) => None,
         }
     }
 }
@@ -59,7 +58,7 @@ fn compare(world: &World, script: &Script, patience: Duration) -> Outcome {
     }
     let side = Side::Proxied(script.arena);
     let proxied = run::run(world, side, script, Some(&direct), patience);
-    difference(script, &direct, &proxied).map_or(Outcome::Same, Outcome::Differs)
+    Outcome::Compared(difference(script, &direct, &proxied))
 }
 
 #[test]
@@ -69,16 +68,19 @@ fn random_sessions_are_answered_as_on_connections_of_their_own() {
     if let Some(path) = variable("SOAK_SCRIPT") {
         let text = std::fs::read_to_string(&path).expect(&path);
         match compare(&world, &script::read(&text), PATIENCE) {
-            Outcome::Same => return,
-            Outcome::Differs(found) => panic!("{}", found.text()),
+            Outcome::Compared(Compared::Same) => {}
+            Outcome::Compared(Compared::Parted(why, at)) => println!("{why} {}", at.text()),
+            Outcome::Compared(Compared::Differs(found)) => panic!("{}", found.text()),
             Outcome::Broken(why) => panic!("{why}, without the proxy"),
         }
+        return;
     }
     let seconds = variable("SOAK_SECONDS").map(|text| text.parse().expect("SOAK_SECONDS"));
     let duration = seconds.map_or(SHORT, Duration::from_secs);
     let first: u64 = variable("SOAK_SEED").map_or(1, |text| text.parse().expect("SOAK_SEED"));
     let started = Instant::now();
     let (mut kinds, mut failed) = (HashSet::new(), 0);
+    let mut parted = BTreeMap::new();
     let mut seed = first;
     let mut steps = 0;
     let last = seconds.map_or(SHORT_SEED, |_| u64::MAX);
@@ -86,12 +88,18 @@ fn random_sessions_are_answered_as_on_connections_of_their_own() {
         let script = generate::script(seed);
         steps += script.steps.len();
         match compare(&world, &script, PATIENCE) {
-            Outcome::Same => {}
-            Outcome::Differs(found) if !kinds.insert(found.kind()) => {
+            Outcome::Compared(Compared::Same) => {}
+            Outcome::Compared(Compared::Parted(why, at)) => {
+                *parted.entry(why).or_insert(0) += 1;
+                if seconds.is_some() {
+                    println!("seed {seed} is compared up to here: {why}, {}", at.text());
+                }
+            }
+            Outcome::Compared(Compared::Differs(found)) if !kinds.insert(found.kind()) => {
                 failed += 1;
                 println!("seed {seed} fails in the same way as one before");
             }
-            Outcome::Differs(found) => {
+            Outcome::Compared(Compared::Differs(found)) => {
                 failed += 1;
                 println!("{}", shrink::report(&world, seed, script, &found));
             }
@@ -106,7 +114,8 @@ fn random_sessions_are_answered_as_on_connections_of_their_own() {
         }
     }
     println!(
-        "measured: seeds {first} to {} with {steps} steps in {:.0?}, {failed} failed",
+        "measured: seeds {first} to {} with {steps} steps in {:.0?}, {failed} failed, \
+         not compared to their end: {parted:?}",
         seed - 1,
         started.elapsed(),
     );

@@ -34,6 +34,15 @@ pub struct Difference {
     pub proxied: Vec<String>,
 }
 
+/// What comparing two transcripts gives.
+#[derive(Debug)]
+pub enum Compared {
+    Same,
+    /// They are alike up to here, and not compared further: why, and what was answered.
+    Parted(&'static str, Difference),
+    Differs(Difference),
+}
+
 struct Run<'a> {
     world: &'a World,
     side: Side,
@@ -243,10 +252,11 @@ fn is_refused_alike(direct: &str, proxied: &str) -> bool {
         || codes("C=08P01", "C=25P02")
 }
 
-/// A READ ONLY transaction is on a replica, which refuses more than a primary does in one
-/// (`docs/limits.md`).
+/// A READ ONLY transaction with a snapshot or other state on a replica, or a session with what such
+/// a transaction has left there, needs the primary (`docs/limits.md`).
 fn on_standby(line: &str) -> bool {
-    line.contains("C=25006") && line.contains("during recovery")
+    line.contains("C=40001") && line.contains("this needs the primary")
+        || line.contains("C=0A000") && line.contains("this needs the primary")
 }
 
 /// UNLISTEN does nothing on a server connection that has never listened. One that an earlier client
@@ -261,12 +271,38 @@ fn on_used_connection(line: &str) -> bool {
     line.contains("C=55000") && line.contains("is not yet defined in this session")
 }
 
+/// What a client has asked for when it connected is reset in a text of several statements: those
+/// behind it see the server's default (`docs/limits.md`).
+fn resets_startup(script: &Script, at: usize) -> bool {
+    let step = &script.steps[at];
+    let has_parameters = script.steps[..at].iter().rev().find_map(|before| match &before.act {
+        Act::Connect(parameters) | Act::Abort(parameters) if before.client == step.client => {
+            Some(!parameters.is_empty())
+        }
+        _ => None,
+    });
+    let resets = |message: &Message| match message {
+        Message::Query(sql) => {
+            let words = ["RESET", "DEFAULT", "DISCARD ALL"];
+            sql.contains(';') && words.iter().any(|word| sql.contains(word))
+        }
+        _ => false,
+    };
+    let Act::Send(messages) = &step.act else { return false };
+    has_parameters == Some(true) && messages.iter().any(resets)
+}
+
+type Parting = (&'static str, fn(&str) -> bool);
+
+/// Answers after which the two sides cannot be compared any more, by what is to be said of them.
+const PARTINGS: [Parting; 3] = [
+    ("needs the primary and cannot leave a replica", on_standby),
+    ("a connection that listened", on_listener),
+    ("a connection that was used", on_used_connection),
+];
+
 /// The first difference between the answers of two sides.
-pub fn difference(
-    script: &Script,
-    direct: &Transcript,
-    proxied: &Transcript,
-) -> Option<Difference> {
+pub fn difference(script: &Script, direct: &Transcript, proxied: &Transcript) -> Compared {
     for (at, step) in script.steps.iter().enumerate() {
         let nothing = Vec::new();
         let (left, right) = (direct.steps.get(at), proxied.steps.get(at));
@@ -282,29 +318,30 @@ pub fn difference(
         {
             continue;
         }
-        let known: [fn(&str) -> bool; 3] = [on_standby, on_listener, on_used_connection];
-        if right.is_some_and(|lines| lines.iter().any(|line| known.iter().any(|is| is(line)))) {
-            // The transaction goes another way from here on.
-            return None;
-        }
-        return Some(Difference {
+        let found = Difference {
             at: format!("step {}:\n{step}", at + 1),
             direct: left.unwrap_or(&nothing).clone(),
             proxied: right.unwrap_or(&nothing).clone(),
-        });
+        };
+        let says = |is: fn(&str) -> bool| found.proxied.iter().any(|line| is(line));
+        // The session goes another way from here on.
+        return match PARTINGS.iter().find(|(_, is)| says(*is)) {
+            Some((why, _)) => Compared::Parted(why, found),
+            None if resets_startup(script, at) => Compared::Parted("a start-up value", found),
+            None => Compared::Differs(found),
+        };
     }
     for client in 0..script.clients {
         let (left, right) = (&direct.notifications[client], &proxied.notifications[client]);
         if left != right {
             let at = format!("notifications of client {client}\n");
-            return Some(Difference { at, direct: left.clone(), proxied: right.clone() });
+            let (direct, proxied) = (left.clone(), right.clone());
+            return Compared::Differs(Difference { at, direct, proxied });
         }
     }
-    let at = "the end\n".to_owned();
-    proxied.broken.as_ref().map(|why| Difference {
-        at,
-        direct: Vec::new(),
-        proxied: vec![why.clone()],
+    proxied.broken.as_ref().map_or(Compared::Same, |why| {
+        let at = "the end\n".to_owned();
+        Compared::Differs(Difference { at, direct: Vec::new(), proxied: vec![why.clone()] })
     })
 }
 

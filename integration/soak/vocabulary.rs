@@ -138,7 +138,7 @@ fn write(speaker: &mut Speaker<'_>) -> Said {
         "UPDATE t{c} SET v = '{w}', n = n + 1 WHERE id = {id} RETURNING id, v, n",
         "UPDATE t{c} SET n = 10 / (id - {id})",
         "DELETE FROM t{c} WHERE id = {id}",
-        "DELETE FROM t{c} WHERE id > {id} RETURNING id",
+        "DELETE FROM t{c} WHERE id = (SELECT max(id) FROM t{c} WHERE id > {id}) RETURNING id",
         "SELECT id FROM t{c} WHERE id < {id} ORDER BY id FOR UPDATE",
         "WITH gone AS (DELETE FROM t{c} WHERE id = {id} RETURNING id) SELECT count(*) FROM gone",
         "SELECT f_write({c}, {id})",

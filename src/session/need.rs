@@ -135,6 +135,7 @@ impl Session {
         match (read_only, serializable) {
             (false, _) => Some(RouteReason::Transaction),
             (true, true) => Some(RouteReason::Serializable),
+            (true, false) if self.shuns_replicas => Some(RouteReason::RetriedOnPrimary),
             (true, false) => None,
         }
     }

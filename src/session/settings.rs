@@ -187,8 +187,12 @@ pub fn assignment(name: &str, value: &str, local: bool) -> String {
 
 /// A setting's name as identifiers: `app.user` has two parts.
 fn quoted(name: &str) -> String {
-    let parts = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\"")));
-    parts.collect::<Vec<_>>().join(".")
+    name.split('.').map(identifier).collect::<Vec<_>>().join(".")
+}
+
+/// A name as a quoted identifier.
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]

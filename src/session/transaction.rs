@@ -9,7 +9,7 @@
 //! ```
 
 use super::doubts::{AllLearned, Learned, UNKNOWN_SETTINGS_MAX};
-use super::settings::assignment;
+use super::settings::{assignment, identifier};
 use super::{Doubts, Overrides, Pins, Positions, Settings};
 use crate::sql::{Discard, Pin, SessionEffect, TransactionModes};
 use std::sync::Arc;
@@ -44,7 +44,8 @@ pub enum Transaction {
 /// A transaction that no server knows of yet.
 #[derive(Debug, Clone, Default)]
 pub struct Held {
-    /// The BEGIN, then any SET TRANSACTION, as the client wrote them; then what SET LOCAL has set.
+    /// The BEGIN, then any SET TRANSACTION, as the client wrote them; then what settings and
+    /// savepoints came to.
     pub texts: Vec<Box<[u8]>>,
     pub modes: TransactionModes,
 }
@@ -61,6 +62,9 @@ pub struct Session {
     pub overrides: Overrides,
     /// How the open transaction began, if the proxy held it back: so it can begin elsewhere.
     pub began: Held,
+    /// A read-only transaction has been refused on a replica what only a primary does: the next
+    /// ones begin on the primary.
+    pub shuns_replicas: bool,
     undo: Option<Undo>,
 }
 
@@ -119,6 +123,7 @@ impl Session {
                 self.settings = Arc::new(self.after_reset());
                 self.pins.clear();
                 self.doubts = Doubts::default();
+                self.shuns_replicas = false;
             }
             SessionEffect::Discard(Discard::Temp) => {
                 self.pins.remove(Pin::TemporaryTable);
@@ -163,18 +168,15 @@ impl Session {
         }
     }
 
-    /// Notes what the transaction has left on its server. A SET LOCAL can be said again elsewhere.
+    /// Notes what the transaction has left on its server. Settings and savepoints can be said again
+    /// elsewhere.
     fn root(&mut self, effect: &SessionEffect) {
         let Some(undo) = &mut self.undo else { return };
         let texts = &mut self.began.texts;
-        match effect {
-            SessionEffect::Set { name, value, local: true }
-                if !undo.rooted && (1..TEXTS_MAX).contains(&texts.len()) =>
-            {
-                let value = value.as_deref().unwrap_or(DEFAULT);
-                texts.push(assignment(name, value, true).into_bytes().into());
-            }
-            _ => undo.rooted = true,
+        let may_move = !undo.rooted && (1..TEXTS_MAX).contains(&texts.len());
+        match may_move.then(|| said_again(effect, &self.startup)).flatten() {
+            Some(text) => texts.push(text.into_bytes().into()),
+            None => undo.rooted = true,
         }
     }
 
@@ -244,6 +246,15 @@ impl Session {
     /// statements have run in it.
     pub fn is_rooted(&self) -> bool {
         self.undo.as_ref().is_none_or(|undo| undo.rooted)
+    }
+
+    pub fn has_savepoints(&self) -> bool {
+        self.undo.as_ref().is_some_and(|undo| !undo.savepoints.is_empty())
+    }
+
+    /// The settings outside of the open transaction, or those of now.
+    pub fn settings_before(&self) -> &Arc<Settings> {
+        self.undo.as_ref().map_or(&self.settings, |undo| &undo.settings)
     }
 
     /// The transaction goes on elsewhere, where it begins again with these texts.
@@ -414,15 +425,8 @@ impl Session {
     }
 
     fn set_characteristics(&mut self, modes: TransactionModes) {
-        let values = [
-            modes.read_only.map(on_off),
-            modes.deferrable.map(on_off),
-            modes.isolation.map(|level| level.as_setting()),
-        ];
-        for (name, value) in CHARACTERISTICS.into_iter().zip(values) {
-            if let Some(value) = value {
-                self.set(&name.into(), Some(&Arc::from(value)));
-            }
+        for (name, value) in characteristics(modes) {
+            self.set(&name.into(), Some(&Arc::from(value)));
         }
     }
 
@@ -458,6 +462,39 @@ impl Session {
 /// Whether this is a name that nobody need have defined, as `app.user`.
 pub fn is_custom(name: &str) -> bool {
     name.contains('.')
+}
+
+/// What does to another connection's transaction what this did to the client's, if a text can.
+fn said_again(effect: &SessionEffect, startup: &Settings) -> Option<String> {
+    let set = |name: &str, value: Option<&Arc<str>>, local| {
+        let value = value.or_else(|| startup.get(name)).map_or(DEFAULT, |value| &**value);
+        assignment(name, value, local)
+    };
+    Some(match effect {
+        SessionEffect::Set { name, value, local } => set(name, value.as_ref(), *local),
+        SessionEffect::Reset(name) => set(name, None, false),
+        SessionEffect::ResetAll => {
+            let again = startup.names().map(|name| set(name, None, false));
+            "RESET ALL;".to_owned() + &again.collect::<String>()
+        }
+        SessionEffect::SetCharacteristics(modes) => {
+            characteristics(*modes).map(|(name, value)| assignment(name, value, false)).collect()
+        }
+        SessionEffect::Savepoint(name) => format!("SAVEPOINT {}", identifier(name)),
+        SessionEffect::RollbackTo(name) => format!("ROLLBACK TO {}", identifier(name)),
+        SessionEffect::Release(name) => format!("RELEASE {}", identifier(name)),
+        _ => return None,
+    })
+}
+
+/// The settings that SET SESSION CHARACTERISTICS AS TRANSACTION makes, with their values as SQL.
+fn characteristics(modes: TransactionModes) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let values = [
+        modes.read_only.map(on_off),
+        modes.deferrable.map(on_off),
+        modes.isolation.map(|level| level.as_setting()),
+    ];
+    CHARACTERISTICS.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)))
 }
 
 fn on_off(on: bool) -> &'static str {

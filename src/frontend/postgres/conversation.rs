@@ -17,7 +17,6 @@ use super::extent::{Extent, extent};
 use super::fault::{Fault, Refused};
 use super::guard::is_rollback;
 use super::plan::{Batch, Planner};
-use super::replica::STAYS_ON_REPLICA;
 use super::resolve::Recovered;
 use super::scratch::Scratch;
 use super::send::leaves_open;
@@ -195,10 +194,9 @@ impl Conversation {
                 }
                 Ok(Served::Between) => return Ok(()),
                 Ok(Served::Leave) => {
-                    let left = self.leave_replica();
+                    let (left, refused) = self.leave_replica();
                     open = left.as_ref().is_some_and(|batch| leaves_open(batch));
-                    if !matches!(self.session.transaction, Transaction::Held(_)) {
-                        let refused = Refused::new("0A000", STAYS_ON_REPLICA);
+                    if let Some(refused) = refused {
                         return self.refuse(&left.unwrap_or_default(), &refused).await;
                     }
                     need = Need::Primary(RouteReason::Write);
@@ -325,11 +323,13 @@ impl Conversation {
         if catalog.defaults.is_some() && number(catalog.defaults) != number(self.defaults) {
             self.defaults = catalog.defaults;
         }
+        let on_replica = self.is_on_replica();
         let mut planner = Planner {
             worker: &self.worker,
             registry: &self.scratch.registry,
             statements: &mut self.statements,
             naming: self.session.naming(),
+            on_replica,
             standard_strings: self.known.standard_strings,
             is_readable: self.known.is_readable,
             catalog: &catalog,

@@ -47,10 +47,16 @@ pub fn is_stale_plan(fields: &ErrorFields<'_>) -> bool {
 pub fn is_no_answer(fields: &ErrorFields<'_>) -> bool {
     match fields.sqlstate {
         b"25006" | b"57P01" | b"57P02" | b"57P03" | b"53300" | b"40001" | b"40P01" => true,
-        b"55000" | b"0A000" => {
-            let message = fields.message;
-            message.windows(8).any(|part| part == b"recovery" || part == b"standby ")
-        }
+        b"55000" | b"0A000" => names_recovery(fields),
         _ => false,
     }
+}
+
+/// Errors of a replica in the place of something that a primary does in a read-only transaction.
+pub fn is_of_replica(fields: &ErrorFields<'_>) -> bool {
+    matches!(fields.sqlstate, b"25006" | b"55000" | b"0A000" | b"XX000") && names_recovery(fields)
+}
+
+fn names_recovery(fields: &ErrorFields<'_>) -> bool {
+    fields.message.windows(8).any(|part| part == b"recovery" || part == b"standby ")
 }

@@ -11,16 +11,19 @@ use thiserror::Error;
 pub struct Refused {
     pub sqlstate: String,
     pub message: String,
+    pub detail: Option<String>,
     pub hint: Option<&'static str>,
 }
 
 impl Refused {
     pub fn new(sqlstate: &str, message: impl Into<String>) -> Refused {
-        Refused { sqlstate: sqlstate.to_owned(), message: message.into(), hint: None }
+        let (sqlstate, message) = (sqlstate.to_owned(), message.into());
+        Refused { sqlstate, message, detail: None, hint: None }
     }
 
     pub fn report(&self) -> Report<'_> {
-        Report { hint: self.hint, ..Report::error(&self.sqlstate, &self.message) }
+        let detail = self.detail.as_deref();
+        Report { detail, hint: self.hint, ..Report::error(&self.sqlstate, &self.message) }
     }
 }
 

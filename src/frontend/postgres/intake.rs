@@ -47,7 +47,9 @@ impl Conversation {
             active.progress.leaving = true;
             active.batch = Some(batch);
             self.taken += bytes;
-            if let Some((mut encoder, _)) = self.encoder(&mut active) {
+            if active.progress.status == Status::Failed {
+                active.progress.may_leave = true;
+            } else if let Some((mut encoder, _)) = self.encoder(&mut active) {
                 encoder.ask(ISOLATION, Way::Ask);
             }
             self.active = Some(active);

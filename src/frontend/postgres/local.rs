@@ -18,6 +18,9 @@ use crate::session::transaction::Held;
 use crate::sql::{SessionEffect, Statement, is_start};
 use std::sync::Arc;
 
+/// Describe of the unnamed portal.
+const DESCRIBE_UNNAMED: &[u8] = b"D\0\0\0\x06P\0";
+
 /// A result of the proxy's own.
 enum Answer {
     Tag(&'static str),
@@ -80,24 +83,43 @@ impl Conversation {
         if !matches!(batch.ops.last()?.what, What::Sync) {
             return None;
         }
-        let (mut meant, mut statement) = (None, None);
+        let meant = batch.ops.iter().find_map(|op| match &op.what {
+            // A portal with a name can be run again.
+            What::Bind(bound) if binds_plainly(&bytes[op.at.clone()]) => Some(bound),
+            _ => None,
+        })?;
+        let (mut binds, mut statement) = (0, None);
         for op in &batch.ops {
             match &op.what {
-                // A portal with a name can be run again.
-                What::Bind(bound) if meant.is_none() && binds_unnamed(&bytes[op.at.clone()]) => {
-                    meant = Some(bound);
+                What::Bind(_) => binds += 1,
+                What::Execute(runs)
+                    if binds == 1 && statement.is_none() && runs_unnamed(&bytes[op.at.clone()]) =>
+                {
+                    statement = Some(runs.clone()?);
                 }
-                What::Execute(runs) if statement.is_none() => statement = Some(runs.clone()?),
-                What::Parse(_) | What::ParseUnnamed(_) | What::Sync => {}
-                What::DescribeStatement(_) | What::DescribePortal => {}
+                What::Parse(prepared) if meant.is(prepared.id) => {}
+                What::ParseUnnamed(id) if meant.is(*id) => {}
+                What::DescribeStatement(described) if meant.is(described.id()) => {}
+                What::DescribePortal if binds == 1 && bytes[op.at.clone()] == *DESCRIBE_UNNAMED => {
+                }
+                What::Sync => {}
                 _ => return None,
             }
         }
-        let text = match meant? {
-            Meant::Named(prepared) => prepared.sql.clone(),
-            Meant::Unnamed(_) => self.statements.unnamed.sql.as_slice().into(),
+        if binds != 1 {
+            return None;
+        }
+        let (text, types): (Box<[u8]>, &[u8]) = match meant {
+            Meant::Named(prepared) => (prepared.sql.clone(), &prepared.types),
+            Meant::Unnamed(_) => {
+                let unnamed = &self.statements.unnamed;
+                (unnamed.sql.as_slice().into(), &unnamed.types)
+            }
             Meant::Foreign => return None,
         };
+        if types != [0, 0] {
+            return None;
+        }
         statement.filter(|statement| statement.count == 1).map(|statement| (statement, text))
     }
 
@@ -214,9 +236,17 @@ fn unknown_setting(key: &str) -> Refused {
     Refused::new("42704", format!("unrecognized configuration parameter \"tiffin.{key}\""))
 }
 
-/// Whether a Bind makes the unnamed portal.
-fn binds_unnamed(message: &[u8]) -> bool {
+/// Whether an Execute runs the unnamed portal.
+fn runs_unnamed(message: &[u8]) -> bool {
     message.get(HEAD_BYTES) == Some(&0)
+}
+
+/// Whether a Bind makes the unnamed portal, and brings no parameters.
+fn binds_plainly(message: &[u8]) -> bool {
+    let Ok(Request::Bind { portal: b"", rest, .. }) = request::read(message) else { return false };
+    let formats = rest.first_chunk().map_or(0, |count| usize::from(u16::from_be_bytes(*count)));
+    // More formats than parameters are refused, unless there is one for all.
+    formats <= 1 && rest.get(2 + 2 * formats..).is_some_and(|rest| rest.starts_with(&[0, 0]))
 }
 
 fn put_columns(answer: &Answer, out: &mut Vec<u8>) {

@@ -142,6 +142,9 @@ impl Watch for Observer<'_> {
             }
             _ => {}
         }
+        if let Some(outcome) = self.refused_by_replica(fields) {
+            return outcome;
+        }
         self.progress.syntax_error |= fields.sqlstate == b"42601";
         self.progress.fatal_told |= fields.is_fatal();
         self.stats.error(ErrorOrigin::Server, fields.sqlstate);
@@ -237,7 +240,9 @@ impl Watch for Observer<'_> {
 
     fn row(&mut self, message: &[u8]) {
         if self.progress.leaving {
-            self.progress.may_leave = message.ends_with(b"read committed");
+            // A snapshot of which nothing has been seen is none.
+            let keeps_none = message.ends_with(b"read committed");
+            self.progress.may_leave = keeps_none || !self.progress.reading;
             return;
         }
         if let Some(inquiry) = &mut self.progress.inquiry {

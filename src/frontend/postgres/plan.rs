@@ -7,6 +7,7 @@
 use super::encode::DEALLOCATE;
 use super::own_names::OwnNames;
 use super::parameters::drops_any;
+use super::replica::{belongs_to_primary, only_on_primary};
 use super::statements::{
     Classified, NO_STATEMENT, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
 };
@@ -32,6 +33,22 @@ pub enum Meant {
     Unnamed(u64),
     /// Not one that this client made by Parse: perhaps one made by PREPARE.
     Foreign,
+}
+
+impl Meant {
+    /// The statement's id, [`NO_STATEMENT`] if the proxy knows none.
+    pub fn id(&self) -> u64 {
+        match self {
+            Meant::Named(prepared) => prepared.id,
+            Meant::Unnamed(id) => *id,
+            Meant::Foreign => NO_STATEMENT,
+        }
+    }
+
+    /// Whether it is the one with this id.
+    pub fn is(&self, id: u64) -> bool {
+        id != NO_STATEMENT && self.id() == id
+    }
 }
 
 /// What is to be done with one message.
@@ -100,8 +117,10 @@ pub struct Batch {
     pub runs: bool,
     /// A statement asks for the state of sequences, or sets it.
     pub sequences: bool,
-    /// It ends a transaction, its own or one that is open.
+    /// It ends a transaction, its own or one that is open, by COMMIT.
     pub commits: bool,
+    /// The same, in whichever way.
+    pub ends: bool,
     /// Whether all that runs is INSERT, UPDATE, DELETE or MERGE, one statement to a message; `None`
     /// when nothing runs.
     pub dml: Option<bool>,
@@ -115,8 +134,9 @@ pub struct Batch {
     /// A replica refuses it for certain and a primary does not, or does it where nobody sees it
     /// (advisory locks).
     pub only_on_primary: bool,
-    /// Settings may be at the server's values after it, where the client's own are due: what
-    /// follows has to wait until they are set again.
+    /// What follows has to wait for its end: settings may be at the server's values, where the
+    /// client's own are due; or a transaction has ended on a replica, and what comes next is routed
+    /// anew.
     pub drops: bool,
     /// It does something that no rollback takes back.
     pub reaches_outside: bool,
@@ -141,6 +161,7 @@ impl Batch {
         self.sequences |= statement.session.contains(&SessionEffect::Pin(Pin::Sequence));
         self.commits |=
             statement.session.iter().any(|effect| matches!(effect, SessionEffect::Commit { .. }));
+        self.ends |= runs && statement.session.iter().any(is_end);
         self.unknown_function |= matches!(
             statement.reason_code,
             "function"
@@ -154,7 +175,8 @@ impl Batch {
         self.drops |= runs && drops_any(statement);
         self.reaches_outside |= runs && statement.reaches_outside();
         self.executes |= matches!(statement.reason_code, "execute" | "unknown_prepared");
-        self.belongs_to_primary |= runs && belongs_to_primary(statement);
+        // What is parsed is mostly run in the next batch, in the same implicit transaction.
+        self.belongs_to_primary |= belongs_to_primary(statement);
         self.only_on_primary |= runs && only_on_primary(statement);
         if runs {
             self.dml = Some(self.dml.unwrap_or(true) && is_dml(statement));
@@ -182,6 +204,8 @@ pub struct Planner<'a> {
     pub statements: &'a mut Statements,
     /// What names mean, if it is known.
     pub naming: Option<&'a Settings>,
+    /// The session holds a replica's connection.
+    pub on_replica: bool,
     pub standard_strings: bool,
     pub is_readable: bool,
     pub catalog: &'a Catalog,
@@ -215,6 +239,7 @@ impl Planner<'_> {
                 }
             }
             at = end;
+            batch.drops |= self.on_replica && batch.ends;
             if batch.drops && batch.ops.last().is_some_and(|op| op.what.ends_request()) {
                 break;
             }
@@ -436,32 +461,6 @@ fn forgets_prepared(statements: &Statements, statement: &Statement) -> bool {
     statement.count == 1 && statements.get(name.as_bytes()).is_some()
 }
 
-/// Whether a read-only transaction that runs it must be on the primary, if it can still go there.
-/// What is refused there as well is refused in the same words.
-fn belongs_to_primary(statement: &Statement) -> bool {
-    let is_kept = |effect: &SessionEffect| matches!(effect, SessionEffect::Pin(_));
-    matches!(statement.effect, Effect::Write | Effect::Unknown)
-        || statement.session.iter().any(is_kept)
-        || only_on_primary(statement)
-}
-
-/// Whether a replica cannot run it as a primary does in a read-only transaction
-/// (`ClassifyUtilityCommandAsReadOnly`, `src/backend/tcop/utility.c`).
-fn only_on_primary(statement: &Statement) -> bool {
-    let is_of_primary = |effect: &SessionEffect| {
-        matches!(
-            effect,
-            SessionEffect::Pin(Pin::Listen)
-                | SessionEffect::Unpin(Pin::Listen)
-                | SessionEffect::Doubt(Pin::Listen)
-                | SessionEffect::PrepareTransaction
-        )
-    };
-    matches!(statement.reason_code, "notify" | "strong_lock" | "maintenance" | "snapshot")
-        || statement.functions.iter().any(|name| name.contains("advisory"))
-        || statement.session.iter().any(is_of_primary)
-}
-
 /// Whether it changes rows and does nothing else that outlives it or ends its transaction.
 fn is_dml(statement: &Statement) -> bool {
     let plain = statement.session.is_empty() && !statement.is_ddl && statement.count == 1;
@@ -487,10 +486,11 @@ pub fn is_not_understood(statement: &Statement) -> bool {
 
 /// Whether it begins or ends a transaction.
 pub fn is_control(effect: &SessionEffect) -> bool {
-    matches!(
-        effect,
-        SessionEffect::Begin(_) | SessionEffect::Commit { .. } | SessionEffect::Rollback { .. }
-    )
+    matches!(effect, SessionEffect::Begin(_)) || is_end(effect)
+}
+
+fn is_end(effect: &SessionEffect) -> bool {
+    matches!(effect, SessionEffect::Commit { .. } | SessionEffect::Rollback { .. })
 }
 
 /// Whether a statement does something that has to be remembered when it has run.

@@ -164,7 +164,12 @@ impl Conversation {
     pub(super) fn begin_record(&self, active: &mut Active) {
         let is_wanted = self.cluster.handle.config.failover.replay.is_some();
         let on_primary = active.server.as_ref().is_some_and(|server| server.is_primary);
-        if is_wanted && on_primary && !self.session.is_bound() {
+        // What has come from a replica begins with more than its BEGIN.
+        let session = &self.session;
+        let is_new = matches!(session.transaction, Transaction::Open)
+            && Arc::ptr_eq(session.settings_before(), &session.settings)
+            && !session.has_savepoints();
+        if is_wanted && on_primary && is_new && !session.is_bound() {
             active.progress.record = Some(Box::new(Record {
                 journal: Journal::default(),
                 began: self.session.began.clone(),
@@ -426,11 +431,9 @@ impl Conversation {
         let ends = |effect: &SessionEffect| {
             matches!(effect, SessionEffect::Commit { .. } | SessionEffect::Rollback { .. })
         };
-        if statements(batch).next().is_some_and(|first| first.session.first().is_some_and(ends)) {
-            self.session.closed(false);
-            return None;
-        }
-        Some(Refused::new("25P02", ABORTED))
+        // On a server it is begun again and fails there, and what comes behind its end runs.
+        let ended = statements(batch).any(|statement| statement.session.iter().any(ends));
+        (!ended).then(|| Refused::new("25P02", ABORTED))
     }
 }
 

@@ -1,20 +1,25 @@
 //! A session on a replica: what of a read-only transaction moves to the primary, and what keeps a
 //! session there after its transaction.
 
-use super::active::Active;
+use super::active::{Active, Progress};
 use super::conversation::Conversation;
+use super::errors::is_of_replica;
 use super::fault::Refused;
+use super::observer::Observer;
 use super::plan::Batch;
-use crate::metrics::{RouteReason, ServerClosed};
+use crate::backend::postgres::replies::OnError;
+use crate::metrics::{ErrorOrigin, RouteReason, ServerClosed};
+use crate::protocol::postgres::error::ErrorFields;
 use crate::protocol::postgres::reply::Status;
-use crate::session::{Need, Transaction};
-use crate::sql::Isolation;
+use crate::session::{Need, Session, Transaction};
+use crate::sql::{Effect, Isolation, Pin, SessionEffect, Statement};
 use std::time::Instant;
 
-/// What a transaction is told that cannot move.
-pub const STAYS_ON_REPLICA: &str = "this needs the primary, and the read-only transaction has begun on \
-    a replica, with a snapshot or other state there; begin it with SET tiffin.target = 'primary' \
-    in force";
+/// What a transaction is told that cannot move (40001: serialization_failure).
+const STAYS_ON_REPLICA: &str = "this needs the primary, and the read-only transaction has a snapshot \
+    or other state on a replica";
+const RUN_IT_AGAIN: &str = "Run the transaction again: this session's read-only transactions begin on \
+    the primary from now on.";
 
 /// What a session is told that cannot leave a replica.
 const KEPT_ON_REPLICA: &str = "this needs the primary, and the session has a cursor WITH HOLD or a \
@@ -23,6 +28,12 @@ const CLOSE_THEM: &str = "Close it first, or begin such transactions with SET ti
     'primary' in force.";
 
 impl Conversation {
+    /// Whether the session holds a replica's connection.
+    pub(super) fn is_on_replica(&self) -> bool {
+        let server = self.active.as_ref().and_then(|active| active.server.as_ref());
+        server.is_some_and(|server| !server.is_primary)
+    }
+
     /// Whether something other than a transaction keeps the session on a replica.
     pub(super) fn is_kept_on_replica(&self) -> bool {
         let Some(active) = &self.active else { return false };
@@ -38,38 +49,50 @@ impl Conversation {
     /// it may fail, or lock nothing. What cannot move the server may try.
     pub(super) fn must_leave(&self, active: &Active, batch: &Batch) -> bool {
         let on_replica = active.server.as_ref().is_some_and(|server| !server.is_primary);
-        if !on_replica || !batch.belongs_to_primary {
+        if !on_replica || !batch.belongs_to_primary || active.progress.segment_open {
             return false;
         }
-        matches!(self.session.transaction, Transaction::Open)
-            && active.progress.status != Status::Failed
-            && !active.progress.segment_open
-            && (self.may_move() || batch.only_on_primary)
+        match self.session.transaction {
+            Transaction::Open if active.progress.status != Status::Failed => {
+                self.may_move(&active.progress) || batch.only_on_primary
+            }
+            // Nothing runs in it; what comes behind its end may write.
+            Transaction::Failed => batch.ends && self.may_move(&active.progress),
+            _ => false,
+        }
     }
 
-    /// Whether the open transaction has left nothing on its server that is known to keep it there.
-    fn may_move(&self) -> bool {
-        !self.session.is_rooted()
+    /// Whether the transaction has left nothing on its server that is known to keep it there.
+    fn may_move(&self, progress: &Progress) -> bool {
+        let isolation = self.session.began.modes.isolation;
+        let has_snapshot = isolation.is_some_and(Isolation::has_one_snapshot) && progress.reading;
+        let keeps_something = match self.session.transaction {
+            Transaction::Failed => self.session.has_savepoints(),
+            _ => has_snapshot || self.statements.has_portals(),
+        };
+        !keeps_something
+            && !self.session.is_rooted()
             && !self.session.is_bound()
-            && !self.statements.has_portals()
             && !self.session.began.texts.is_empty()
-            && !self.session.began.modes.isolation.is_some_and(Isolation::has_one_snapshot)
     }
 
     /// A read-only transaction leaves its replica, to begin again on the primary; if it cannot,
     /// because it has a snapshot or other state there, it has failed. Gives the batch to go on
-    /// with.
-    pub(super) fn leave_replica(&mut self) -> Option<Box<Batch>> {
+    /// with, and what the client is told if it cannot.
+    pub(super) fn leave_replica(&mut self) -> (Option<Box<Batch>>, Option<Refused>) {
         let progress = self.active.as_ref().map(|active| &active.progress);
-        let may_leave = progress.is_some_and(|progress| progress.may_leave) && self.may_move();
+        let may_leave =
+            progress.is_some_and(|progress| progress.may_leave && self.may_move(progress));
         let batch = self.drop_server(ServerClosed::Dirty);
-        if may_leave {
+        if !may_leave {
+            self.session.failed();
+            return (batch, Some(stays_on_replica(&mut self.session, None)));
+        }
+        if matches!(self.session.transaction, Transaction::Open) {
             let began = std::mem::take(&mut self.session.began);
             self.session.uprooted(began);
-        } else {
-            self.session.failed();
         }
-        batch
+        (batch, None)
     }
 
     /// Something keeps the session on a replica: only what can run there goes on.
@@ -91,4 +114,53 @@ impl Conversation {
         }
         Ok(())
     }
+}
+
+impl Observer<'_> {
+    /// Something else takes the place of an error by which a replica has refused, in a transaction,
+    /// what a primary does.
+    pub(super) fn refused_by_replica(&mut self, fields: &ErrorFields<'_>) -> Option<OnError> {
+        if !self.on_replica || self.progress.status == Status::Idle || !is_of_replica(fields) {
+            return None;
+        }
+        let refused = stays_on_replica(self.session, Some(fields.message));
+        self.stats.error(ErrorOrigin::Proxy, refused.sqlstate.as_bytes());
+        let mut out = Vec::new();
+        refused.report().put(&mut out);
+        Some(OnError::Instead(out.into()))
+    }
+}
+
+/// What a transaction is told that cannot go on with what only a primary does.
+fn stays_on_replica(session: &mut Session, servers: Option<&[u8]>) -> Refused {
+    session.shuns_replicas = true;
+    let detail = servers.map(|message| String::from_utf8_lossy(message).into_owned());
+    let refused = Refused::new("40001", STAYS_ON_REPLICA);
+    Refused { detail, hint: Some(RUN_IT_AGAIN), ..refused }
+}
+
+/// Whether a read-only transaction that runs it must be on the primary, if it can still go there.
+/// What is refused there as well is refused in the same words.
+pub fn belongs_to_primary(statement: &Statement) -> bool {
+    let is_kept = |effect: &SessionEffect| matches!(effect, SessionEffect::Pin(_));
+    matches!(statement.effect, Effect::Write | Effect::Unknown)
+        || statement.session.iter().any(is_kept)
+        || only_on_primary(statement)
+}
+
+/// Whether a replica cannot run it as a primary does in a read-only transaction
+/// (`ClassifyUtilityCommandAsReadOnly`, `src/backend/tcop/utility.c`).
+pub fn only_on_primary(statement: &Statement) -> bool {
+    let is_of_primary = |effect: &SessionEffect| {
+        matches!(
+            effect,
+            SessionEffect::Pin(Pin::Listen)
+                | SessionEffect::Unpin(Pin::Listen)
+                | SessionEffect::Doubt(Pin::Listen)
+                | SessionEffect::PrepareTransaction
+        )
+    };
+    matches!(statement.reason_code, "notify" | "strong_lock" | "maintenance" | "snapshot")
+        || statement.functions.iter().any(|name| name.contains("advisory"))
+        || statement.session.iter().any(is_of_primary)
 }

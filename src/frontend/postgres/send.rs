@@ -6,12 +6,16 @@ use super::encode::Encoder;
 use super::parameters::tell_parameters;
 use super::plan::{Batch, What};
 use super::statements::Statements;
+use crate::backend::postgres::replies::Way;
 use crate::protocol::postgres::reply::Status;
 use crate::session::settings::FROM_SCRATCH;
 use crate::session::{Class, Settings, Transaction};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+
+/// A text that no server takes.
+const FAILS: &[u8] = b"tiffin ends a transaction";
 
 /// A commit under way.
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +145,7 @@ impl Conversation {
     /// What must run before the client's request: the difference of settings, and the BEGIN that
     /// was held back. Whether there was one.
     pub(super) fn prelude(&mut self, active: &mut Active, asks_sequences: bool) -> bool {
-        let wanted = self.session.settings.clone();
+        let wanted = self.session.settings_before().clone();
         let clean = std::mem::replace(&mut active.progress.clean, Clean::Nothing);
         let mut settling = false;
         let Some((mut encoder, is_idle)) = self.encoder(active) else { return false };
@@ -166,6 +170,10 @@ impl Conversation {
             }
         }
         active.progress.settling = settling;
+        if is_idle && matches!(self.session.transaction, Transaction::Failed) {
+            self.fail_here(active);
+            return true;
+        }
         let Transaction::Held(held) = &mut self.session.transaction else { return false };
         let began = std::mem::take(held);
         if let Some((mut encoder, _)) = self.encoder(active) {
@@ -176,6 +184,15 @@ impl Conversation {
         self.session.opened();
         self.session.began = began;
         true
+    }
+
+    /// The transaction has failed elsewhere, or before a server knew of it: it is begun, and fails.
+    fn fail_here(&self, active: &mut Active) {
+        let texts = &self.session.began.texts;
+        let Some((mut encoder, _)) = self.encoder(active) else { return };
+        encoder.own_query(texts.first().map_or(b"BEGIN", |text| &text[..]));
+        encoder.ask(FAILS, Way::Ask);
+        active.progress.status = Status::Failed;
     }
 
     /// Sets again what a statement of the open transaction has dropped.
