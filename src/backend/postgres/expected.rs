@@ -1,5 +1,6 @@
 //! A reply that a server connection owes: to what, and what becomes of it.
 
+use super::replies::Replies;
 use crate::sql::Statement;
 use std::sync::Arc;
 
@@ -89,5 +90,26 @@ pub struct Expected {
 impl Expected {
     pub fn new(kind: Kind, way: Way) -> Expected {
         Expected { kind, way, statement: None, prepared: None, change: 0, named: 0, shape: None }
+    }
+}
+
+impl Replies {
+    /// Whether what is being answered is the proxy's own. After an error that is the next Sync:
+    /// what stands before it is ignored.
+    pub(super) fn is_answered_own(&self) -> bool {
+        let skipped = |expected: &&Expected| self.skipping && expected.kind != Kind::Sync;
+        self.queue.iter().find(|expected| !skipped(expected)).is_some_and(|it| it.way.is_own())
+    }
+
+    /// Whether the server may have skipped the Parse of a statement when it gets to what is sent
+    /// next: a request that it stands in may fail before it. `own`: only the proxy's own count.
+    pub fn may_skip_parse(&self, id: u64, own: bool) -> bool {
+        let ends = |kind| matches!(kind, Kind::Query | Kind::Sync | Kind::Function);
+        let mut newest = self.queue.iter().rev().take_while(|_| self.parses_due > 0);
+        let mut ended = false;
+        newest.any(|expected| {
+            ended |= ends(expected.kind);
+            expected.prepared == Some(id) && (!own || expected.way.is_own())
+        }) && ended
     }
 }

@@ -50,7 +50,7 @@ pub struct Replies {
     pub(super) failed: bool,
     /// After an error in the extended protocol the server ignores everything up to a Sync, simple
     /// queries too.
-    skipping: bool,
+    pub(super) skipping: bool,
     /// A question of the proxy's own is among what is owed.
     asking: bool,
     /// Written to the client in place of the message that was just matched.
@@ -59,6 +59,8 @@ pub struct Replies {
     pub(super) kept: Option<Box<[u8]>>,
     /// How many of the queue's entries end in a ReadyForQuery.
     ready_due: usize,
+    /// How many of them prepare a statement.
+    pub(super) parses_due: usize,
     /// Bytes at the front of the read buffer that may be written to the client.
     pub(super) forwardable: usize,
 }
@@ -79,6 +81,7 @@ impl Replies {
         if matches!(expected.kind, Kind::Query | Kind::Sync | Kind::Function) {
             self.ready_due += 1;
         }
+        self.parses_due += usize::from(expected.prepared.is_some());
         self.asking |= expected.way == Way::Ask;
         self.queue.push_back(expected);
     }
@@ -145,11 +148,11 @@ impl Replies {
     }
 
     pub fn clear(&mut self) {
-        let Replies { queue, instead, passing, ready_due, forwardable, .. } = self;
+        let Replies { queue, instead, passing, ready_due, parses_due, forwardable, .. } = self;
         queue.clear();
         *instead = None;
         self.kept = None;
-        (*passing, *ready_due, *forwardable) = (0, 0, 0);
+        (*passing, *ready_due, *parses_due, *forwardable) = (0, 0, 0, 0);
         let Replies { passing_swallowed, asking, copy_in, failed, .. } = self;
         (*passing_swallowed, *asking, *copy_in, *failed) = (false, false, false, false);
         (self.skipping, self.passing_answer, self.heard) = (false, false, 0);
@@ -232,7 +235,7 @@ impl Replies {
         watch: &mut impl Watch,
     ) -> Result<Fate, FrameError> {
         let front = self.queue.front().map(|expected| (expected.kind, expected.way));
-        let swallowed = front.is_some_and(|(_, way)| way.is_own());
+        let swallowed = self.is_answered_own();
         if let Some((_, way)) = front
             && tag == b'C'
             && way.hides_end()
@@ -258,6 +261,7 @@ impl Replies {
             | (b'3', Some((Kind::Close, _)))
             | (b'T' | b'n', Some((Kind::Describe, _))) => {
                 if let Some(done) = self.queue.pop_front() {
+                    self.parses_due -= usize::from(done.prepared.is_some());
                     watch.changed(done.change);
                     if let Some(of) = done.shape {
                         let message = if tag == b'T' { message } else { reply::NO_DATA };
@@ -371,6 +375,7 @@ impl Replies {
                 changes = begin..=front.change;
             }
             if let Some(id) = front.prepared {
+                self.parses_due -= 1;
                 let own = front.way == Way::Swallow;
                 watch.not_prepared(id, if own { NotPrepared::Own } else { why });
             }

@@ -115,7 +115,7 @@ impl Encoder<'_> {
                 self.connection.unnamed = Some(*id);
                 self.outbox.extend(message);
                 let expected = Expected::new(Kind::Parse, Way::Forward);
-                self.replies.push(Expected { prepared: Some(*id), ..expected });
+                self.replies.push(Expected { prepared: Some(*id), change, ..expected });
             }
             What::ParseAgain(prepared) => self.parse_again(prepared, message),
             What::Bind(meant) => {
@@ -163,16 +163,16 @@ impl Encoder<'_> {
             What::Terminate => {}
             What::Refuse(limit) => self.refuse(*limit),
             What::Deallocate(statement) => self.deallocate(statement),
-            What::ParseDeallocate(id) => self.parse_deallocate(*id),
+            What::ParseDeallocate(id) => self.parse_deallocate(*id, change),
         }
     }
 
-    fn parse_deallocate(&mut self, id: u64) {
+    fn parse_deallocate(&mut self, id: u64, change: u64) {
         self.spare();
         self.put(|out| request::put_parse(out, b"", DEALLOCATE, &[0, 0]));
         self.connection.unnamed = Some(id);
         let expected = Expected::new(Kind::Parse, Way::Forward);
-        self.replies.push(Expected { prepared: Some(id), ..expected });
+        self.replies.push(Expected { prepared: Some(id), change, ..expected });
     }
 
     fn refuse(&mut self, limit: Limit) {
@@ -182,7 +182,7 @@ impl Encoder<'_> {
 
     /// Prepares a statement, unless it is there, and asks for its columns.
     pub fn describe_own(&mut self, prepared: &Prepared) {
-        if !self.connection.prepared.touch(prepared.id) {
+        if !self.has(prepared.id) {
             self.send_parse(prepared, Way::Swallow, 0);
         }
         self.describe(prepared, true);
@@ -276,7 +276,7 @@ impl Encoder<'_> {
     }
 
     fn parse(&mut self, prepared: &Prepared, change: u64) {
-        if !self.connection.prepared.touch(prepared.id) {
+        if !self.has(prepared.id) {
             self.send_parse(prepared, Way::Forward, change);
             if prepared.shape.get().is_none() && !self.describes {
                 self.describe(prepared, false);
@@ -295,7 +295,7 @@ impl Encoder<'_> {
     /// The server must say that the name is taken: it does for the name that it knows, once it has
     /// found nothing wrong with the text.
     fn parse_again(&mut self, prepared: &Prepared, message: &[u8]) {
-        if !self.connection.prepared.touch(prepared.id) {
+        if !self.has(prepared.id) {
             self.send_parse(prepared, Way::Swallow, 0);
         }
         let Ok(Request::Parse { sql, types, .. }) = request::read(message) else { return };
@@ -304,11 +304,16 @@ impl Encoder<'_> {
         self.replies.push(Expected { named: prepared.serial, ..expected });
     }
 
+    /// Whether the connection will have a statement when the server gets to what is written next.
+    fn has(&mut self, id: u64) -> bool {
+        self.connection.prepared.touch(id) && !self.replies.may_skip_parse(id, false)
+    }
+
     /// Prepares a statement on this connection unless it has it.
     fn ensure(&mut self, meant: &Meant) {
         match meant {
             Meant::Named(prepared) => {
-                if !self.connection.prepared.touch(prepared.id) {
+                if !self.has(prepared.id) {
                     self.send_parse(prepared, Way::Swallow, 0);
                 }
             }
@@ -318,7 +323,8 @@ impl Encoder<'_> {
     }
 
     fn ensure_unnamed(&mut self, id: u64) {
-        if id == UNSEEN_STATEMENT || (id != NO_STATEMENT && self.connection.unnamed == Some(id)) {
+        let is_there = id != NO_STATEMENT && self.connection.unnamed == Some(id);
+        if id == UNSEEN_STATEMENT || is_there && !self.replies.may_skip_parse(id, true) {
             return;
         }
         if id != NO_STATEMENT && self.unnamed.id == id && self.unnamed.kept {

@@ -249,7 +249,7 @@ impl Planner<'_> {
 
     /// Whether a message names a statement that an earlier request may have failed to change.
     fn must_wait(&self, request: &Request<'_>) -> bool {
-        let (Request::Parse { name, .. }
+        let (Request::Parse { name: name @ [_, ..], .. }
         | Request::Bind { statement: name, .. }
         | Request::Describe(Object::Statement, name)
         | Request::Close(Object::Statement, name)) = request

@@ -110,6 +110,8 @@ pub struct Statements {
     /// The number of the newest change, and of the newest before the last Sync.
     newest: u64,
     newest_synced: u64,
+    /// The number of the newest Parse of the unnamed statement.
+    newest_unnamed: u64,
     /// Names that SQL's PREPARE has taken.
     taken: HashSet<Box<[u8]>>,
     /// What the unnamed portal runs.
@@ -215,12 +217,18 @@ impl Statements {
     /// it.
     pub fn is_uncertain(&self, name: &[u8]) -> bool {
         let name = truncated(name);
+        if name.is_empty() {
+            let newest = self.newest_unnamed;
+            return newest <= self.newest_synced
+                && self.changes.iter().any(|change| change.number == newest);
+        }
         let synced = |change: &&Change| change.number <= self.newest_synced;
         self.changes.iter().take_while(synced).any(|change| *change.name == *name)
     }
 
     /// The unnamed statement is to be another one; its old one may be wanted again.
     pub fn replace_unnamed(&mut self, id: u64) -> &mut Unnamed {
+        self.newest_unnamed = self.change(b"", None);
         std::mem::swap(&mut self.unnamed, &mut self.replaced);
         let unnamed = &mut self.unnamed;
         unnamed.id = id;
