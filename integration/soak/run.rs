@@ -271,6 +271,12 @@ fn on_used_connection(line: &str) -> bool {
     line.contains("C=55000") && line.contains("is not yet defined in this session")
 }
 
+/// In a transaction that has failed nothing can be prepared on the server that it is on.
+fn is_not_described(found: &Difference) -> bool {
+    let refused = |line: &String| line.contains("C=25P02");
+    found.proxied.iter().any(refused) && !found.direct.iter().any(|line| line.starts_with('E'))
+}
+
 /// What a client has asked for when it connected is reset in a text of several statements: those
 /// behind it see the server's default (`docs/limits.md`).
 fn resets_startup(script: &Script, at: usize) -> bool {
@@ -328,6 +334,7 @@ pub fn difference(script: &Script, direct: &Transcript, proxied: &Transcript) ->
         return match PARTINGS.iter().find(|(_, is)| says(*is)) {
             Some((why, _)) => Compared::Parted(why, found),
             None if resets_startup(script, at) => Compared::Parted("a start-up value", found),
+            None if is_not_described(&found) => Compared::Parted("a failed transaction", found),
             None => Compared::Differs(found),
         };
     }

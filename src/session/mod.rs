@@ -4,6 +4,7 @@
 //! No socket, no clock, no protocol: effects of statements and instants come in as values.
 //! Open [`need`] for the rule that decides, [`transaction`] for what survives a rollback.
 
+mod again;
 pub mod doubts;
 pub mod journal;
 pub mod need;

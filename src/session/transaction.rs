@@ -8,22 +8,11 @@
 //!                        └─ COMMIT, ROLLBACK ─▶ Idle     └──────▶ Failed ─ROLLBACK─▶ Idle
 //! ```
 
+use super::again::{CHARACTERISTICS, DEFAULT, characteristics, said_again};
 use super::doubts::{AllLearned, Learned, UNKNOWN_SETTINGS_MAX};
-use super::settings::{assignment, identifier};
 use super::{Doubts, Overrides, Pins, Positions, Settings};
 use crate::sql::{Discard, Pin, SessionEffect, TransactionModes};
 use std::sync::Arc;
-
-/// A custom setting that was reset is empty, and not unknown as before its first SET: SHOW works.
-/// On a connection that has never had it, this makes it so.
-const DEFAULT: &str = "DEFAULT";
-
-/// What SET SESSION CHARACTERISTICS AS TRANSACTION sets: access mode, deferrable, isolation.
-const CHARACTERISTICS: [&str; 3] = [
-    "default_transaction_read_only",
-    "default_transaction_deferrable",
-    "default_transaction_isolation",
-];
 
 /// Texts with which a transaction begins elsewhere; with more it stays where it is.
 const TEXTS_MAX: usize = 64;
@@ -462,43 +451,6 @@ impl Session {
 /// Whether this is a name that nobody need have defined, as `app.user`.
 pub fn is_custom(name: &str) -> bool {
     name.contains('.')
-}
-
-/// What does to another connection's transaction what this did to the client's, if a text can.
-fn said_again(effect: &SessionEffect, startup: &Settings) -> Option<String> {
-    let set = |name: &str, value: Option<&Arc<str>>, local| {
-        let value = value.or_else(|| startup.get(name)).map_or(DEFAULT, |value| &**value);
-        assignment(name, value, local)
-    };
-    Some(match effect {
-        SessionEffect::Set { name, value, local } => set(name, value.as_ref(), *local),
-        SessionEffect::Reset(name) => set(name, None, false),
-        SessionEffect::ResetAll => {
-            let again = startup.names().map(|name| set(name, None, false));
-            "RESET ALL;".to_owned() + &again.collect::<String>()
-        }
-        SessionEffect::SetCharacteristics(modes) => {
-            characteristics(*modes).map(|(name, value)| assignment(name, value, false)).collect()
-        }
-        SessionEffect::Savepoint(name) => format!("SAVEPOINT {}", identifier(name)),
-        SessionEffect::RollbackTo(name) => format!("ROLLBACK TO {}", identifier(name)),
-        SessionEffect::Release(name) => format!("RELEASE {}", identifier(name)),
-        _ => return None,
-    })
-}
-
-/// The settings that SET SESSION CHARACTERISTICS AS TRANSACTION makes, with their values as SQL.
-fn characteristics(modes: TransactionModes) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let values = [
-        modes.read_only.map(on_off),
-        modes.deferrable.map(on_off),
-        modes.isolation.map(|level| level.as_setting()),
-    ];
-    CHARACTERISTICS.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)))
-}
-
-fn on_off(on: bool) -> &'static str {
-    if on { "on" } else { "off" }
 }
 
 #[cfg(test)]
