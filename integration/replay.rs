@@ -241,3 +241,39 @@ fn what_cannot_go_on_fails_or_ends() {
     }
     assert_eq!(replays(&fixture), [0.0, 3.0, 4.0], "{}", fixture.proxy.log());
 }
+
+/// Its transaction runs again with it, and is there once.
+#[test]
+fn a_commit_that_has_not_happened_runs_again() {
+    let fixture =
+        start(Fixture::build().key("gate.hold", "2min").key("failover.resolve_commits", "on"));
+    let [old, new, third] = fixture.cluster.servers() else { panic!("three servers") };
+    new.cut_receiver().unwrap();
+    third.cut_receiver().unwrap();
+    old.set("synchronous_standby_names", "'nobody'").unwrap();
+    let commits = ["simple", "prepared"].map(|name| {
+        let client = Client::begin(&fixture, name, &[&insert(name, 1)]);
+        client.run(&insert(name, 2));
+        spawn(move || match name {
+            "simple" => client.session.query("COMMIT").map(|_| client),
+            _ => client.session.rows("COMMIT", &[]).map(|_| client),
+        })
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait_until(PATIENCE, || old.value(waiting).is_ok_and(|count| count == "2")).expect("commits");
+    let differs =
+        Client::begin(&fixture, "differs", &[&insert("differs", 1), "SELECT clock_timestamp()"]);
+    let differs = spawn(move || (differs.refused("COMMIT"), differs));
+    wait_until(PATIENCE, || old.value(waiting).is_ok_and(|count| count == "3")).expect("commits");
+    old.kill9().unwrap();
+    new.promote().unwrap();
+    for commit in commits {
+        let client = commit.join().unwrap().expect("committed");
+        assert_eq!(rows_of(&fixture, new, client.name), "1 2", "{}", client.name);
+        assert_eq!(client.value("SELECT 1"), "1", "{}", client.name);
+    }
+    let (state, client) = differs.join().unwrap();
+    assert_eq!((state.as_str(), client.value("SELECT 1").as_str()), ("40001", "1"));
+    assert_eq!(rows_of(&fixture, new, "differs"), "");
+    assert_eq!(replays(&fixture), [2.0, 1.0, 0.0], "{}", fixture.proxy.log());
+}

@@ -49,6 +49,22 @@ pub struct Standing {
     pub reach: Option<Position>,
 }
 
+impl Standing {
+    /// A replica that nobody sends to any more may tell an older timeline than it has followed, that
+    /// of its last restartpoint: what it was seen on before counts.
+    pub fn seen_on(mut self, seen: Option<Timeline>) -> Standing {
+        if let Some(seen) = seen.filter(|seen| self.timeline.is_some_and(|told| told < *seen)) {
+            self.timeline = Some(seen);
+            for position in [&mut self.position, &mut self.reach].into_iter().flatten() {
+                if let Position::Log { timeline, .. } = position {
+                    *timeline = seen;
+                }
+            }
+        }
+        self
+    }
+}
+
 /// Why a former primary is no replica of the new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeftOut {
@@ -161,5 +177,23 @@ pub(super) fn shown(position: Option<&Position>) -> String {
     match text.char_indices().nth(POSITION_CHARS_MAX) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_on_the_newest_timeline_that_it_was_seen_on() {
+        let on = |timeline: u32| {
+            let timeline = Timeline(timeline);
+            let position = Some(Position::Log { timeline, offset: 7 });
+            let (timeline, reach) = (Some(timeline), position.clone());
+            Standing { part: Part::Replica, system: 1, timeline, position, reach }
+        };
+        for (told, seen, expected) in [(1, Some(2), 2), (2, Some(1), 2), (2, None, 2)] {
+            assert_eq!(on(told).seen_on(seen.map(Timeline)), on(expected), "{told} {seen:?}");
+        }
     }
 }

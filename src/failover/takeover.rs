@@ -131,7 +131,9 @@ async fn survey<'a>(
         match answer.await.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(standing) if standing.part == Part::Replica => {
                 told.push(format!("{} at {}", node.name, shown(standing.position.as_ref())));
-                standings.push((node, standing));
+                let known = snapshot.node_by_name(&node.name);
+                let seen = known.and_then(|node| node.position.as_ref()?.timeline());
+                standings.push((node, standing.seen_on(seen)));
             }
             Ok(standing) if standing.part == Part::Neither => {
                 told.push(format!("{} receives from nobody", node.name));

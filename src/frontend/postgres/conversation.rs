@@ -429,7 +429,9 @@ impl Conversation {
     fn can_repeat(&self, fault: &Fault) -> bool {
         let Fault::ServerLost { .. } = fault else { return false };
         self.active.as_ref().is_some_and(|active| {
-            active.progress.repeatable || active.progress.intercepted || active.is_uncommitted()
+            active.progress.repeatable
+                || active.progress.intercepted
+                || (active.progress.retained && active.is_uncommitted())
         })
     }
 

@@ -1,7 +1,8 @@
 //! Commits that can be found out about if their server is lost (`failover.resolve_commits`).
 //!
 //! The server is asked for the transaction's id before it commits. In front of a COMMIT the
-//! question goes out with it; behind a statement that is a transaction of its own it goes out with
+//! question goes out with it, or before it where the transaction can run again as long as nothing
+//! has been committed ([`super::replay`]); behind a statement that is a transaction of its own it goes out with
 //! the statement, and what commits follows the answer:
 //!
 //! ```text
@@ -33,6 +34,7 @@ use crate::protocol::postgres::request;
 use crate::session::Transaction;
 use crate::sql::{SessionEffect, Statement};
 use crate::topology::{NodeId, Position, Timeline};
+use std::borrow::Cow;
 
 /// A reply that is longer is passed on as it comes: then its statement cannot run again.
 pub const WITHHELD_BYTES_MAX: usize = 64 * 1024;
@@ -54,7 +56,7 @@ pub struct Guard {
     /// The server's answer.
     pub mark: Option<Mark>,
     /// What commits, as long as it has not been sent.
-    pub held: Option<&'static [u8]>,
+    pub held: Option<Cow<'static, [u8]>>,
     /// The server has refused to answer.
     pub refused: bool,
     /// Where it runs.
@@ -136,12 +138,17 @@ impl Conversation {
             active.progress.guard = self.guard(active, what);
             active.progress.withheld = what.runs_again();
         }
+        let replays = self.cluster.handle.config.failover.replay.is_some();
         let Some((mut encoder, _)) = self.encoder(active) else { return false };
         match what {
             None => encoder.batch(batch, bytes),
             Some(Guarded::Commit) => {
                 encoder.ask_mark(request::SYNC);
+                let asked = encoder.outbox.len();
                 encoder.batch(batch, bytes);
+                if replays {
+                    active.hold_behind(asked);
+                }
             }
             Some(Guarded::Query) => {
                 encoder.own_query(b"BEGIN");
@@ -167,8 +174,8 @@ impl Conversation {
             mark: None,
             held: match what {
                 Guarded::Commit => None,
-                Guarded::Query => Some(COMMIT),
-                Guarded::Statement => Some(request::SYNC),
+                Guarded::Query => Some(Cow::Borrowed(COMMIT)),
+                Guarded::Statement => Some(Cow::Borrowed(request::SYNC)),
             },
             refused: false,
             node,
@@ -201,20 +208,26 @@ impl Conversation {
 }
 
 impl Active {
+    /// Holds back what is to be sent behind so many bytes, until the question before is answered.
+    fn hold_behind(&mut self, bytes: usize) {
+        if let Some(guard) = &mut self.progress.guard {
+            guard.held = Some(Cow::Owned(self.outbox.filled()[bytes..].to_vec()));
+            self.outbox.truncate(bytes);
+        }
+    }
+
     /// Sends what has been held, when the answer is there or the statement has failed.
     pub(super) fn release_held(&mut self) {
         let Some(guard) = &mut self.progress.guard else { return };
         let failed = guard.refused || self.replies.has_failed() || self.progress.intercepted;
         if guard.mark.is_some() || failed {
-            self.outbox.extend(guard.held.take().unwrap_or_default());
+            self.outbox.extend(&guard.held.take().unwrap_or_default());
         }
     }
 
-    /// Whether what runs has not been committed for certain, and nothing of it has reached the
-    /// client.
+    /// Whether what commits has not been sent.
     pub(super) fn is_uncommitted(&self) -> bool {
-        let held = self.progress.guard.as_ref().is_some_and(|guard| guard.held.is_some());
-        held && self.progress.retained
+        self.progress.guard.as_ref().is_some_and(|guard| guard.held.is_some())
     }
 }
 

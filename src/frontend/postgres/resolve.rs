@@ -85,9 +85,10 @@ impl Conversation {
             }
             _ => return Err(fault),
         };
+        let is_uncommitted = self.active.as_ref().is_some_and(|active| active.is_uncommitted());
         let guarded = self.active.as_deref_mut().and_then(take_guard);
         let (Fault::ServerLost { node, error, .. }, Some((guard, mark))) = (&fault, guarded) else {
-            return self.replay(fault, lost, false).await;
+            return self.replay(fault, lost, is_uncommitted).await;
         };
         tracing::debug!("asking what became of a commit: {node}: {error}");
         let rest = self.active.as_deref_mut().map(take_rest);
