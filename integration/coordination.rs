@@ -1,10 +1,9 @@
 //! Several proxies in front of one cluster: only the one that has the lease in etcd promotes.
 
 use crate::maintenance::TOKEN;
-use crate::promotion::promoting;
 use crate::support::certificates::{Authority, Files};
 use crate::support::etcd::{Etcd, exchange};
-use crate::support::{Fixture, PATIENCE, Proxy, binary, proxy, runtime, wait_until};
+use crate::support::{PATIENCE, Proxy, Stand, Which, binary, on_every_engine, runtime, wait_until};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tiffin::config::{HttpAddress, Remote, Service};
@@ -29,21 +28,19 @@ fn primary(proxy: &Proxy) -> Option<String> {
     body["clusters"][0]["primary"].as_str().map(str::to_owned)
 }
 
-#[test]
-fn only_the_proxy_with_the_lease_promotes() {
+on_every_engine!(only_the_proxy_with_the_lease_promotes);
+
+fn only_the_proxy_with_the_lease_promotes<S: Stand>(which: Which) {
     let folder = tempfile::tempdir().unwrap();
     let mut etcd = Etcd::start(folder.path().join("etcd"));
     let address = etcd.address.clone();
-    let fixture: Fixture = promoting()
-        .config(move |config| {
-            let failover = &mut config["clusters"]["main"]["failover"];
-            failover["coordination"] = "etcd".into();
-            failover["etcd"]["endpoints"] = vec![address].into();
-            failover["etcd"]["lease"] = "3s".into();
-        })
-        .start();
+    let fixture = S::promoting(which, move |config| {
+        let failover = &mut config["clusters"]["main"]["failover"];
+        failover["coordination"] = "etcd".into();
+        failover["etcd"] = json!({ "endpoints": [address], "lease": "3s" });
+    });
     let mut config = fixture.config.clone();
-    config["listen"] = proxy::config(&fixture.cluster, 0).unwrap()["listen"].take();
+    config["listen"] = S::listen(&fixture.cluster);
     let second = Proxy::start(binary(), &fixture.cluster, &config).unwrap();
     let both = [&fixture.proxy, &second];
 
@@ -57,16 +54,18 @@ fn only_the_proxy_with_the_lease_promotes() {
     let acted: Vec<usize> = both.iter().map(|proxy| actions(proxy).len()).collect();
     assert_eq!(acted.iter().sum::<usize>(), 1, "{acted:?}");
     let (holder, other) = if acted[0] == 1 { (both[0], both[1]) } else { (both[1], both[0]) };
+    let is_done = |proxy| actions(proxy).iter().any(|action| action["state"] == "done");
+    wait_until(PATIENCE, || is_done(holder)).unwrap();
 
     // The holder goes away without a word: the other one takes over when the lease has run out.
     holder.kill();
     let name = primary(other).unwrap();
     let new = fixture.cluster.servers().iter().find(|server| server.name == name).unwrap();
-    fixture.cluster.rewind(old, new).unwrap();
+    S::remake(&fixture, old, new);
     new.kill9().unwrap();
     wait_until(PATIENCE, || primary(other).is_some_and(|now| now != name))
         .unwrap_or_else(|_| panic!("{}", other.log()));
-    wait_until(PATIENCE, || actions(other).iter().any(|action| action["state"] == "done")).unwrap();
+    wait_until(PATIENCE, || is_done(other)).unwrap();
 
     // Without etcd nobody has it.
     etcd.kill();

@@ -3,9 +3,11 @@
 use crate::maintenance::{TOKEN, said, tiffin};
 use crate::support::relay::{Behaviour, Relay};
 use crate::support::{
-    Fixture, Group, Member, PATIENCE, Server, Sql, Stage, Stand, on_postgres_18, wait_until,
+    Fixture, Group, Member, PATIENCE, Server, Sql, Stage, Stand, Which, on_every_engine,
+    on_postgres_18, wait_until,
 };
 use serde_json::Value;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -305,25 +307,23 @@ fn a_cut_link_is_no_lost_primary() {
     assert_eq!(actions(&fixture), Vec::<Value>::new());
 }
 
+on_every_engine!(a_proxy_that_sees_a_minority_writes_nothing);
+
 /// The proxy sees the primary and no other: the others may have another one by now.
-#[test]
-fn a_proxy_that_sees_a_minority_writes_nothing() {
-    let relays = [Relay::start(Behaviour::Refuse), Relay::start(Behaviour::Refuse)];
-    let ports = [relays[0].port, relays[1].port];
-    let fixture = Fixture::build()
-        .unready()
-        .key("failover.quorum", "majority")
-        .key("gate.hold", "500ms")
-        .config_with(move |_, config| {
-            let nodes = &mut config["clusters"]["main"]["nodes"];
-            nodes["pg1"] = format!("127.0.0.1:{}", ports[0]).into();
-            nodes["pg2"] = format!("127.0.0.1:{}", ports[1]).into();
-        })
-        .start();
-    for (relay, server) in relays.iter().zip(fixture.cluster.replicas()) {
-        relay.set(Behaviour::Forward(server.port));
-    }
-    fixture.proxy.wait_ready().unwrap();
+fn a_proxy_that_sees_a_minority_writes_nothing<S: Stand>(which: Which) {
+    let relays = Arc::new([Relay::start(Behaviour::Refuse), Relay::start(Behaviour::Refuse)]);
+    let cables = relays.clone();
+    let fixture = S::stage(which, 2, move |config| {
+        let main = &mut config["clusters"]["main"];
+        main["failover"]["quorum"] = "majority".into();
+        main["gate"]["hold"] = "500ms".into();
+        let replicas = main["nodes"].as_object_mut().unwrap().values_mut().skip(1);
+        for (cable, address) in cables.iter().zip(replicas) {
+            let port = address.as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+            cable.set(Behaviour::Forward(port));
+            *address = format!("127.0.0.1:{}", cable.port).into();
+        }
+    });
     let writer = fixture.session();
     writer.query("CREATE TABLE t (n int)").unwrap();
     let primary = fixture.cluster.primary();

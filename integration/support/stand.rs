@@ -36,7 +36,8 @@ pub trait Stand: Member + 'static {
     const TEXT: &'static str;
 
     /// A cluster with so many replicas and the proxy in front, ready to read from all of them.
-    fn stage(which: Which, replicas: u16, change: fn(&mut Value)) -> Stage<Self>;
+    fn stage(which: Which, replicas: u16, change: impl FnOnce(&mut Value) + 'static)
+    -> Stage<Self>;
 
     /// The same with two replicas that confirm each write, and a proxy that promotes one of them
     /// when the primary is lost.
@@ -51,6 +52,15 @@ pub trait Stand: Member + 'static {
     /// Whether both replicas confirm what this primary writes.
     fn are_writes_confirmed(&self) -> bool;
 
+    /// Makes a former primary a replica of the new one, without the proxy.
+    fn remake(stage: &Stage<Self>, old: &Self, new: &Self);
+
+    /// The addresses that another proxy in front of this cluster can listen on.
+    fn listen(cluster: &Group<Self>) -> Value;
+
+    /// The statement that sets one of the proxy's own settings for a session.
+    fn set_own(name: &str, value: &str) -> String;
+
     /// SQLSTATE or number of an error that a server or the proxy sent; empty if it is another.
     fn code(error: &anyhow::Error) -> String;
 }
@@ -60,7 +70,7 @@ impl Stand for Server {
     const NOT_RUN: &'static [&'static str] = &["57P03", "53300", "40001"];
     const TEXT: &'static str = "text";
 
-    fn stage(_: Which, replicas: u16, change: fn(&mut Value)) -> Stage<Server> {
+    fn stage(_: Which, replicas: u16, change: impl FnOnce(&mut Value) + 'static) -> Stage<Server> {
         Fixture::build().replicas(replicas).config(change).start()
     }
 
@@ -83,7 +93,19 @@ impl Stand for Server {
     }
 
     fn restore(stage: &Stage<Server>, old: &Server, new: &Server) {
+        Server::remake(stage, old, new);
+    }
+
+    fn remake(stage: &Stage<Server>, old: &Server, new: &Server) {
         stage.cluster.rewind(old, new).unwrap();
+    }
+
+    fn listen(cluster: &Group<Server>) -> Value {
+        proxy::config(cluster, 0).expect("free ports")["listen"].take()
+    }
+
+    fn set_own(name: &str, value: &str) -> String {
+        format!("SET tiffin.{name} = '{value}'")
     }
 
     fn are_writes_confirmed(&self) -> bool {
@@ -101,7 +123,11 @@ impl Stand for mysql::Server {
     const NOT_RUN: &'static [&'static str] = &["1836", "1040"];
     const TEXT: &'static str = "mediumtext";
 
-    fn stage(which: Which, replicas: u16, change: fn(&mut Value)) -> Stage<mysql::Server> {
+    fn stage(
+        which: Which,
+        replicas: u16,
+        change: impl FnOnce(&mut Value) + 'static,
+    ) -> Stage<mysql::Server> {
         let options = mysql::Options { replicas, ..mysql::options(engine(which)) };
         let cluster = mysql::Cluster::start(options).expect("start the servers");
         let stage = mysql::Fixture::with(cluster, change);
@@ -156,8 +182,20 @@ impl Stand for mysql::Server {
         };
         wait_until(PATIENCE, || joined().is_some()).expect("it was looked after");
         if joined() == Some(false) {
-            stage.cluster.rebuild(old, new, &cache().expect("a folder")).unwrap();
+            mysql::Server::remake(stage, old, new);
         }
+    }
+
+    fn remake(stage: &Stage<mysql::Server>, old: &mysql::Server, new: &mysql::Server) {
+        stage.cluster.rebuild(old, new, &cache().expect("a folder")).unwrap();
+    }
+
+    fn listen(cluster: &Group<mysql::Server>) -> Value {
+        mysql::proxy_config(cluster)["listen"].take()
+    }
+
+    fn set_own(name: &str, value: &str) -> String {
+        format!("SET @tiffin_{name} = '{value}'")
     }
 
     fn are_writes_confirmed(&self) -> bool {
