@@ -277,8 +277,8 @@ fn is_not_described(found: &Difference) -> bool {
     found.proxied.iter().any(refused) && !found.direct.iter().any(|line| line.starts_with('E'))
 }
 
-/// What a client has asked for when it connected is reset in a text of several statements: those
-/// behind it see the server's default (`docs/limits.md`).
+/// What a client has asked for when it connected is reset in a text of several statements, and those
+/// behind it see the server's default, or so does `set_config` (`docs/limits.md`).
 fn resets_startup(script: &Script, at: usize) -> bool {
     let step = &script.steps[at];
     let has_parameters = script.steps[..at].iter().rev().find_map(|before| match &before.act {
@@ -292,6 +292,8 @@ fn resets_startup(script: &Script, at: usize) -> bool {
             let words = ["RESET", "DEFAULT", "DISCARD ALL"];
             sql.contains(';') && words.iter().any(|word| sql.contains(word))
         }
+        // `set_config('…', NULL, false)` in a prepared statement.
+        Message::Bind { parameters, .. } => parameters.contains(&None),
         _ => false,
     };
     let Act::Send(messages) = &step.act else { return false };

@@ -34,6 +34,15 @@ pub fn is_shutdown(fields: &ErrorFields<'_>) -> bool {
     matches!(fields.sqlstate, b"57P01" | b"57P02")
 }
 
+/// [`STALE_PLAN`] as the server says it: drivers that prepare again by themselves (asyncpg,
+/// postgres.js, pgjdbc) look for the routine.
+pub fn stale_plan() -> Box<[u8]> {
+    let mut out = Vec::new();
+    let routine = Some("RevalidateCachedQuery");
+    Report { routine, ..Report::error("0A000", STALE_PLAN) }.put(&mut out);
+    out.into()
+}
+
 /// `RevalidateCachedQuery` (`src/backend/utils/cache/plancache.c`) refuses before anything runs.
 pub fn is_stale_plan(fields: &ErrorFields<'_>) -> bool {
     fields.sqlstate == b"0A000" && fields.message == STALE_PLAN.as_bytes()

@@ -1,6 +1,6 @@
 //! What ends a request or a conversation, and how the client is told.
 
-use crate::protocol::postgres::error::{Report, Severity};
+use crate::protocol::postgres::error::Report;
 use crate::protocol::postgres::frame::FrameError;
 use std::io;
 use std::time::Duration;
@@ -98,9 +98,7 @@ impl Fault {
             Fault::TransactionLost { hint, .. } => Some(*hint),
             _ => None,
         };
-        let severity = Severity::Fatal;
-        let sqlstate = self.sqlstate();
-        Report { severity, sqlstate, message: &message, detail: None, hint }.put(out);
+        Report { hint, ..Report::fatal(self.sqlstate(), &message) }.put(out);
     }
 }
 

@@ -4,7 +4,7 @@ use super::active::Progress;
 use super::ask::{answer, whole_answer};
 use super::effects::ready_facts;
 use super::errors::{
-    ABORTED, STALE_PLAN, is_no_answer, is_shutdown, is_stale_plan, report, too_many,
+    ABORTED, is_no_answer, is_shutdown, is_stale_plan, report, stale_plan, too_many,
 };
 use super::guard::{Guarded, MARK_STATEMENT, Mark};
 use super::parameters::tell_parameters;
@@ -128,7 +128,7 @@ impl Watch for Observer<'_> {
                 self.progress.stale_plan_told |= limit == Limit::Shape;
                 return OnError::Instead(match (self.progress.status, limit) {
                     (Status::Failed, _) => report("25P02", ABORTED),
-                    (_, Limit::Shape) => report("0A000", STALE_PLAN),
+                    (_, Limit::Shape) => stale_plan(),
                     _ => report("53400", too_many(limit)),
                 });
             }

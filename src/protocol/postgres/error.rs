@@ -24,11 +24,14 @@ pub struct Report<'a> {
     pub message: &'a str,
     pub detail: Option<&'a str>,
     pub hint: Option<&'a str>,
+    /// The function of the server that says so: some drivers know errors by that.
+    pub routine: Option<&'a str>,
 }
 
 impl<'a> Report<'a> {
     pub fn error(sqlstate: &'a str, message: &'a str) -> Report<'a> {
-        Report { severity: Severity::Error, sqlstate, message, detail: None, hint: None }
+        let (severity, detail, hint, routine) = (Severity::Error, None, None, None);
+        Report { severity, sqlstate, message, detail, hint, routine }
     }
 
     pub fn fatal(sqlstate: &'a str, message: &'a str) -> Report<'a> {
@@ -50,6 +53,7 @@ impl<'a> Report<'a> {
             (b'M', Some(self.message)),
             (b'D', self.detail),
             (b'H', self.hint),
+            (b'R', self.routine),
         ];
         put(out, tag, |out| {
             for (kind, value) in fields {
