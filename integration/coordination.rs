@@ -57,14 +57,18 @@ fn only_the_proxy_with_the_lease_promotes<S: Stand>(which: Which) {
     let is_done = |proxy| actions(proxy).iter().any(|action| action["state"] == "done");
     wait_until(PATIENCE, || is_done(holder)).unwrap();
 
-    // The holder goes away without a word: the other one takes over when the lease has run out.
-    holder.kill();
+    // The holder goes away without a word, and the primary with it: the other one takes over when the
+    // lease has run out, also if a third one is started that could not, as it has seen no primary.
     let name = primary(other).unwrap();
     let new = fixture.cluster.servers().iter().find(|server| server.name == name).unwrap();
     S::remake(&fixture, old, new);
+    wait_until(PATIENCE, || new.are_writes_confirmed()).unwrap();
+    holder.kill();
     new.kill9().unwrap();
+    config["listen"] = S::listen(&fixture.cluster);
+    let third = Proxy::spawn(binary(), &fixture.cluster, &config).unwrap();
     wait_until(PATIENCE, || primary(other).is_some_and(|now| now != name))
-        .unwrap_or_else(|_| panic!("{}", other.log()));
+        .unwrap_or_else(|_| panic!("{}\n{}", other.log(), third.log()));
     wait_until(PATIENCE, || is_done(other)).unwrap();
 
     // Without etcd nobody has it.

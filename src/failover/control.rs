@@ -96,7 +96,7 @@ pub(super) struct Task {
     /// look for it.
     outcast: Option<(Arc<str>, Instant)>,
     /// Under the terms of the configuration that is in force; `None`: there is no other proxy.
-    lease: Option<(LeaseTerms, Arc<Lease>)>,
+    lease: Option<(LeaseTerms, Option<Arc<Lease>>)>,
 }
 
 impl Task {
@@ -121,8 +121,8 @@ impl Task {
     /// new one.
     async fn look(&mut self) -> Option<Instant> {
         let servers = self.servers.load_full();
-        self.follow_terms(&servers.cluster);
         let (snapshot, now) = (self.topology.load_full(), Instant::now());
+        self.follow_terms(&servers.cluster, &snapshot);
         self.signs.see(&snapshot, now);
         let config = &servers.cluster.failover;
         if config.mode == FailoverMode::Observe || snapshot.hold != crate::topology::Hold::Nothing {
@@ -156,24 +156,28 @@ impl Task {
         }
     }
 
-    /// The lease of the configuration of now.
-    fn follow_terms(&mut self, cluster: &Cluster) {
+    /// The lease of the configuration of now. Who has never seen a primary does not ask for it: it
+    /// could not replace one that is gone, and would keep those from it who can.
+    fn follow_terms(&mut self, cluster: &Cluster, snapshot: &Snapshot) {
         let terms = &cluster.failover.lease;
-        if self.lease.as_ref().map(|(terms, _)| terms) == terms.as_ref() {
-            return;
+        if self.lease.as_ref().map(|(terms, _)| terms) != terms.as_ref() {
+            self.lease = terms.clone().map(|terms| (terms, None));
         }
-        self.lease = terms.as_ref().map(|terms| {
+        let has_seen = snapshot.primary.is_some() || snapshot.lost.is_some();
+        if let Some((terms, lease @ None)) = &mut self.lease
+            && has_seen
+        {
             let etcd = Etcd::new(&terms.remote, cluster.monitor.timeout);
             let key = format!("{}/{}/promoter", terms.prefix, cluster.name);
-            let lease = Lease::spawn(Terms { etcd, key, name: own_name(), life: terms.life });
-            (terms.clone(), lease)
-        });
+            *lease = Some(Lease::spawn(Terms { etcd, key, name: own_name(), life: terms.life }));
+        }
     }
 
     /// Whether this proxy may change the primary at this moment.
     pub(super) fn may_act(&self) -> Result<(), String> {
         match &self.lease {
-            Some((_, lease)) => lease.check(Instant::now()),
+            Some((_, Some(lease))) => lease.check(Instant::now()),
+            Some((_, None)) => Err("this proxy has not seen a primary yet".to_owned()),
             None => Ok(()),
         }
     }
