@@ -61,6 +61,7 @@ impl Conversation {
             // In the middle of a request.
         } else if active.progress.status == Status::Idle {
             self.prelude(&mut active, batch.sequences);
+            self.begin_record(&mut active, &batch, false);
             active.progress.started = Some(Instant::now());
         } else if active.progress.status == Status::Open {
             self.restore(&mut active);

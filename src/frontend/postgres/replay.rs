@@ -28,7 +28,7 @@ use super::statements::Statements;
 use crate::backend::postgres::connection::Reported;
 use crate::frontend::acquire::acquire;
 use crate::metrics::{ErrorOrigin, ReplayOutcome, RouteReason, ServerClosed};
-use crate::protocol::postgres::reply::put_ready;
+use crate::protocol::postgres::reply::{Status, put_ready};
 use crate::session::journal::{Heard, Limits, Size};
 use crate::session::transaction::Held;
 use crate::session::{Journal, Need, Settings, Transaction};
@@ -160,23 +160,24 @@ impl Active {
 }
 
 impl Conversation {
-    /// The open transaction begins on the server that is held: it is kept, if that is wanted.
-    pub(super) fn begin_record(&self, active: &mut Active) {
-        let is_wanted = self.cluster.handle.config.failover.replay.is_some();
+    /// The transaction that begins on the server that is held is kept, if that is wanted: with the
+    /// BEGIN that was held back (`held`), or with one in this batch, which is sent next.
+    pub(super) fn begin_record(&self, active: &mut Active, batch: &Batch, held: bool) {
         let on_primary = active.server.as_ref().is_some_and(|server| server.is_primary);
-        // What has come from a replica begins with more than its BEGIN.
-        let session = &self.session;
-        let is_new = matches!(session.transaction, Transaction::Open)
-            && Arc::ptr_eq(session.settings_before(), &session.settings)
-            && !session.has_savepoints();
-        if is_wanted && on_primary && is_new && !session.is_bound() {
-            active.progress.record = Some(Box::new(Record {
-                journal: Journal::default(),
-                began: self.session.began.clone(),
-                settings: self.session.settings.clone(),
-                may_be_committed: false,
-            }));
+        if self.cluster.handle.config.failover.replay.is_none()
+            || active.progress.record.is_some()
+            || !on_primary
+            || self.session.is_bound()
+            || !(held || (active.progress.status == Status::Idle && begins(batch)))
+        {
+            return;
         }
+        active.progress.record = Some(Box::new(Record {
+            journal: Journal::default(),
+            began: if held { self.session.began.clone() } else { Held::default() },
+            settings: self.session.settings.clone(),
+            may_be_committed: false,
+        }));
     }
 
     /// Keeps the request in this part of the inbox, which is about to be sent. `joins`: the one
@@ -187,6 +188,9 @@ impl Conversation {
         record.may_be_committed |= may_commit(batch);
         if let Some(why) = never_again(batch) {
             record.journal.spoil(why);
+        }
+        if joins && matches!(self.session.transaction, Transaction::Idle) {
+            record.journal.spoil("more was sent before its BEGIN was answered");
         }
         if record.journal.spoilt().is_some() {
             return;
@@ -444,6 +448,23 @@ fn statements(batch: &Batch) -> impl Iterator<Item = &Statement> {
         What::Execute(statement) => statement.as_deref(),
         _ => None,
     })
+}
+
+/// Whether a batch is one request that begins a transaction.
+fn begins(batch: &Batch) -> bool {
+    let mut requests = batch.ops.iter().filter(|op| op.what.ends_request());
+    if requests.next().is_none() || requests.next().is_some() || leaves_open(batch) {
+        return false;
+    }
+    let first = batch.ops.iter().find_map(|op| match &op.what {
+        What::Query(statement) => Some(Some(statement)),
+        What::Execute(statement) => Some(statement.as_ref()),
+        _ => None,
+    });
+    let begins = |statement: &Arc<Statement>| {
+        matches!(statement.session.first(), Some(SessionEffect::Begin(_)))
+    };
+    first.flatten().is_some_and(begins)
 }
 
 /// Whether the open transaction may be committed by a batch. CALL and DO cannot do that inside of a

@@ -33,9 +33,7 @@ impl Conversation {
         mark(&mut active, &batch);
         let joins = active.is_under_way();
         let held = self.prelude(&mut active, batch.sequences);
-        if held {
-            self.begin_record(&mut active);
-        }
+        self.begin_record(&mut active, &batch, held);
         if active.replies.is_quiet()
             && let Active { server: Some(server), local, .. } = &mut *active
         {
@@ -62,6 +60,7 @@ impl Conversation {
         progress.retained = may_repeat
             && !open
             && !held
+            && progress.record.is_none()
             && ends_itself(&batch)
             && (is_read || progress.settling || binds(&batch) || kept);
         progress.repeatable = progress.retained && is_read;
