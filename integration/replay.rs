@@ -64,8 +64,8 @@ fn start(builder: crate::support::Builder) -> Fixture {
         .key("failover.replay_statements_max", STATEMENTS_MAX)
         .config(|config| config["auth"]["method"] = "password".into())
         .start();
+    fixture.create_table("t", "name text, n int, PRIMARY KEY (name, n)");
     let session = fixture.session();
-    session.query("CREATE TABLE t (name text, n int, PRIMARY KEY (name, n))").unwrap();
     session.query("INSERT INTO t VALUES ('all', 0)").unwrap();
     fixture.cluster.wait_caught_up(fixture.cluster.primary()).unwrap();
     fixture
@@ -285,4 +285,31 @@ fn a_commit_that_has_not_happened_runs_again() {
     assert_eq!((state.as_str(), client.value("SELECT 1").as_str()), ("40001", "1"));
     assert_eq!(rows_of(&fixture, new, "differs"), "");
     assert_eq!(replays(&fixture), [2.0, 1.0, 0.0], "{}", fixture.proxy.log());
+}
+
+#[test]
+fn a_read_only_transaction_goes_on_without_its_replica() {
+    let fixture = start(Fixture::build());
+    let writer = fixture.session();
+    let [_, one, two] = fixture.cluster.servers() else { panic!("three servers") };
+    let read = "SELECT n FROM t WHERE name =";
+    let all = format!("{read} 'all'");
+    let reader = fixture.session();
+    reader.query("BEGIN READ ONLY").unwrap();
+    assert_eq!(reader.value(&all).unwrap(), "0");
+    let snapshot = fixture.session();
+    snapshot.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").unwrap();
+    assert!(snapshot.query(&format!("{read} 'later'")).unwrap().is_empty());
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+    let count = |server: &Server| server.value(idle).unwrap().parse::<usize>().unwrap();
+    assert_eq!(count(one) + count(two), 2, "on replicas");
+    writer.query(&insert("later", 1)).unwrap();
+    one.kill9().unwrap();
+    two.kill9().unwrap();
+    assert_eq!(reader.value(&all).unwrap(), "0");
+    reader.query("COMMIT").unwrap();
+    let error = snapshot.query(&all).expect_err("it has seen what is no more");
+    assert_eq!(sqlstate(&error), Some("40001"));
+    snapshot.query("ROLLBACK").unwrap();
+    assert_eq!(replays(&fixture), [1.0, 1.0, 0.0], "{}", fixture.proxy.log());
 }

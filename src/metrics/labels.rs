@@ -109,7 +109,7 @@ label_values! {
         /// More than is kept, or more on the lost server than can be brought back.
         NotKept = "not_kept",
         TooLong = "too_long",
-        NoPrimary = "no_primary",
+        NoServer = "no_server",
     }
 }
 

@@ -1,7 +1,8 @@
-//! An open transaction whose server is lost goes on on the next primary (`failover.replay`).
+//! An open transaction whose server is lost goes on on the next primary (`failover.replay`), or one
+//! that only reads on another replica.
 //!
 //! Its requests are kept as the client sent them, with checksums of their answers
-//! ([`crate::session::journal`]). On the new primary it begins with the settings of then, its
+//! ([`crate::session::journal`]). On the new server it begins with the settings of then, its
 //! requests run again one after the other, and nobody is told; if all answers are the same, what
 //! was under way follows, without what the client has had of its answer, and the client notices
 //! nothing. Otherwise the transaction has failed with 40001.
@@ -31,7 +32,7 @@ use crate::metrics::{ErrorOrigin, ReplayOutcome, RouteReason, ServerClosed};
 use crate::protocol::postgres::reply::{Status, put_ready};
 use crate::session::journal::{Heard, Limits, Size};
 use crate::session::transaction::Held;
-use crate::session::{Journal, Need, Settings, Transaction};
+use crate::session::{Class, Journal, Need, Settings, Transaction};
 use crate::sql::{Pin, SessionEffect, Statement};
 use std::future::poll_fn;
 use std::ops::Range;
@@ -94,7 +95,7 @@ impl Lost {
 enum Failure {
     Differs,
     TooLong,
-    NoPrimary,
+    NoServer,
     /// The next server was lost as well.
     Lost,
 }
@@ -104,7 +105,7 @@ impl Failure {
         match self {
             Failure::Differs => ReplayOutcome::Differs,
             Failure::TooLong => ReplayOutcome::TooLong,
-            Failure::NoPrimary | Failure::Lost => ReplayOutcome::NoPrimary,
+            Failure::NoServer | Failure::Lost => ReplayOutcome::NoServer,
         }
     }
 
@@ -115,8 +116,8 @@ impl Failure {
                 or it is not deterministic. Run the transaction again."
             }
             Failure::TooLong => "It took longer than failover.replay_time_max.",
-            Failure::NoPrimary | Failure::Lost => {
-                "There was no primary to run it on within gate.hold. Run the transaction again."
+            Failure::NoServer | Failure::Lost => {
+                "There was no server to run it on within gate.hold. Run the transaction again."
             }
         }
     }
@@ -163,10 +164,8 @@ impl Conversation {
     /// The transaction that begins on the server that is held is kept, if that is wanted: with the
     /// BEGIN that was held back (`held`), or with one in this batch, which is sent next.
     pub(super) fn begin_record(&self, active: &mut Active, batch: &Batch, held: bool) {
-        let on_primary = active.server.as_ref().is_some_and(|server| server.is_primary);
         if self.cluster.handle.config.failover.replay.is_none()
             || active.progress.record.is_some()
-            || !on_primary
             || self.session.is_bound()
             || !(held || (active.progress.status == Status::Idle && begins(batch)))
         {
@@ -295,11 +294,14 @@ impl Conversation {
         let Some(record) = &lost.record else { return Ok(Err(Failure::Differs)) };
         self.session.closed(false);
         self.session.settings = record.settings.clone();
+        let mut need = Need::Primary(RouteReason::RetriedOnPrimary);
         if !record.began.texts.is_empty() {
             self.session.uprooted(record.began.clone());
+            let routing = &self.cluster.handle.config.routing;
+            need = self.session.need(&Class::Session, None, routing);
         }
-        if acquire(self, &Need::Primary(RouteReason::RetriedOnPrimary), true).await?.is_err() {
-            return Ok(Err(Failure::NoPrimary));
+        if acquire(self, &need, true).await?.is_err() {
+            return Ok(Err(Failure::NoServer));
         }
         let time_max = self.cluster.handle.config.failover.replay.map(|replay| replay.time_max);
         let deadline = Instant::now() + time_max.unwrap_or_default();
