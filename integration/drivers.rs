@@ -21,8 +21,9 @@ use tiffin::cli::sandbox::servers::{Login, Tls};
 
 /// A program takes three to ten seconds on a machine that does nothing else.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(200);
-/// Drivers at a time. With more, probes are late on two cores, and reads leave the replicas.
-const AT_ONCE: usize = 1;
+/// Drivers at a time, each twice. With more, probes are late on two cores, and reads leave the
+/// replicas.
+const AT_ONCE: usize = 2;
 /// Lines of a failed program's standard error that are shown.
 const STDERR_LINES_MAX: usize = 60;
 
@@ -267,13 +268,23 @@ pub fn surround(command: &mut Command, port: u16, login: &Login, database: &str,
         .env("PGSSLROOTCERT", ca);
 }
 
+/// The same command behind the servers and the proxy, whose probes shall be on time.
+fn politely(command: &Command) -> Command {
+    let mut nice = Command::new("nice");
+    nice.arg("-n").arg("10").arg(command.get_program()).args(command.get_args());
+    nice.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        nice.current_dir(folder);
+    }
+    nice
+}
+
 impl Running {
     /// Starts a program in a new folder.
     pub fn start(title: String, folder: PathBuf, mut command: Command) -> Running {
         fs::create_dir(&folder).unwrap();
+        let mut command = politely(command.env("LC_ALL", "C.UTF-8").current_dir(&folder));
         command
-            .env("LC_ALL", "C.UTF-8")
-            .current_dir(&folder)
             .stdin(Stdio::null())
             .stdout(File::create(folder.join("stdout")).unwrap())
             .stderr(File::create(folder.join("stderr")).unwrap());

@@ -130,6 +130,45 @@ fn a_running_statement_is_cancelled_where_it_runs() {
     assert_eq!(busy.value("SELECT 2").unwrap(), "2");
 }
 
+/// One that waits for a connection is cancelled, and whoever has it is not: neither by that nor by a
+/// cancel of somebody who had the connection before.
+#[test]
+fn a_cancel_meets_its_own_client_only() {
+    let fixture = Fixture::build()
+        .replicas(0)
+        .key("pool.size_max", 1)
+        .config(|config| config["workers"] = 1.into())
+        .start();
+    let primary = fixture.cluster.primary();
+    let sleeps = "SELECT pg_sleep(1)";
+    let runs =
+        format!("SELECT 1 FROM pg_stat_activity WHERE query = '{sleeps}' AND state = 'active'");
+    runtime().block_on(async {
+        let (before, busy) = (connect(&fixture.config()).await, connect(&fixture.config()).await);
+        before.simple_query("SELECT 1").await.unwrap();
+        let token = before.cancel_token();
+        busy.simple_query("BEGIN").await.unwrap();
+        let late = async {
+            while primary.query(&runs).unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        };
+        let (ran, ()) = tokio::join!(busy.simple_query(sleeps), late);
+        ran.expect("nobody has cancelled it");
+        let cancel = async {
+            while fixture.metrics().sum("tiffin_pool_waiting", &[]) == 0.0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        };
+        let (waited, ()) = tokio::join!(before.simple_query("SELECT 2"), cancel);
+        assert_eq!(waited.unwrap_err().code().unwrap().code(), "57014");
+        busy.simple_query("COMMIT").await.unwrap();
+        assert_eq!(before.simple_query("SELECT 3").await.unwrap().len(), 3);
+    });
+}
+
 #[test]
 fn large_values_pass_without_being_held() {
     const VALUE_MIB: u64 = 512;
