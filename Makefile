@@ -53,7 +53,8 @@ regress:
 
 soak: deps
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) SOAK_SCRIPT=$(SOAK_SCRIPT) \
-		$(CARGO) test --locked --test integration soak::random -- --nocapture
+		$(CARGO) test --locked --test integration \
+		soak::$(if $(filter mysql mariadb,$(ENGINE)),$(ENGINE)::)random -- --nocapture
 
 chaos: deps
 	CHAOS_ROUNDS=$(CHAOS_ROUNDS) CHAOS_SEED=$(CHAOS_SEED) \

@@ -3,8 +3,10 @@
 use super::arena::{Side, World};
 use super::client::{Broken, Client, Door};
 use super::script::{Act, Message, Script, Step};
+use super::{Outcome, Play, generate, script};
 use crate::support::wire;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// The first OID that the server gives to what users make: it differs between databases.
@@ -15,15 +17,15 @@ const NOTIFIED: Duration = Duration::from_secs(5);
 
 /// What came of a script.
 #[derive(Debug, Default)]
-pub struct Transcript {
+struct Transcript {
     /// Replies of each step, without notifications.
-    pub steps: Vec<Vec<String>>,
+    steps: Vec<Vec<String>>,
     /// Notifications of each client in the order in which they came: they may come at any time.
-    pub notifications: Vec<Vec<String>>,
+    notifications: Vec<Vec<String>>,
     /// Locks that are held after a step in which somebody left.
     locks: Vec<String>,
     /// Why it did not get to its end.
-    pub broken: Option<String>,
+    broken: Option<String>,
 }
 
 /// Where two transcripts part.
@@ -53,8 +55,57 @@ struct Run<'a> {
     model: Option<&'a Transcript>,
 }
 
+impl Play for World {
+    type Script = Script;
+
+    const SHORT_SEED: u64 = 60;
+    const FOUND: &[&str] = &[];
+
+    fn again(&self) -> World {
+        World::start()
+    }
+
+    fn script(&self, seed: u64) -> Script {
+        generate::script(seed)
+    }
+
+    fn read(text: &str) -> Script {
+        script::read(text)
+    }
+
+    fn compare(&self, script: &Script, patience: Duration) -> Outcome {
+        let direct = run(self, Side::Direct, script, None, patience);
+        if let Some(why) = direct.broken {
+            return Outcome::Broken(why);
+        }
+        let side = Side::Proxied(script.arena);
+        let proxied = run(self, side, script, Some(&direct), patience);
+        Outcome::Compared(difference(script, &direct, &proxied))
+    }
+
+    fn steps(script: &Script) -> usize {
+        script.steps.len()
+    }
+
+    fn without(script: &Script, steps: Range<usize>) -> Script {
+        let mut script = script.clone();
+        script.steps.drain(steps);
+        script
+    }
+
+    fn without_message(script: &Script, step: usize, message: usize) -> Option<Script> {
+        let mut script = script.clone();
+        let Act::Send(messages) = &mut script.steps[step].act else { return None };
+        if message >= messages.len() || messages.len() == 1 {
+            return None;
+        }
+        messages.remove(message);
+        Some(script)
+    }
+}
+
 /// Runs a script on its own side of the servers, from a fresh state.
-pub fn run(
+fn run(
     world: &World,
     side: Side,
     script: &Script,
@@ -310,7 +361,7 @@ const PARTINGS: [Parting; 3] = [
 ];
 
 /// The first difference between the answers of two sides.
-pub fn difference(script: &Script, direct: &Transcript, proxied: &Transcript) -> Compared {
+fn difference(script: &Script, direct: &Transcript, proxied: &Transcript) -> Compared {
     for (at, step) in script.steps.iter().enumerate() {
         let nothing = Vec::new();
         let (left, right) = (direct.steps.get(at), proxied.steps.get(at));

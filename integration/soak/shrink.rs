@@ -1,9 +1,7 @@
 //! From a script that fails to the few steps that still fail in the same way.
 
-use super::arena::World;
-use super::compare;
+use super::Play;
 use super::run::Difference;
-use super::script::{Act, Script};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
@@ -14,9 +12,9 @@ const TIME_MAX: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The report of a failed seed: what differs, and a small script that shows it.
-pub fn report(world: &World, seed: u64, script: Script, found: &Difference) -> String {
+pub fn report<P: Play>(world: &P, seed: u64, script: P::Script, found: &Difference) -> String {
     let mut report = format!("seed {seed} fails {}", found.text());
-    match compare(world, &script, PATIENCE).difference() {
+    match world.compare(&script, PATIENCE).difference() {
         None => {
             let _ = write!(report, "It does not fail again; what was run:\n{script}");
         }
@@ -32,20 +30,19 @@ pub fn report(world: &World, seed: u64, script: Script, found: &Difference) -> S
     report
 }
 
-fn shrink(world: &World, script: Script, found: Difference) -> (Script, Difference) {
+fn shrink<P: Play>(world: &P, script: P::Script, found: Difference) -> (P::Script, Difference) {
     let until = Instant::now() + TIME_MAX;
     let kind = found.kind();
     let mut best = (script, found);
     let mut improved = true;
     while improved && Instant::now() < until {
         improved = false;
-        let mut part = best.0.steps.len().div_ceil(2);
+        let mut part = P::steps(&best.0).div_ceil(2);
         while part > 0 {
             let mut from = 0;
-            while from < best.0.steps.len() && Instant::now() < until {
-                let mut smaller = best.0.clone();
-                let to = (from + part).min(smaller.steps.len());
-                smaller.steps.drain(from..to);
+            while from < P::steps(&best.0) && Instant::now() < until {
+                let to = (from + part).min(P::steps(&best.0));
+                let smaller = P::without(&best.0, from..to);
                 if try_it(world, smaller, &kind, &mut best) {
                     improved = true;
                 } else {
@@ -60,22 +57,18 @@ fn shrink(world: &World, script: Script, found: Difference) -> (Script, Differen
 }
 
 /// Leaves messages out.
-fn shrink_messages(
-    world: &World,
+fn shrink_messages<P: Play>(
+    world: &P,
     kind: &str,
-    best: &mut (Script, Difference),
+    best: &mut (P::Script, Difference),
     until: Instant,
 ) -> bool {
     let mut improved = false;
-    for at in (0..best.0.steps.len()).rev() {
+    for at in (0..P::steps(&best.0)).rev() {
         let mut from = 0;
-        while Instant::now() < until {
-            let mut smaller = best.0.clone();
-            let Act::Send(messages) = &mut smaller.steps[at].act else { break };
-            if from >= messages.len() || messages.len() == 1 {
-                break;
-            }
-            messages.remove(from);
+        while Instant::now() < until
+            && let Some(smaller) = P::without_message(&best.0, at, from)
+        {
             if try_it(world, smaller, kind, best) {
                 improved = true;
             } else {
@@ -86,8 +79,13 @@ fn shrink_messages(
     improved
 }
 
-fn try_it(world: &World, script: Script, kind: &str, best: &mut (Script, Difference)) -> bool {
-    match compare(world, &script, PATIENCE).difference() {
+fn try_it<P: Play>(
+    world: &P,
+    script: P::Script,
+    kind: &str,
+    best: &mut (P::Script, Difference),
+) -> bool {
+    match world.compare(&script, PATIENCE).difference() {
         Some(found) if found.kind() == kind => {
             *best = (script, found);
             true

@@ -9,6 +9,7 @@
 pub mod certificates;
 pub mod etcd;
 pub mod mysql;
+pub mod mysql_script;
 pub mod mysql_wire;
 pub mod patroni;
 pub mod psql;

@@ -49,6 +49,9 @@ const PACKET_BYTES_MAX: u32 = 1 << 24;
 pub struct Wire {
     stream: TcpStream,
     deprecates_eof: bool,
+    /// By which the other side asked for the last proof.
+    plugin: Vec<u8>,
+    scramble: Scramble,
 }
 
 impl Wire {
@@ -58,9 +61,11 @@ impl Wire {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
         stream.set_read_timeout(Some(REPLY_TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut wire = Wire { stream, deprecates_eof };
+        let scramble = Scramble::default();
+        let mut wire = Wire { stream, deprecates_eof, plugin: Vec::new(), scramble };
         let first = wire.receive();
         let greeting = Greeting::parse(&first.payload).expect("a greeting");
+        (wire.plugin, wire.scramble) = (greeting.plugin.to_vec(), greeting.scramble);
         let eof = if deprecates_eof { Capabilities::DEPRECATE_EOF } else { Capabilities::NONE };
         let capabilities = ALWAYS.into_iter().fold(eof, |all, one| all | one);
         let proof = proof(greeting.plugin, &greeting.scramble, login);
@@ -78,22 +83,42 @@ impl Wire {
         let mut out = Vec::new();
         response.put(&mut out, &mut (first.sequence + 1));
         wire.stream.write_all(&out).unwrap();
-        wire.finish_login(login);
+        let last = wire.finish_login(login);
+        let told = String::from_utf8_lossy(&last.payload);
+        assert_eq!(last.payload.first(), Some(&0x00), "refused: {told}");
         wire
     }
 
-    fn finish_login(&mut self, login: &Login) {
+    /// Waits this long for a packet.
+    pub fn set_patience(&self, patience: Duration) {
+        self.stream.set_read_timeout(Some(patience)).unwrap();
+    }
+
+    /// Becomes this user, in this schema; what the other side says of it.
+    pub fn change_user(&mut self, login: &Login, schema: &str) -> Packet {
+        let proof = proof(&self.plugin, &self.scramble, login);
+        let length = u8::try_from(proof.len()).unwrap();
+        let mut payload =
+            [&[command::CHANGE_USER], login.user.as_bytes(), b"\0", &[length]].concat();
+        payload.extend(
+            [&proof, schema.as_bytes(), b"\0", &[COLLATION, 0], &self.plugin, b"\0"].concat(),
+        );
+        self.put(0, &payload);
+        self.finish_login(login)
+    }
+
+    /// The end of a login: an OK, or an error.
+    fn finish_login(&mut self, login: &Login) -> Packet {
         loop {
             let packet = self.receive();
-            match packet.payload.first() {
-                Some(0x00) => return,
-                Some(0xff) => panic!("refused: {}", String::from_utf8_lossy(&packet.payload)),
-                _ => {}
+            if matches!(packet.payload.first(), Some(0x00 | 0xff)) {
+                return packet;
             }
             match AuthMessage::parse(&packet.payload).expect("a message of the login") {
                 AuthMessage::Switch { plugin, data } => {
-                    let scramble = switched_scramble(data).expect("a scramble");
-                    let proof = proof(plugin, &scramble, login);
+                    self.scramble = switched_scramble(data).expect("a scramble");
+                    self.plugin = plugin.to_vec();
+                    let proof = proof(plugin, &self.scramble, login);
                     self.put(packet.sequence + 1, &proof);
                 }
                 AuthMessage::More([auth::FAST_OK]) => {}
@@ -118,6 +143,12 @@ impl Wire {
     /// The next packet.
     pub fn next(&mut self) -> Packet {
         self.receive()
+    }
+
+    /// Says good-bye, and waits until the other side has closed.
+    pub fn leave(&mut self) {
+        self.put(0, &[command::QUIT]);
+        self.read_rest();
     }
 
     /// Everything until the other side closes, or nothing more comes.
@@ -179,7 +210,12 @@ impl Wire {
         }
         let columns = Reader::new(&payload).int().expect("a number of columns");
         for _ in 0..columns {
-            seen.push(self.receive());
+            let definition = self.receive();
+            let is_none = definition.payload.starts_with(b"\xff");
+            seen.push(definition);
+            if is_none {
+                return false;
+            }
         }
         if !self.deprecates_eof {
             let mut end = self.receive();

@@ -56,7 +56,11 @@ impl Class {
             _ => None,
         });
         // What keeps the connection keeps it for writes to come as well.
-        let pins = statement.session.iter().any(|effect| matches!(effect, SessionEffect::Pin(_)));
+        let pins = statement.session.iter().any(|effect| match effect {
+            SessionEffect::Pin(_) => true,
+            SessionEffect::SetsOnce => statement.count > 1,
+            _ => false,
+        });
         match (statement.effect, begins) {
             (Effect::Read | Effect::Session, None) if pins => Class::Write(RouteReason::SessionPin),
             (Effect::Read, None) => Class::Read,

@@ -170,6 +170,9 @@ pub enum SessionEffect {
     Recall(Recall),
     /// SQL_CALC_FOUND_ROWS: the next statement may ask what was counted.
     Counts,
+    /// Sets variables for itself only (MariaDB's SET STATEMENT, NOWAIT). Its server tells of their
+    /// values with its reply, and with the next one that they are back.
+    SetsOnce,
     /// Ends another session, or what it runs, by the number that the proxy has told its client.
     Kill {
         id: u64,

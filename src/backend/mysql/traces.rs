@@ -16,6 +16,8 @@ pub struct Traces {
     pub prepared: PreparedOnServer,
     /// The trackers are not as they should be.
     pub untracked: bool,
+    /// A statement has set variables for itself, and the next reply tells that they are back.
+    pub goes_back: bool,
     /// What LAST_INSERT_ID() gives, as far as is known.
     pub insert_id: u64,
     /// No other session may have it.

@@ -103,6 +103,9 @@ pub struct Progress {
     /// Trackers told of a change of the session's state, and which variable or schema changed.
     pub state_change: bool,
     pub named_change: bool,
+    /// Variables that the statement sets are set for itself; those of the one before are back now.
+    pub sets_once: bool,
+    pub went_back: bool,
     /// The client's own id of the statement that it prepares.
     pub preparing: Option<u32>,
     pub started: Option<Instant>,

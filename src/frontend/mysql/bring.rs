@@ -104,8 +104,7 @@ impl Conversation {
 
     /// What the proxy asked has failed: the client is told, or the request goes elsewhere.
     pub(super) fn not_brought(&mut self, broken: Broken) -> Result<Served, Fault> {
-        let on_replica = self.active.as_ref().is_some_and(|active| !active.server.is_primary);
-        let may_move = on_replica && self.is_free();
+        let may_move = self.is_on_replica() && self.is_free();
         if !broken.by_statement {
             if !self.is_free() {
                 // What the session has there goes with the connection.

@@ -130,6 +130,10 @@ impl Conversation {
         }
         let need = self.need(&request);
         let mut need = self.toward_last(need, &request);
+        if matches!(need, Need::Primary(_)) && self.is_free() && self.is_on_replica() {
+            // Kept only for questions about the last statement.
+            self.give_up_server();
+        }
         let reads = reads(Some(&request.class));
         for repeats in 0.. {
             if let Some(node) = self.active.as_ref().map(|active| active.server.node) {
@@ -185,6 +189,10 @@ impl Conversation {
             || self.session.is_bound()
             || self.statements.hold();
         !(bound || held && session_mode)
+    }
+
+    pub(super) fn is_on_replica(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| !active.server.is_primary)
     }
 
     /// The configuration was loaded again: the session goes on with the cluster of now.

@@ -130,7 +130,7 @@ impl Followed {
         settings: &mut Arc<Settings>,
     ) -> Followable {
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-        if NOT_FOLLOWED.contains(&name.as_str()) || name.starts_with("session_track_") {
+        if !is_of_session(name.as_bytes()) || name.starts_with("session_track_") {
             return Followable::Yes;
         }
         if OF_CONNECTION.contains(&name.as_str()) {
@@ -221,6 +221,11 @@ impl Followed {
             traces.schema = self.schema.clone();
         }
     }
+}
+
+/// Whether it is a variable that somebody sets.
+pub fn is_of_session(name: &[u8]) -> bool {
+    !NOT_FOLLOWED.iter().any(|known| known.as_bytes() == name)
 }
 
 /// Whether servers have it so if nobody has set it.

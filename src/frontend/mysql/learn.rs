@@ -3,7 +3,7 @@
 use super::active::{Active, Broken, Expected, Progress, Whose};
 use super::conversation::Conversation;
 use super::errors::{Code, is_no_answer, is_read_only};
-use super::followed::Followable;
+use super::followed::{Followable, is_of_session};
 use super::plan::{Request, What};
 use super::stream::Upload;
 use crate::backend::mysql::Traces;
@@ -196,8 +196,11 @@ impl Conversation {
                 Tracked::Gtids(set) if facts.is_primary => {
                     progress.add_committed(set, Gtids::parse_set);
                 }
+                Tracked::Variable { name, .. } if progress.sets_once => {
+                    progress.named_change |= is_of_session(name);
+                }
                 Tracked::Variable { name, value } => {
-                    progress.named_change = true;
+                    progress.named_change |= is_of_session(name);
                     let settings = &mut self.session.settings;
                     if self.followed.variable(name, value, settings) == Followable::No {
                         self.session.pins.insert(Pin::Setting);
@@ -266,6 +269,11 @@ impl Conversation {
         if let Some(statement) = &request.statement
             && matches!(request.what, What::Query | What::Execute { .. })
         {
+            let Active { server, progress, .. } = &mut *active;
+            // An error tells of no variables: the next reply does.
+            server.pooled.connection.traces.goes_back = progress.sets_once && progress.named_change
+                || progress.went_back && progress.failed.is_some()
+                || statement.session.contains(&SessionEffect::SetsOnce);
             self.apply(statement, &mut active);
             self.remember(request, &active);
         }
@@ -379,6 +387,10 @@ impl Conversation {
                     self.session.pins.insert(Pin::FoundRows);
                 }
                 SessionEffect::SetNext(_) => self.followed.next_transaction = true,
+                // Which of the values that were told are still in force is not known.
+                SessionEffect::SetsOnce if statement.count > 1 => {
+                    self.session.pins.insert(Pin::Setting);
+                }
                 SessionEffect::SetTiffin { key, value } => {
                     // The server has taken it for a variable of the user's; a wrong value is its.
                     let _ = self.set_tiffin(key, value.as_deref());
@@ -388,7 +400,9 @@ impl Conversation {
         }
         let progress = &active.progress;
         let named = progress.named_change
-            && matches!(statement.effect, Effect::Session | Effect::Transaction);
+            && (progress.went_back
+                || progress.sets_once
+                || matches!(statement.effect, Effect::Session | Effect::Transaction));
         if progress.state_change && !named && !statement.session.iter().any(pins) {
             self.session.pins.insert(Pin::Unknown);
         }

@@ -154,12 +154,17 @@ impl Conversation {
             }
             Command::Execute(execute) => {
                 let told = self.choices_behind(id, &execute);
+                let opens_cursor = execute.opens_cursor();
                 self.plan_prepared(id, &mut request);
                 request.is_told(told);
+                if opens_cursor {
+                    request.keeps_connection();
+                }
                 What::Execute { id }
             }
             Command::SendLongData { .. } => {
                 self.plan_prepared(id, &mut request);
+                request.keeps_connection();
                 What::LongData { id }
             }
             Command::Fetch { .. } => What::Fetch { id },
@@ -263,6 +268,13 @@ impl Request {
         self.class = Class::of(&statement);
         self.hint = statement.hint.clone();
         self.statement = Some(statement);
+    }
+
+    /// What keeps the connection keeps it for writes to come as well.
+    fn keeps_connection(&mut self) {
+        if matches!(self.class, Class::Read | Class::Session) {
+            self.class = Class::Write(RouteReason::SessionPin);
+        }
     }
 
     /// What the client chooses for this execution counts for more than a comment.

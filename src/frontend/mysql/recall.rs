@@ -120,6 +120,16 @@ impl Conversation {
         Ok(())
     }
 
+    /// A session that has run nothing yet finds no rows, whatever the connection has found.
+    pub(super) fn begin_counting(&self, active: &mut Active, request: &Request) {
+        let runs = matches!(request.what, What::Query | What::Execute { .. });
+        if runs && self.followed.last.is_none() && request.asks(&[Recall::FoundRows]) {
+            let agreed = active.connection().capabilities;
+            let nothing = "SELECT 1 FROM DUAL WHERE 0";
+            active.ask(Awaits::Results, Whose::Own, |out| put_query(out, agreed, nothing));
+        }
+    }
+
     /// The command that gives the number as `SELECT ROW_COUNT()` does, for that very text.
     fn row_count(&self, active: &Active, request: &Request, row_count: i64) -> Option<Box<[u8]>> {
         let bytes = self.inbox.filled().get(HEAD_BYTES..request.bytes)?;
@@ -136,7 +146,8 @@ impl Conversation {
         }
         let mut out = Vec::new();
         let agreed = active.server.pooled.connection.capabilities;
-        let sql = format!("SELECT CAST({row_count} AS SIGNED) AS `ROW_COUNT()`");
+        // Of the same type and length.
+        let sql = format!("SELECT IF(1, {row_count}, ROW_COUNT()) AS `ROW_COUNT()`");
         packet::put(&mut out, &mut 0, |out| put_query(out, agreed, &sql));
         Some(out.into())
     }

@@ -10,7 +10,7 @@ use super::stream::{poll_read_into, poll_write_out};
 use crate::protocol::mysql::command::{self, Command};
 use crate::protocol::mysql::packet::{self, HEAD_BYTES};
 use crate::session::Class;
-use crate::sql::{Pin, SessionEffect, Statement};
+use crate::sql::{Effect, Pin, SessionEffect, Statement};
 use crate::topology::Evidence;
 use std::future::poll_fn;
 use std::io;
@@ -57,6 +57,7 @@ impl Conversation {
         }
         let recalls_id = self.recalls_insert_id(request);
         self.bring(&mut active, recalls_id);
+        self.begin_counting(&mut active, request);
         self.bring_statement(&mut active, request);
         // What may write must not run where the session has not arrived; a read can be forgotten.
         let must_wait = !matches!(request.what, What::Query) || !request.only_reads();
@@ -142,6 +143,9 @@ impl Conversation {
             && !in_transaction
             && request.upload.is_none();
         progress.writing |= !prepares && !on_replica && request.may_write();
+        progress.went_back = active.server.pooled.connection.traces.goes_back;
+        progress.sets_once =
+            request.statement.as_ref().is_some_and(|statement| sets_only_for_itself(statement));
         progress.reading |= matches!(request.class, Class::Read | Class::Begin(_));
         let commits = |statement: &Arc<Statement>| {
             let commits = |effect: &SessionEffect| matches!(effect, SessionEffect::Commit { .. });
@@ -429,6 +433,14 @@ impl Conversation {
             && (!unsent || self.followed.in_transaction);
         Fault::ServerLost { node: name, error: error.to_string(), writing }
     }
+}
+
+/// Whether whatever its server tells of variables is over with the statement: a read sets none
+/// but for itself (MySQL's SET_VAR, MariaDB's SET STATEMENT).
+fn sets_only_for_itself(statement: &Statement) -> bool {
+    let locks = statement.reason_code == "locking_clause" || statement.is_ddl;
+    statement.effect == Effect::Read
+        || locks && statement.count == 1 && statement.session.contains(&SessionEffect::SetsOnce)
 }
 
 impl Progress {

@@ -8,6 +8,9 @@ use super::capabilities::Capabilities;
 use super::command::{QUERY, STMT_BULK_EXECUTE, STMT_EXECUTE};
 use super::lenenc::{Reader, put_int};
 
+/// COM_STMT_EXECUTE's flags for cursors: read-only, for update, scrollable.
+const CURSOR_TYPES: u16 = 1 | 2 | 4;
+
 /// COM_STMT_EXECUTE's flag: the number of parameters is given, as there are attributes.
 const PARAMETER_COUNT_AVAILABLE: u16 = 8;
 
@@ -53,6 +56,11 @@ impl<'a> Execute<'a> {
         }
         let attributes = !bulk && client.has(Capabilities::QUERY_ATTRIBUTES);
         Ok(Execute { bulk, id, flags, attributes, rest: reader.rest() })
+    }
+
+    /// Whether rows are to be fetched from a cursor.
+    pub fn opens_cursor(&self) -> bool {
+        !self.bulk && self.flags & CURSOR_TYPES != 0
     }
 
     /// Whether the number of parameters is given: there may be more than the statement has.

@@ -210,6 +210,9 @@ pub fn effects_of_body(body: &[u8]) -> Vec<SessionEffect> {
             }
             "set" => {
                 let scope = tokens.get(at + 1).and_then(|next| name(body, next));
+                if scope.as_deref() == Some("role") {
+                    add(SessionEffect::Pin(Pin::Setting));
+                }
                 if matches!(scope.as_deref(), Some("session" | "local"))
                     && let Some(setting) = tokens.get(at + 2).and_then(|next| name(body, next))
                 {

@@ -210,6 +210,26 @@ fn has_body(text: &[u8], tokens: &[Token]) -> bool {
 
 /// Classifies one statement.
 pub fn one(tokens: &[Token], source: &Source<'_>) -> Part {
+    let mut part = recognised(tokens, source);
+    if source.reading.engine == Engine::MariaDb && has_timeout(tokens, source.text) {
+        part.found.effect(SessionEffect::SetsOnce);
+    }
+    part
+}
+
+/// `FOR UPDATE NOWAIT`, `DROP TABLE t WAIT 5`: MariaDB sets its timeouts for such a statement.
+fn has_timeout(tokens: &[Token], text: &[u8]) -> bool {
+    let mut is_behind_wait = false;
+    tokens.iter().any(|token| {
+        let word = token.bytes(text);
+        let found = word.eq_ignore_ascii_case(b"nowait")
+            || is_behind_wait && word.first().is_some_and(u8::is_ascii_digit);
+        is_behind_wait = word.eq_ignore_ascii_case(b"wait");
+        found
+    })
+}
+
+fn recognised(tokens: &[Token], source: &Source<'_>) -> Part {
     let cursor = Cursor::new(source.text, tokens);
     if let Some(part) = settings::shown(&cursor) {
         return part;

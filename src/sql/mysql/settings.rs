@@ -73,6 +73,8 @@ fn set(mut cursor: Cursor<'_>, source: &Source<'_>) -> Part {
             let mut part = session("it changes the role");
             let name = Arc::from("role");
             part.found.effect(SessionEffect::Set { name, value: Some(value), local: false });
+            // MySQL tells nobody of it, and no server forgets it at COM_RESET_CONNECTION.
+            part.found.effect(SessionEffect::Pin(Pin::Setting));
             return part;
         }
         ("resource", "group") => return unfollowed(),
@@ -110,7 +112,8 @@ fn with_settings(cursor: Cursor<'_>, source: &Source<'_>) -> Part {
     if Cursor::new(source.text, inner).word(0) == "set" {
         return unfollowed();
     }
-    let inner = classify::one(inner, source);
+    let mut inner = classify::one(inner, source);
+    inner.found.effect(SessionEffect::SetsOnce);
     if tokens[1..place.max(1)].iter().all(constant) {
         return inner;
     }

@@ -109,6 +109,7 @@ fn render_effect(effect: &SessionEffect) -> String {
         Use(schema) => format!("use {schema}"),
         SetNext(modes) => format!("next{}", render_modes(modes)),
         Counts => "counts".to_owned(),
+        SetsOnce => "once".to_owned(),
         Recall(what) => format!("recall {}", what.as_str()),
         Kill { id, query } => format!("kill{} {id}", if *query { " query" } else { "" }),
     }

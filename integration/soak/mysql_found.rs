@@ -1,0 +1,53 @@
+//! Scripts for MySQL and MariaDB in which random sessions have found a defect.
+
+pub const FOUND: &[&str] = &[
+    // No server forgets a role at COM_RESET_CONNECTION, and MySQL's trackers do not tell of it.
+    "narrow clients=2
+0 Q SET ROLE soak_role
+0 G
+1 Q BEGIN
+1 Q SELECT CURRENT_ROLE()",
+    "narrow clients=2
+0 Q CALL p_role()
+0 N app
+1 Q BEGIN
+1 Q SELECT CURRENT_ROLE()",
+    // What an open cursor keeps must be able to write.
+    "wide clients=2
+0 P SELECT id FROM fixed WHERE id > ?
+0 K 1 1
+0 Q UPDATE t0 SET n = 4
+0 T 1 2
+1 P SELECT ?
+1 L 1 0 abc
+1 Q UPDATE t1 SET n = 4
+1 E 1 long",
+    // Variables that a statement sets for itself are told with its reply, and again with the next.
+    "narrow clients=2
+0 Q SELECT id FROM shared WHERE id = 2 FOR UPDATE NOWAIT
+1 Q SELECT @@lock_wait_timeout
+0 Q UPDATE t0 SET n = 5
+1 Q COMMIT",
+    "narrow clients=2
+0 Q SET STATEMENT group_concat_max_len = 99 FOR SELECT count(*) FROM fixed
+0 Q SELECT /*+ SET_VAR(group_concat_max_len = 99) */ count(*) FROM fixed
+0 Q UPDATE t0 SET n = 5
+1 Q SELECT @@group_concat_max_len
+1 Q UPDATE t1 SET n = 5
+0 Q SELECT @@group_concat_max_len",
+    "narrow clients=2
+0 Q SET STATEMENT group_concat_max_len = 99 FOR SELECT 1; SELECT 2; SELECT 3
+0 Q UPDATE t0 SET n = 5
+0 Q SELECT @@group_concat_max_len",
+    // A replica that was kept for its warnings does not get a write that also asks for something.
+    "wide clients=2
+0 Q SELECT CAST('x' AS SIGNED), v FROM fixed ORDER BY id LIMIT 2
+0 Q SELECT @@last_insert_id; UPDATE t0 SET v = 'y'",
+    // What the proxy knows has the type that the server gives it.
+    "narrow clients=2
+0 Q UPDATE t0 SET v = 'x'
+1 Q UPDATE t1 SET v = 'x' WHERE id = 1
+0 Q SELECT ROW_COUNT()
+1 Q SELECT 1
+1 Q SELECT ROW_COUNT()",
+];

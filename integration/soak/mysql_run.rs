@@ -1,0 +1,327 @@
+//! The servers of MySQL or MariaDB for random sessions, one script on one side of them, and how
+//! the answers of two sides differ.
+
+use super::arena::{CLIENTS_MAX, Side};
+use super::mysql_found::FOUND;
+use super::mysql_generate;
+use super::mysql_script::{self, Script, Step};
+use super::run::{Compared, Difference};
+use super::script::Arena;
+use super::{Outcome, Play};
+use crate::support::mysql::{Cluster, Engine, Fixture, Options, Session, client_opts, options};
+use crate::support::mysql_script::Player;
+use crate::support::mysql_wire::Wire;
+use crate::support::proxy::Proxy;
+use crate::support::wait_until;
+use serde_json::{Value, json};
+use std::ops::Range;
+use std::time::Duration;
+
+const SETUP: &str = include_str!("mysql_setup.sql");
+
+/// What a script leaves is gone within this: connections are being closed.
+const SETTLE: Duration = Duration::from_secs(10);
+
+pub struct MysqlWorld {
+    engine: Engine,
+    fixture: Fixture,
+    /// With one connection per node; the fixture's has one for each client.
+    narrow: Proxy,
+    admin: Session,
+}
+
+/// Replies of each step; those of one that was not answered are the last.
+type Transcript = Vec<Vec<String>>;
+
+impl MysqlWorld {
+    pub fn start(engine: Engine) -> MysqlWorld {
+        let settings = vec![
+            ("log_bin_trust_function_creators".to_owned(), "ON".to_owned()),
+            ("local_infile".to_owned(), "ON".to_owned()),
+        ];
+        let cluster = Cluster::start(Options { settings, ..options(engine) }).expect("the servers");
+        let opts = client_opts(cluster.primary().port, &cluster.superuser);
+        let admin = Session::connect(&opts.into()).unwrap();
+        let run = |sql: &str| admin.execute(sql).unwrap_or_else(|error| panic!("{error:#}"));
+        run("CREATE ROLE soak_role");
+        run("GRANT soak_role TO app@'%'");
+        let lines = SETUP.lines().filter(|line| !line.starts_with("--"));
+        lines.for_each(run);
+        for client in 0..CLIENTS_MAX {
+            own(engine, client).iter().for_each(|sql| run(sql));
+        }
+        let primary = cluster.primary();
+        cluster.wait_caught_up(primary).unwrap();
+        // A MySQL server has to be told the password once before it knows the short proof.
+        Session::connect(&client_opts(primary.port, &cluster.app).into()).unwrap();
+        let fixture =
+            Fixture::with(cluster, |config| share(config, json!({ "size_max": CLIENTS_MAX })));
+        let mut config = crate::support::mysql::proxy_config(&fixture.cluster);
+        share(&mut config, json!({ "size_max": 1, "wait_timeout": "2s" }));
+        let narrow = Proxy::start(crate::support::binary(), &fixture.cluster, &config);
+        let narrow = narrow.expect("the second proxy");
+        fixture.wait_in_read_set(fixture.cluster.replicas());
+        MysqlWorld { engine, fixture, narrow, admin }
+    }
+
+    fn port(&self, side: Side) -> u16 {
+        match side {
+            Side::Direct => self.fixture.cluster.primary().port,
+            Side::Proxied(Arena::Wide) => self.fixture.proxy.port,
+            Side::Proxied(Arena::Narrow) => self.narrow.port,
+        }
+    }
+
+    /// Makes everything as it was at the start, on all servers.
+    fn reset(&self) {
+        self.wait_locks("1,1");
+        let run = |sql: &str| self.admin.execute(sql).unwrap_or_else(|error| panic!("{error:#}"));
+        for row in self.admin.query("XA RECOVER").unwrap() {
+            run(&format!("XA ROLLBACK '{}'", row[3].as_deref().unwrap_or_default()));
+        }
+        for client in 0..CLIENTS_MAX {
+            run(&format!(
+                "DROP TABLE IF EXISTS made{client}, made_again{client}, other.made{client}; \
+                 DROP VIEW IF EXISTS made_view{client}, other.made_view{client}; \
+                 DELETE FROM t{client}; DELETE FROM trg{client}; \
+                 INSERT INTO t{client} VALUES (1, 'v1', 0), (2, 'v2', 0), (3, 'v3', 0), \
+                 (4, 'v4', 0), (5, 'v5', 0); ALTER TABLE t{client} AUTO_INCREMENT = 10, COMMENT = ''"
+            ));
+            if self.engine == Engine::MariaDb {
+                run(&format!("ALTER SEQUENCE sq{client} RESTART 1"));
+            }
+        }
+        let primary = self.fixture.cluster.primary();
+        self.fixture.cluster.wait_caught_up(primary).unwrap();
+    }
+
+    /// Which of the locks that all clients can feel are free.
+    fn locks(&self) -> String {
+        let sql = "SELECT CONCAT_WS(',', IS_FREE_LOCK('gl'), IS_FREE_LOCK('fl'))";
+        self.admin.value(sql).unwrap()
+    }
+
+    /// A server notices only after a while that a connection was closed.
+    fn wait_locks(&self, wanted: &str) -> bool {
+        wait_until(SETTLE, || self.locks() == wanted).is_ok()
+    }
+
+    fn connect(&self, side: Side, deprecates_eof: bool, patience: Duration) -> Player {
+        let login = &self.fixture.cluster.app;
+        let wire = Wire::connect(self.port(side), login, "app", deprecates_eof);
+        wire.set_patience(patience);
+        Player::new(wire)
+    }
+
+    fn run(&self, side: Side, script: &Script, patience: Duration) -> Transcript {
+        self.reset();
+        let mut clients: Vec<_> =
+            (0..script.clients).map(|_| self.connect(side, true, patience)).collect();
+        let mut transcript = Vec::new();
+        for step in &script.steps {
+            let replies = self.step(side, &mut clients[step.client], step, patience);
+            let is_silent = replies.last().is_some_and(|line| line.contains("<nothing came>"));
+            transcript.push(replies);
+            if is_silent {
+                break;
+            }
+        }
+        clients.iter_mut().for_each(|client| client.wire.leave());
+        transcript
+    }
+
+    fn step(
+        &self,
+        side: Side,
+        player: &mut Player,
+        step: &Step,
+        patience: Duration,
+    ) -> Vec<String> {
+        let (letter, rest) = (&step.line[..1], step.line.get(2..).unwrap_or_default());
+        match letter {
+            "G" | "B" => {
+                if letter == "G" {
+                    player.wire.leave();
+                }
+                *player = self.connect(side, rest != "eof", patience);
+                Vec::new()
+            }
+            "N" => {
+                let packet = player.wire.change_user(&self.fixture.cluster.app, rest);
+                player.forget();
+                vec![line(packet.payload.escape_ascii().to_string())]
+            }
+            _ => {
+                let replies = player.play(&step.line);
+                if letter == "X" {
+                    player.forget();
+                }
+                replies.into_iter().map(line).collect()
+            }
+        }
+    }
+}
+
+/// What belongs to one client.
+fn own(engine: Engine, c: usize) -> Vec<String> {
+    let mut sql = vec![
+        format!(
+            "CREATE TABLE t{c} (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(40), n INT DEFAULT 0)"
+        ),
+        format!("CREATE TABLE trg{c} (n INT)"),
+        format!("CREATE TRIGGER set{c} BEFORE INSERT ON trg{c} FOR EACH ROW SET @tv = NEW.n"),
+        format!(
+            "CREATE FUNCTION f_write{c}(i INT) RETURNS INT MODIFIES SQL DATA BEGIN \
+             UPDATE app.t{c} SET n = n + 1 WHERE id = i; RETURN i; END"
+        ),
+        format!("CREATE PROCEDURE p_write{c}(i INT) UPDATE app.t{c} SET n = n + 1 WHERE id <= i"),
+        format!(
+            "CREATE PROCEDURE p_rows{c}() BEGIN UPDATE app.t{c} SET n = n + 1 WHERE id < 3; \
+             SELECT id FROM app.t{c} ORDER BY id LIMIT 2; SELECT 5; END"
+        ),
+    ];
+    if engine == Engine::MariaDb {
+        sql.push(format!("CREATE SEQUENCE sq{c}"));
+    }
+    sql
+}
+
+/// All clients meet on the same connections.
+fn share(config: &mut Value, pool: Value) {
+    config["workers"] = 1.into();
+    let main = &mut config["clusters"]["main"];
+    main["monitor"] = json!({ "interval": "20ms" });
+    main["pool"] = pool;
+}
+
+/// Errors are told apart from what else there is, as in [`Difference::kind`].
+fn line(words: String) -> String {
+    let is_error = words.trim_start().split(": ").any(|part| part.starts_with("\\xff"));
+    // MariaDB counts rows from where an earlier statement has ended.
+    if is_error {
+        format!("E {}", words.trim_start().replace(" at row 0", " at row 1"))
+    } else {
+        words
+    }
+}
+
+impl Play for MysqlWorld {
+    type Script = Script;
+
+    const SHORT_SEED: u64 = 30;
+    const FOUND: &[&str] = FOUND;
+
+    fn again(&self) -> MysqlWorld {
+        MysqlWorld::start(self.engine)
+    }
+
+    fn script(&self, seed: u64) -> Script {
+        mysql_generate::script(self.engine, seed)
+    }
+
+    fn read(text: &str) -> Script {
+        mysql_script::read(text)
+    }
+
+    fn compare(&self, script: &Script, patience: Duration) -> Outcome {
+        let direct = self.run(Side::Direct, script, patience);
+        if direct.len() < script.steps.len() {
+            return Outcome::Broken(format!("no answer to {}", script.steps[direct.len() - 1]));
+        }
+        let proxied = self.run(Side::Proxied(script.arena), script, patience);
+        Outcome::Compared(difference(script, &direct, &proxied))
+    }
+
+    fn steps(script: &Script) -> usize {
+        script.steps.len()
+    }
+
+    fn without(script: &Script, steps: Range<usize>) -> Script {
+        let mut script = script.clone();
+        script.steps.drain(steps);
+        script
+    }
+
+    fn without_message(_: &Script, _: usize, _: usize) -> Option<Script> {
+        None
+    }
+}
+
+/// The number of an error in a line.
+fn has(line: &str, errno: u16) -> bool {
+    let [low, high] = errno.to_le_bytes();
+    let number = [0xff, low, high].escape_ascii().to_string();
+    line.starts_with("E ") && line.contains(&number)
+}
+
+/// The statement before is asked about, and another session has used its connection since
+/// (`docs/limits.md`).
+fn is_forgotten(line: &str) -> bool {
+    has(line, 1105) && line.contains("serves others now")
+}
+
+/// Refused either way: by a replica in a read-only transaction.
+fn is_refused_alike(direct: &str, proxied: &str) -> bool {
+    has(direct, 1792) && (has(proxied, 1290) || has(proxied, 1836))
+}
+
+/// A statement that is not there is refused by the proxy itself: the server knows nothing of this
+/// error, and what is asked about it later differs.
+fn is_unknown(direct: &str, proxied: &str) -> bool {
+    has(direct, 1243) && has(proxied, 1243)
+}
+
+/// What the proxy answers itself, without the number of warnings that the statement before has
+/// left: commands other than those that run something.
+fn is_own_ok(step: &Step) -> bool {
+    step.line.starts_with(['I', 'O', 'U', 'X'])
+}
+
+/// An OK without its number of warnings, which is its last two bytes.
+fn without_warnings(line: &str) -> &str {
+    let without_last = |line| str::rsplit_once(line, "\\x").map_or(line, |(rest, _)| rest);
+    without_last(without_last(line))
+}
+
+fn is_alike(step: &Step, direct: &[String], proxied: &[String]) -> bool {
+    if proxied.last().is_some_and(|line| is_forgotten(line)) {
+        return true;
+    }
+    direct.len() == proxied.len()
+        && direct.iter().zip(proxied).all(|(one, other)| {
+            one == other
+                || is_refused_alike(one, other)
+                || is_own_ok(step) && without_warnings(one) == without_warnings(other)
+        })
+}
+
+/// FOUND_ROWS() of a session that has run nothing: servers differ in what it is then, and from one
+/// reset to the next.
+fn is_about_nothing(script: &Script, at: usize) -> bool {
+    let Step { client, line } = &script.steps[at];
+    let own = |step: &&Step| step.client == *client;
+    let mut before = script.steps[..at].iter().rev().filter(own);
+    let last = before.find(|step| !step.line.starts_with(['P', 'I', 'O', 'U', 'F', 'C', 'R', 'T']));
+    let has_run = last.is_some_and(|step| step.line.starts_with(['Q', 'E', 'K', 'A']));
+    line.contains("FOUND_ROWS()") && !line.contains("SQL_CALC") && !has_run
+}
+
+/// The first difference between the answers of two sides.
+fn difference(script: &Script, direct: &Transcript, proxied: &Transcript) -> Compared {
+    let nothing = Vec::new();
+    for (at, step) in script.steps.iter().enumerate() {
+        let (left, right) = (&direct[at], proxied.get(at).unwrap_or(&nothing));
+        let found = || Difference {
+            at: format!("step {}:\n{step}\n", at + 1),
+            direct: left.clone(),
+            proxied: right.clone(),
+        };
+        if left.iter().zip(right).any(|(one, other)| is_unknown(one, other)) {
+            return Compared::Parted("a statement that only the proxy refused", found());
+        }
+        if !is_alike(step, left, right) && !is_about_nothing(script, at) {
+            return Compared::Differs(found());
+        }
+    }
+    Compared::Same
+}
