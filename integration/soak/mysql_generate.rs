@@ -85,6 +85,10 @@ impl Maker {
             70..=76 => {
                 let said: Vec<_> =
                     (0..self.random.between(2, 4)).map(|_| self.say(client)).collect();
+                // If another one of them fails, nobody knows what became of these.
+                let is_charset =
+                    |sql: &String| sql.starts_with("SET NAMES") || sql.starts_with("SET CHARACTER");
+                self.clients[client].held |= said.iter().any(is_charset);
                 self.push(client, format!("Q {}", said.join("; ")));
             }
             77..=91 => self.prepared(client),

@@ -355,6 +355,10 @@ impl Conversation {
                     self.session.apply(effect);
                 }
             }
+            // Whether the collation was set before the error is told by no tracker.
+            if statement.count > 1 && statement.session.iter().any(is_client_charset) {
+                self.session.pins.insert(Pin::Setting);
+            }
             return;
         }
         // What touches no table begins no transaction.
