@@ -208,7 +208,7 @@ fn line(words: String) -> String {
 impl Play for MysqlWorld {
     type Script = Script;
 
-    const SHORT_SEED: u64 = 30;
+    const SHORT_SEED: u64 = 20;
     const FOUND: &[&str] = FOUND;
 
     fn again(&self) -> MysqlWorld {
