@@ -153,14 +153,8 @@ impl Conversation {
                 self.plan_prepare(text, &mut request)
             }
             Command::Execute(execute) => {
-                let told = self.choices_behind(id, &execute);
-                let opens_cursor = execute.opens_cursor();
-                self.plan_prepared(id, &mut request);
-                request.is_told(told);
-                if opens_cursor {
-                    request.keeps_connection();
-                }
-                What::Execute { id }
+                let (told, cursor) = (self.choices_behind(id, &execute), execute.opens_cursor());
+                self.plan_execution(id, told, cursor, &mut request)
             }
             Command::SendLongData { .. } => {
                 self.plan_prepared(id, &mut request);
@@ -225,6 +219,21 @@ impl Conversation {
             holds: false,
         };
         What::Prepare { id: self.statements.insert(prepared) }
+    }
+
+    fn plan_execution(
+        &mut self,
+        id: u32,
+        told: Vec<(String, String)>,
+        opens_cursor: bool,
+        request: &mut Request,
+    ) -> What {
+        self.plan_prepared(id, request);
+        request.is_told(told);
+        if opens_cursor {
+            request.keeps_connection();
+        }
+        What::Execute { id }
     }
 
     /// What a prepared statement does, by the catalog of now.
