@@ -295,12 +295,13 @@ fn columns(body: &[u8]) -> String {
 /// Refused either way: the portal of a BEGIN that no server has seen yet is executed once more, in
 /// its transaction or after that has failed; a
 /// Bind in an aborted transaction, of a statement that can not be prepared on this server any more,
-/// has the wrong parameters.
+/// has the wrong parameters, or a Parse of its name comes again.
 fn is_refused_alike(direct: &str, proxied: &str) -> bool {
     let codes = |one: &str, other: &str| direct.contains(one) && proxied.contains(other);
     codes("C=55000", "C=34000") && direct.contains("cannot be run")
         || codes("C=25P02", "C=34000")
         || codes("C=08P01", "C=25P02")
+        || codes("C=42P05", "C=25P02")
 }
 
 /// A READ ONLY transaction with a snapshot or other state on a replica, or a session with what such
