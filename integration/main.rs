@@ -27,6 +27,7 @@ mod mysql_modes;
 mod mysql_promotion;
 mod mysql_reads;
 mod mysql_recall;
+mod mysql_reload;
 mod mysql_replication;
 mod mysql_servers;
 mod mysql_sessions;

@@ -5,6 +5,7 @@ use crate::support::mysql::{
     Cluster, Engine, Options, client_opts, mariadb_11, on_mysql_and_mariadb, options,
 };
 use secrecy::SecretString;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tiffin::backend::mysql::auth::ServerSecret;
@@ -109,7 +110,30 @@ fn servers_are_logged_in_to(engine: Engine) {
 /// Each way to look at a server's certificate.
 fn servers_are_verified(engine: Engine) {
     let (ours, others, files) = (Authority::new("ours"), Authority::new("others"), Files::new());
-    let (certificate, key) = ours.sign("server");
+    let right = files.write("right.crt", &ours.pem());
+    let wrong = files.write("wrong.crt", &others.pem());
+    use ServerTlsMode::{Disable, Prefer, Require, VerifyCa, VerifyFull};
+    let cases = [
+        (Disable, None, Ok(false)),
+        (Prefer, None, Ok(true)),
+        (Require, None, Ok(true)),
+        (VerifyCa, Some(&right), Ok(true)),
+        (VerifyCa, Some(&wrong), Err("UnknownIssuer")),
+        (VerifyFull, Some(&right), Ok(true)),
+        (VerifyFull, Some(&wrong), Err("UnknownIssuer")),
+    ];
+    verify(engine, ours.sign("server"), &cases);
+    let cases = [
+        (VerifyCa, Some(&right), Ok(true)),
+        (VerifyFull, Some(&right), Err("not valid for name \"127.0.0.1\"")),
+    ];
+    verify(engine, ours.sign_for("elsewhere.example"), &cases);
+}
+
+/// A mode, the authority that is trusted, and whether there is TLS or what the error says.
+type Verified<'a> = (ServerTlsMode, Option<&'a PathBuf>, Result<bool, &'a str>);
+
+fn verify(engine: Engine, (certificate, key): (String, String), cases: &[Verified<'_>]) {
     let cluster = Cluster::start(Options {
         replicas: 0,
         tls: Some(Tls { certificate, key, client_ca: None }),
@@ -117,20 +141,8 @@ fn servers_are_verified(engine: Engine) {
         ..options(engine)
     });
     let cluster = cluster.expect("start a server");
-    let right = files.write("right.crt", &ours.pem());
-    let wrong = files.write("wrong.crt", &others.pem());
-    use ServerTlsMode::{Disable, Prefer, Require, VerifyCa, VerifyFull};
-    let cases = [
-        (Disable, None, Some(false)),
-        (Prefer, None, Some(true)),
-        (Require, None, Some(true)),
-        (VerifyCa, Some(&right), Some(true)),
-        (VerifyCa, Some(&wrong), None),
-        (VerifyFull, Some(&right), Some(true)),
-        (VerifyFull, Some(&wrong), None),
-    ];
     block_on(async {
-        for (mode, ca, encrypted) in cases {
+        for &(mode, ca, expected) in cases {
             let ca = ca.cloned();
             let config = ServerTls { mode, ca, certificate: None, key: None, direct: false };
             let tls = ServerTlsConnector::new(&config).unwrap();
@@ -139,11 +151,13 @@ fn servers_are_verified(engine: Engine) {
             let (tls, timeout) = (&tls, PATIENCE);
             let target =
                 Target { address: &address, tls, user: "plain", secret: &secret, flags, timeout };
-            match (connect(&target).await, encrypted) {
-                (Ok(established), Some(encrypted)) => {
+            match (connect(&target).await, expected) {
+                (Ok(established), Ok(encrypted)) => {
                     assert_eq!(established.stream.is_tls(), encrypted, "{config:?}");
                 }
-                (Err(ConnectError::Tls(_)), None) => {}
+                (Err(error @ ConnectError::Tls(_)), Err(words)) => {
+                    assert!(error.to_string().contains(words), "{error}");
+                }
                 (outcome, _) => panic!("{config:?}: {outcome:?}"),
             }
         }

@@ -29,6 +29,15 @@ impl Authority {
     pub fn sign(&self, common_name: &str) -> (String, String) {
         let mut params = CertificateParams::new(vec!["localhost".to_string()]).unwrap();
         params.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+        self.sign_params(params, common_name)
+    }
+
+    /// The same for this host and no other.
+    pub fn sign_for(&self, host: &str) -> (String, String) {
+        self.sign_params(CertificateParams::new(vec![host.to_string()]).unwrap(), host)
+    }
+
+    fn sign_params(&self, mut params: CertificateParams, common_name: &str) -> (String, String) {
         params.distinguished_name.push(DnType::CommonName, common_name);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
