@@ -17,6 +17,8 @@ pub struct Case {
     pub exceptions: Vec<Exception>,
     /// Why the whole case is answered otherwise by the proxy.
     pub differs: Option<String>,
+    /// Only if things come in one order and not in another.
+    pub at_times: bool,
     pub steps: Vec<Step>,
 }
 
@@ -70,6 +72,7 @@ pub fn read(path: &Path) -> Vec<Case> {
                 startup: Vec::new(),
                 exceptions: Vec::new(),
                 differs: None,
+                at_times: false,
                 steps: Vec::new(),
             });
             continue;
@@ -89,6 +92,7 @@ fn add_line(case: &mut Case, line: &str) -> Result<(), String> {
             case.startup.push((name.to_owned(), value.to_owned()));
         }
         "differs:" => case.differs = Some(rest.to_owned()),
+        "may-differ:" => (case.differs, case.at_times) = (Some(rest.to_owned()), true),
         "except" => case.exceptions.push(exception(rest)?),
         _ => {
             let (connection, command) = match word.strip_suffix(':').map(str::parse) {
