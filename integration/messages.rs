@@ -7,12 +7,7 @@ use crate::support::{Fixture, on_postgres_18};
 /// primary's own.
 #[test]
 fn the_same_messages_come_back_as_from_the_server() {
-    let fixture = Fixture::build()
-        .replicas(1)
-        .hba(&["host all all 127.0.0.1/32 password"])
-        .key("tls.mode", "disable")
-        .config(|config| config["auth"]["method"] = "password".into())
-        .start();
+    let fixture = Fixture::build().replicas(1).clear_passwords().start();
     let setup = fixture.direct(fixture.cluster.primary());
     setup.query("CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 5)").unwrap();
     fixture.cluster.wait_caught_up(fixture.cluster.primary()).unwrap();

@@ -169,12 +169,7 @@ fn settings_whose_values_the_text_does_not_tell() {
 /// the process id by which the session knows itself.
 #[test]
 fn notifications_come_once_in_order_and_by_name() {
-    let fixture = narrow()
-        .key("pool.size_max", 3)
-        .hba(&["host all all 127.0.0.1/32 password"])
-        .key("tls.mode", "disable")
-        .config(|config| config["auth"]["method"] = "password".into())
-        .start();
+    let fixture = narrow().key("pool.size_max", 3).clear_passwords().start();
     let app = &fixture.cluster.app;
     let (mut wire, greeting) =
         Wire::login(fixture.proxy.port, wire::VERSION_3_0, &app.user, &app.password);
@@ -315,11 +310,7 @@ fn a_read_only_transaction_that_locks_moves_to_the_primary() {
 /// Many drivers forget a statement in SQL that they made by Parse.
 #[test]
 fn deallocate_of_a_statement_that_came_by_parse() {
-    let fixture = narrow()
-        .hba(&["host all all 127.0.0.1/32 password"])
-        .key("tls.mode", "disable")
-        .config(|config| config["auth"]["method"] = "password".into())
-        .start();
+    let fixture = narrow().clear_passwords().start();
     let app = &fixture.cluster.app;
     let login = |port| Wire::login(port, wire::VERSION_3_0, &app.user, &app.password).0;
     use wire::{bind, execute, parse, query, sync};

@@ -56,12 +56,7 @@ fn a_snapshot_on_a_replica_stays_there() {
 /// Where the next request goes is decided when the transaction is over.
 #[test]
 fn requests_behind_the_end_of_a_transaction_are_not_part_of_it() {
-    let fixture = Fixture::build()
-        .replicas(1)
-        .hba(&["host all all 127.0.0.1/32 password"])
-        .key("tls.mode", "disable")
-        .config(|config| config["auth"]["method"] = "password".into())
-        .start();
+    let fixture = Fixture::build().replicas(1).clear_passwords().start();
     fixture.create_table("t", "n int");
     let app = &fixture.cluster.app;
     let port = fixture.proxy.port;

@@ -73,12 +73,7 @@ fn what_routines_and_triggers_leave_follows_the_session() {
 /// before.
 #[test]
 fn defaults_of_roles_and_databases_reach_new_sessions() {
-    let fixture = Fixture::build()
-        .replicas(1)
-        .hba(&["host all all 127.0.0.1/32 password"])
-        .key("tls.mode", "disable")
-        .config(|config| config["auth"]["method"] = "password".into())
-        .start();
+    let fixture = Fixture::build().replicas(1).clear_passwords().start();
     let app = &fixture.cluster.app;
     for hint in ["primary", "replica"] {
         assert_eq!(setting(&fixture.session(), hint, "work_mem"), "4MB");

@@ -92,6 +92,13 @@ impl Builder {
         self
     }
 
+    /// A raw client logs in with two messages: nothing is encrypted, the password is sent as it is.
+    pub fn clear_passwords(self) -> Builder {
+        self.hba(&["host all all 127.0.0.1/32 password"])
+            .key("tls.mode", "disable")
+            .config(|config| config["auth"]["method"] = "password".into())
+    }
+
     pub fn options(mut self, change: impl FnOnce(&mut Options)) -> Builder {
         change(&mut self.options);
         self

@@ -258,7 +258,7 @@ pub(super) fn pool_error(error: PoolError) -> ProbeError {
     }
 }
 
-fn query_error(error: Error) -> ProbeError {
+pub(super) fn query_error(error: Error) -> ProbeError {
     // A server that shuts down or was told to end this connection says so with class 57.
     let ended = error.as_db_error().is_none_or(|db| db.code().code().starts_with("57P"));
     if ended {

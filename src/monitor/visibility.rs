@@ -12,6 +12,8 @@
 //! Only PostgreSQL can be asked: neither MySQL nor MariaDB tells what it has made visible.
 
 use super::connection::service_pool;
+use super::postgres::{pool_error, query_error};
+use super::probe::ProbeError;
 use crate::config::Cluster;
 use crate::config::tls::ServerTlsConnector;
 use crate::topology::{NodeId, Topology};
@@ -169,11 +171,15 @@ impl Task {
     ) -> Option<Row> {
         let pool = self.pools.get(usize::from(node.0))?;
         let asked = async {
-            let client = pool.get().await.ok()?;
-            let statement = client.prepare_cached(sql).await.ok()?;
-            client.query_one(&statement, parameters).await.ok()
+            let client = pool.get().await.map_err(pool_error)?;
+            let statement = client.prepare_cached(sql).await.map_err(query_error)?;
+            client.query_one(&statement, parameters).await.map_err(query_error)
         };
-        timeout(QUERY_TIMEOUT, asked).await.ok().flatten()
+        let late = |_| Err(ProbeError::Timeout { after: QUERY_TIMEOUT });
+        let answer = timeout(QUERY_TIMEOUT, asked).await.unwrap_or_else(late);
+        let failed =
+            |error| tracing::debug!(node = node.0, %error, "it does not tell what it shows");
+        answer.map_err(failed).ok()
     }
 }
 
