@@ -32,6 +32,8 @@ struct Client {
 pub struct Played {
     pub transcript: Transcript,
     pub process_ids: Vec<i32>,
+    /// A step waited for what did not come; those behind it were not played.
+    pub hung: bool,
 }
 
 /// Runs a case. All of its connections are opened at the start, in order.
@@ -69,7 +71,7 @@ pub fn play(case: &Case, login: &Login<'_>) -> Played {
         client.leave(hung, &mut rest);
     }
     transcript.add(rest);
-    Played { transcript, process_ids }
+    Played { transcript, process_ids, hung }
 }
 
 impl Client {
