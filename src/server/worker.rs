@@ -295,7 +295,7 @@ impl Thread {
     }
 
     /// A client from its first byte to its session.
-    async fn admit_mysql(&self, plain: Plain, peer: PeerAddress) -> Option<MysqlConversation> {
+    async fn admit_mysql(&self, plain: Plain, peer: PeerAddress) -> Option<Box<MysqlConversation>> {
         let worker = &self.worker;
         let cluster = worker.mysql_cluster_of(None)?;
         let entry = worker.enter(random_secret()?);
@@ -322,7 +322,7 @@ impl Thread {
     }
 
     /// A client from its first byte to its session.
-    async fn admit(&self, plain: Plain, peer: PeerAddress) -> Option<Conversation> {
+    async fn admit(&self, plain: Plain, peer: PeerAddress) -> Option<Box<Conversation>> {
         match accept(plain, peer, &self.auth.postgres).await {
             Ok(Opening::Session(accepted)) => self.begin(accepted, peer).await,
             Ok(Opening::Cancel { process_id, key, mut connection }) => {
@@ -341,7 +341,7 @@ impl Thread {
         }
     }
 
-    async fn begin(&self, accepted: Box<Accepted>, peer: PeerAddress) -> Option<Conversation> {
+    async fn begin(&self, accepted: Box<Accepted>, peer: PeerAddress) -> Option<Box<Conversation>> {
         let Some((cluster, database)) = self.worker.cluster_of(&accepted.database) else {
             self.worker.stats().auth_failed(AuthFailure::UnknownDatabase);
             tracing::info!(%peer, database = accepted.database, "no cluster serves this database");

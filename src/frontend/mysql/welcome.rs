@@ -34,7 +34,7 @@ impl Conversation {
         worker: Rc<Worker>,
         entry: Rc<Entry>,
         door: Door,
-    ) -> Option<Conversation> {
+    ) -> Option<Box<Conversation>> {
         let Some(cluster) = worker.mysql_cluster_of(accepted.database.as_deref()) else {
             refuse_schema(*accepted).await;
             worker.stats().auth_failed(AuthFailure::UnknownDatabase);
@@ -47,7 +47,7 @@ impl Conversation {
         entry.belongs_to(user.as_str().into());
         let reading = reading_of(cluster.handle.config.engine);
         let catalog = cluster.handle.catalogs.get("");
-        let mut this = Conversation {
+        let mut this = Box::new(Conversation {
             client: ClientStream::from(stream),
             identity: Rc::new(Identity {
                 user: user.as_str().into(),
@@ -70,7 +70,7 @@ impl Conversation {
             door,
             capabilities,
             inbox: Buffer::default(),
-        };
+        });
         this.begin_anew();
         let schema = database.filter(|schema| !schema.is_empty());
         let begun = this.log_in(schema.as_deref()).await;
@@ -97,10 +97,10 @@ impl Conversation {
 
     /// The client speaks as it has agreed, now that it knows that it is in.
     fn compressed(
-        mut self,
+        mut self: Box<Self>,
         compression: Option<Compression>,
         leftover: &mut BytesMut,
-    ) -> Conversation {
+    ) -> Box<Conversation> {
         if compression.is_none() {
             self.inbox.extend(leftover);
         } else if let ClientStream::Plain(stream) = self.client {

@@ -110,7 +110,7 @@ enum Next {
 
 impl Conversation {
     /// Serves the client until it leaves or cannot be served any more.
-    pub async fn run(mut self) {
+    pub async fn run(mut self: Box<Self>) {
         let fault = match self.serve_all().await {
             Ok(()) => Fault::ClientLeft,
             Err(fault) => fault,

@@ -46,7 +46,7 @@ impl Conversation {
         scratch: Rc<Scratch>,
         cluster: Rc<LocalCluster>,
         (database, peer): (Arc<str>, PeerAddress),
-    ) -> Option<Conversation> {
+    ) -> Option<Box<Conversation>> {
         let mut startup = Settings::default();
         let mut own = Vec::new();
         for (name, value) in &accepted.parameters {
@@ -66,7 +66,7 @@ impl Conversation {
             secret: accepted.server_secret,
         });
         let pins = PinGuard::new(&worker.stats());
-        let mut conversation = Conversation {
+        let mut conversation = Box::new(Conversation {
             entry: worker.enter(key),
             worker,
             scratch,
@@ -90,7 +90,7 @@ impl Conversation {
             lost: None,
             stall: Stall::default(),
             greeting: true,
-        };
+        });
         let welcomed = match conversation.own_settings(&own) {
             Ok(()) => conversation.welcome().await,
             Err(fault) => Err(fault),
