@@ -31,6 +31,7 @@ mod mysql_reload;
 mod mysql_replication;
 mod mysql_servers;
 mod mysql_sessions;
+mod mysql_tls;
 mod operations;
 mod patroni;
 mod pins;

@@ -1,7 +1,10 @@
-//! Another configuration while sessions of MySQL and MariaDB are open.
+//! Another configuration while sessions of MySQL and MariaDB are open: users, pools, nodes and
+//! certificates.
 
 use crate::support::certificates::{Authority, Files, text};
-use crate::support::mysql::{Cluster, Engine, Fixture, Options, on_mysql_and_mariadb, options};
+use crate::support::mysql::{
+    Cluster, Engine, Fixture, Options, Session, errno, on_mysql_and_mariadb, options,
+};
 use crate::support::{PATIENCE, wait_until};
 use serde_json::json;
 use std::path::Path;
@@ -9,7 +12,67 @@ use std::process::Command;
 use tiffin::cli::sandbox::servers::Tls;
 
 on_mysql_and_mariadb! {
+    users_pools_and_nodes_are_taken_over,
     certificates_are_taken_over,
+}
+
+fn users_pools_and_nodes_are_taken_over(engine: Engine) {
+    let cluster = Cluster::start(Options { replicas: 1, ..options(engine) }).expect("servers");
+    let primary = cluster.primary();
+    primary.execute("CREATE USER second@'%' IDENTIFIED BY 'pw'").unwrap();
+    primary.execute("GRANT ALL ON app.* TO second@'%'").unwrap();
+    cluster.wait_caught_up(primary).unwrap();
+    let (leader, follower) = (primary.name.clone(), cluster.replica(0).name.clone());
+    let fixture = Fixture::with(cluster, |config| config["workers"] = 1.into());
+    fixture.create_table("t", "n INT");
+    let second = |password: &str| {
+        let opts = fixture.opts().user(Some("second")).pass(Some(password));
+        Session::connect(&opts.into())
+    };
+    let is_refused = |password| match second(password) {
+        Ok(_) => false,
+        Err(error) => errno(&error) == Some(1045),
+    };
+    assert!(is_refused("pw"), "the proxy does not know the user");
+    let open = fixture.session();
+    open.execute("BEGIN").unwrap();
+    open.execute("INSERT INTO t VALUES (1)").unwrap();
+
+    let mut config = fixture.config.clone();
+    let users = config["users"].as_array_mut().expect("users");
+    users.push(json!({ "name": "second", "password": "pw" }));
+    let main = &mut config["clusters"]["main"];
+    main["nodes"].as_object_mut().expect("nodes").remove(&follower);
+    main["pool"] = json!({ "size_max": 1, "wait_timeout": "200ms" });
+    fixture.reload(&config);
+    let late = second("pw").expect("the new user");
+    assert!(is_refused("no"));
+    open.execute("INSERT INTO t VALUES (2)").unwrap();
+    open.execute("COMMIT").unwrap();
+    assert_eq!(fixture.share(5).into_iter().collect::<Vec<_>>(), [(leader, 5)]);
+    // One connection for each user.
+    let waiting = fixture.session();
+    open.execute("BEGIN").unwrap();
+    open.execute("INSERT INTO t VALUES (3)").unwrap();
+    let error = waiting.execute("INSERT INTO t VALUES (4)").unwrap_err();
+    assert_eq!(errno(&error), Some(1040), "{error:#}");
+    late.execute("INSERT INTO t VALUES (5)").unwrap();
+    // A wider pool: whoever waits has a connection now.
+    fixture.reload(&fixture.config);
+    waiting.execute("INSERT INTO t VALUES (6)").unwrap();
+    open.execute("ROLLBACK").unwrap();
+
+    assert!(is_refused("pw"), "that user is gone again");
+    assert_eq!(late.value("SELECT COUNT(*) FROM t").unwrap(), "4", "but not its open session");
+    let back = || fixture.share(3).contains_key(&follower);
+    wait_until(PATIENCE, back).expect("reads on the node that is back");
+    // Another password of a known user.
+    let mut config = fixture.config.clone();
+    let users = config["users"].as_array_mut().expect("users");
+    users.push(json!({ "name": "second", "password": "other", "server_password": "pw" }));
+    fixture.reload(&config);
+    assert!(is_refused("pw"));
+    assert_eq!(second("other").unwrap().value("SELECT COUNT(*) FROM t").unwrap(), "4");
 }
 
 /// Those that clients are shown, and those of the servers that count: open sessions go on.

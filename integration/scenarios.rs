@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tiffin::cli::sandbox::servers::group::Sql;
 
@@ -26,11 +26,12 @@ const LATE_S: u32 = 3;
 const WRITE_PAUSE: Duration = Duration::from_millis(10);
 
 const SESSIONS: u64 = 16;
-/// On each engine; that of PostgreSQL has a longer run in `consistency.rs`.
+/// On each engine; that of PostgreSQL has a longer run in `consistency.rs`. `TIFFIN_PAIRS` is
+/// another number.
 const PAIRS: u64 = 33_600;
 /// Every so many pairs a session thinks between its write and its read, until replicas may have
 /// it.
-const THINK_EVERY: u64 = 50;
+const THINK_EVERY: u64 = 10;
 const THINK: Duration = Duration::from_millis(30);
 
 /// For the answer to bytes that may not deserve any.
@@ -125,36 +126,72 @@ fn sessions_read_their_own_writes<S: Stand>(which: Which) {
     let primary = stage.cluster.primary();
     primary.wait_caught_up(&stage.cluster).unwrap();
     stage.cluster.replica(1).apply_late(1).unwrap();
-    let (stale, on_replicas) = (AtomicU64::new(0), AtomicU64::new(0));
+    let pairs = std::env::var("TIFFIN_PAIRS").ok().and_then(|text| text.parse().ok());
+    let pairs: u64 = pairs.unwrap_or(PAIRS);
     let begun = Instant::now();
-    std::thread::scope(|scope| {
-        for id in 0..SESSIONS {
-            let (stage, stale, on_replicas) = (&stage, &stale, &on_replicas);
-            scope.spawn(move || {
-                let session = stage.session();
-                let read = format!("SELECT n, {} FROM t WHERE id = {id}", S::OWN_PORT);
-                for n in 1..=PAIRS / SESSIONS {
-                    session.query(&format!("UPDATE t SET n = {n} WHERE id = {id}")).unwrap();
-                    if n % THINK_EVERY == 0 {
-                        std::thread::sleep(THINK);
-                    }
-                    let rows = session.query(&read).unwrap();
-                    let [Some(seen), Some(port)] = rows[0].as_slice() else { panic!("{rows:?}") };
-                    stale.fetch_add(u64::from(*seen != n.to_string()), Ordering::Relaxed);
-                    let elsewhere = stage.name_of(port) != primary.name;
-                    on_replicas.fetch_add(u64::from(elsewhere), Ordering::Relaxed);
-                }
-            });
-        }
+    let seen = std::thread::scope(|scope| {
+        let stage = &stage;
+        let sessions: Vec<_> =
+            (0..SESSIONS).map(|id| scope.spawn(move || pairs_of(stage, id, pairs))).collect();
+        let seen = sessions.into_iter().map(|session| session.join().expect("a session"));
+        seen.fold(Seen::default(), Seen::with)
     });
-    let (stale, on_replicas) = (stale.into_inner(), on_replicas.into_inner());
+    let Seen { stale, backward, on_replicas } = seen;
     println!(
-        "measured: {which:?}: {PAIRS} write-then-read pairs, {SESSIONS} sessions, one replica \
-         late: {stale} stale, {on_replicas} read on replicas, {:.1} s",
+        "measured: {which:?}: {pairs} write-then-read pairs, {SESSIONS} sessions, one replica \
+         late: {stale} stale, {backward} backward, {on_replicas} read on replicas, {:.1} s",
         begun.elapsed().as_secs_f64()
     );
-    assert_eq!(stale, 0);
+    assert_eq!((stale, backward), (0, 0));
     assert!(on_replicas > 0, "the replicas served nothing, so nothing was shown");
+}
+
+/// Reads that showed less than the session had written, less than it had read, and those that
+/// replicas served.
+#[derive(Default)]
+struct Seen {
+    stale: u64,
+    backward: u64,
+    on_replicas: u64,
+}
+
+impl Seen {
+    fn with(self, other: Seen) -> Seen {
+        Seen {
+            stale: self.stale + other.stale,
+            backward: self.backward + other.backward,
+            on_replicas: self.on_replicas + other.on_replicas,
+        }
+    }
+}
+
+/// Writes its own row and reads it with its neighbour's, which is never to be less than at the last
+/// look.
+fn pairs_of<S: Stand>(stage: &Stage<S>, id: u64, pairs: u64) -> Seen {
+    let session = stage.session();
+    let primary = stage.cluster.primary().port.to_string();
+    let neighbour = (id + 1) % SESSIONS;
+    let read = format!(
+        "SELECT a.n, b.n, {} FROM t a JOIN t b ON a.id = {id} AND b.id = {neighbour}",
+        S::OWN_PORT
+    );
+    let (mut seen, mut neighbours_last) = (Seen::default(), 0);
+    for n in 1..=pairs / SESSIONS {
+        session.query(&format!("UPDATE t SET n = {n} WHERE id = {id}")).unwrap();
+        if n % THINK_EVERY == 0 {
+            std::thread::sleep(THINK);
+        }
+        let rows = session.query(&read).unwrap();
+        let [Some(own), Some(neighbours), Some(port)] = rows[0].as_slice() else {
+            panic!("{rows:?}")
+        };
+        let neighbours: u64 = neighbours.parse().unwrap();
+        seen.stale += u64::from(*own != n.to_string());
+        seen.backward += u64::from(neighbours < neighbours_last);
+        seen.on_replicas += u64::from(*port != primary);
+        neighbours_last = neighbours;
+    }
+    seen
 }
 
 fn a_promotion_is_followed<S: Stand>(which: Which) {

@@ -50,4 +50,23 @@ pub const FOUND: &[&str] = &[
 0 Q SELECT ROW_COUNT()
 1 Q SELECT 1
 1 Q SELECT ROW_COUNT()",
+    // A read-only transaction on a replica ends with what only the primary can run.
+    "wide clients=2
+0 Q START TRANSACTION READ ONLY
+0 Q SELECT count(*) FROM fixed
+0 Q CREATE TABLE made0 (x INT)
+0 Q START TRANSACTION READ ONLY
+0 Q SELECT count(*) FROM fixed
+0 Q START TRANSACTION
+0 Q UPDATE t0 SET v = 'x'
+0 Q ROLLBACK
+0 Q START TRANSACTION READ ONLY
+0 Q SELECT count(*) FROM fixed
+0 Q ROLLBACK; SELECT f_lock()
+0 Q SELECT RELEASE_LOCK('fl')",
+    // A statement that the held connection has not been given yet has no cursor.
+    "wide clients=2
+0 P SELECT @a, ?
+0 Q SET @a = 2
+0 T 1 2",
 ];

@@ -85,10 +85,9 @@ impl Maker {
             70..=76 => {
                 let said: Vec<_> =
                     (0..self.random.between(2, 4)).map(|_| self.say(client)).collect();
-                // If another one of them fails, nobody knows what became of these.
-                let is_charset =
-                    |sql: &String| sql.starts_with("SET NAMES") || sql.starts_with("SET CHARACTER");
-                self.clients[client].held |= said.iter().any(is_charset);
+                // If another one of them fails, nobody knows what became of these; nor, while the
+                // catalog is loaded again, whether the others have set something as well.
+                self.clients[client].held |= said.iter().any(|sql| sql.starts_with("SET "));
                 self.push(client, format!("Q {}", said.join("; ")));
             }
             77..=91 => self.prepared(client),
@@ -199,8 +198,14 @@ impl Maker {
 
     /// Forgets everything, in one of the ways that there are.
     fn reset(&mut self, client: usize) {
-        let ways = ["N app", "N other", "G", "G eof", "B", "X", "X"];
-        let line = self.random.pick(&ways[..if self.clients[client].role { 5 } else { 7 }]);
+        let ways = ["G", "G eof", "B", "N app", "N other", "X", "X"];
+        // Servers leave a role in force; MariaDB also for another user.
+        let count = match (self.clients[client].role, self.engine) {
+            (false, _) => 7,
+            (true, Engine::MySql) => 5,
+            (true, Engine::MariaDb) => 3,
+        };
+        let line = self.random.pick(&ways[..count]);
         self.push(client, line.to_owned());
         self.clients[client] = Client::default();
     }

@@ -81,7 +81,8 @@ impl MysqlWorld {
         }
         for client in 0..CLIENTS_MAX {
             run(&format!(
-                "DROP TABLE IF EXISTS made{client}, made_again{client}, other.made{client}; \
+                "DROP TABLE IF EXISTS made{client}, made_again{client}, other.made{client}, \
+                 other.t{client}; \
                  DROP VIEW IF EXISTS made_view{client}, other.made_view{client}; \
                  DELETE FROM t{client}; DELETE FROM trg{client}; \
                  INSERT INTO t{client} VALUES (1, 'v1', 0), (2, 'v2', 0), (3, 'v3', 0), \
@@ -265,10 +266,24 @@ fn is_refused_alike(direct: &str, proxied: &str) -> bool {
     has(direct, 1792) && (has(proxied, 1290) || has(proxied, 1836))
 }
 
+/// The EOF behind columns, for a client that gets one: servers do not tell the proxy there that
+/// OUT parameters follow (SERVER_PS_OUT_PARAMS), only at their end.
+fn is_head_of_out_parameters(direct: &str, proxied: &str) -> bool {
+    let flag = |line: &str, flag| line.strip_suffix(flag).map(str::to_owned);
+    let (told, untold) = (flag(direct, "\\x10"), flag(proxied, "\\x00"));
+    told == untold && told.is_some_and(|rest| rest.starts_with("\\xfe\\x00\\x00"))
+}
+
 /// A statement that is not there is refused by the proxy itself: the server knows nothing of this
 /// error, and what is asked about it later differs.
 fn is_unknown(direct: &str, proxied: &str) -> bool {
     has(direct, 1243) && has(proxied, 1243)
+}
+
+/// A text that begins in a read-only transaction, and ends it behind other statements, runs where
+/// that has begun (`docs/limits.md`).
+fn ends_late_on_replica(step: &Step, proxied: &str) -> bool {
+    step.line.contains("; ") && (has(proxied, 1290) || has(proxied, 1836) || has(proxied, 1792))
 }
 
 /// What the proxy answers itself, without the number of warnings that the statement before has
@@ -291,6 +306,7 @@ fn is_alike(step: &Step, direct: &[String], proxied: &[String]) -> bool {
         && direct.iter().zip(proxied).all(|(one, other)| {
             one == other
                 || is_refused_alike(one, other)
+                || is_head_of_out_parameters(one, other)
                 || is_own_ok(step) && without_warnings(one) == without_warnings(other)
         })
 }
@@ -320,6 +336,9 @@ fn difference(script: &Script, direct: &Transcript, proxied: &Transcript) -> Com
         };
         if left.iter().zip(right).any(|(one, other)| is_unknown(one, other)) {
             return Compared::Parted("a statement that only the proxy refused", found());
+        }
+        if right.last().is_some_and(|line| ends_late_on_replica(step, line)) {
+            return Compared::Parted("DDL behind reads in a read-only transaction", found());
         }
         if !is_alike(step, left, right) && !is_about_nothing(script, direct, at) {
             return Compared::Differs(found());

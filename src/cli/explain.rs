@@ -242,12 +242,15 @@ impl Asker<'_> {
         }
     }
 
-    /// The servers' default rules.
+    /// How new sessions' texts are read; where no server was asked, as by default.
     fn dialect(&self) -> Dialect {
-        match self.cluster.engine.mysql() {
-            Some(engine) => Dialect::MySql(mysql::Reading::new(engine)),
-            None => Dialect::STANDARD,
-        }
+        let Some(engine) = self.cluster.engine.mysql() else { return Dialect::STANDARD };
+        let reading = mysql::Reading::new(engine);
+        let mode = match &self.known {
+            Known::Cluster { snapshot, .. } => snapshot.session_default("sql_mode"),
+            Known::Nothing(_) => None,
+        };
+        Dialect::MySql(mode.map_or(reading, |mode| reading.with_sql_mode(mode)))
     }
 
     fn classify(&self, text: &str, catalog: &Catalog) -> Statement {

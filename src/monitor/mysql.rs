@@ -32,11 +32,11 @@ const MYSQL_PROBE: &str = "SELECT @@GLOBAL.read_only, @@GLOBAL.gtid_mode = 'ON',
      @@GLOBAL.gtid_executed, @@GLOBAL.gtid_executed, @@GLOBAL.sql_mode, @@GLOBAL.autocommit, \
      @@GLOBAL.transaction_isolation, @@GLOBAL.transaction_read_only, \
      @@GLOBAL.character_set_client, @@GLOBAL.character_set_connection, \
-     @@GLOBAL.character_set_results, @@GLOBAL.collation_connection";
+     @@GLOBAL.character_set_results, @@GLOBAL.collation_connection, @@GLOBAL.init_connect";
 /// A replica need not have a binary log.
 const MARIADB_PROBE: &str = "SELECT @@GLOBAL.read_only, @@GLOBAL.log_bin, \
      @@GLOBAL.gtid_binlog_state, @@GLOBAL.gtid_slave_pos, @@GLOBAL.sql_mode, @@GLOBAL.autocommit, \
-     @@GLOBAL.tx_isolation, @@GLOBAL.tx_read_only";
+     @@GLOBAL.tx_isolation, @@GLOBAL.tx_read_only, @@GLOBAL.init_connect";
 /// The names of what stands behind the positions.
 const MYSQL_DEFAULTS: &[&str] = &[
     "sql_mode",
@@ -47,8 +47,10 @@ const MYSQL_DEFAULTS: &[&str] = &[
     "character_set_connection",
     "character_set_results",
     "collation_connection",
+    "init_connect",
 ];
-const MARIADB_DEFAULTS: &[&str] = &["sql_mode", "autocommit", "tx_isolation", "tx_read_only"];
+const MARIADB_DEFAULTS: &[&str] =
+    &["sql_mode", "autocommit", "tx_isolation", "tx_read_only", "init_connect"];
 const DEFAULTS_AT: usize = 4;
 
 const MYSQL_STATUS: &str = "SHOW REPLICA STATUS";

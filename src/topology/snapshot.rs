@@ -158,6 +158,19 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What sessions begin with: on the primary, or on any server while there is none.
+    pub fn session_defaults(&self) -> Option<&Arc<SessionDefaults>> {
+        let primary = self.primary.map(|primary| self.node(primary));
+        let mut told = primary.into_iter().chain(&self.nodes);
+        told.find_map(|node| node.session_defaults.as_ref())
+    }
+
+    /// One of these.
+    pub fn session_default(&self, name: &str) -> Option<&str> {
+        let mut all = self.session_defaults()?.iter();
+        all.find(|(of, _)| *of == name).map(|(_, value)| &**value)
+    }
+
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[usize::from(id.0)]
     }

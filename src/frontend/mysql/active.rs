@@ -57,6 +57,9 @@ pub struct Expected {
 pub enum Whose {
     /// The client.
     Client,
+    /// The proxy, in the client's place: what it does is the session's, and the client is told
+    /// nothing.
+    Session,
     /// The proxy, to make the connection the session's.
     Own,
     /// The proxy, to prepare the client's statement of this id.

@@ -4,6 +4,7 @@
 use super::active::{Active, Broken, Whose};
 use super::conversation::Conversation;
 use super::fault::{Fault, Refused};
+use super::initiate;
 use super::plan::{Request, What};
 use crate::backend::mysql::connection::trackers;
 use crate::frontend::mysql::serve::Served;
@@ -22,7 +23,8 @@ impl Conversation {
         let process_id = Some(self.entry.process_id);
         let traces = &mut active.connection().traces;
         let mine = traces.owner == process_id && traces.generation == self.followed.generation;
-        let was_used = traces.owner.is_some();
+        // What `init_connect` has done to a new one is some session's already, or nobody's.
+        let was_used = traces.owner.is_some() || !mine && initiate::is_asked_for(&self.cluster);
         traces.owner = process_id;
         traces.generation = self.followed.generation;
         let mut sets = Vec::new();

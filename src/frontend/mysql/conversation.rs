@@ -130,9 +130,12 @@ impl Conversation {
         }
         let need = self.need(&request);
         let mut need = self.toward_last(need, &request);
-        if matches!(need, Need::Primary(_)) && self.is_free() && self.is_on_replica() {
-            // Kept only for questions about the last statement.
-            self.give_up_server();
+        if matches!(need, Need::Primary(_)) && self.is_on_replica() {
+            self.end_on_replica(&request).await?;
+            if self.is_free() {
+                // Kept only for questions about the last statement.
+                self.give_up_server();
+            }
         }
         let reads = reads(Some(&request.class));
         for repeats in 0.. {
@@ -172,7 +175,7 @@ impl Conversation {
         Ok(())
     }
 
-    fn need(&self, request: &Request) -> Need {
+    pub(super) fn need(&self, request: &Request) -> Need {
         let config = &self.cluster.handle.config;
         if config.pool.mode == PoolMode::Session {
             return Need::Primary(RouteReason::SessionPin);

@@ -57,6 +57,8 @@ codes! {
     /// ER_ERROR_DURING_COMMIT with the SQLSTATE of a transaction that was rolled back: what was
     /// committed is not on the new primary.
     WRITE_LOST = 1180 b"40000";
+    /// ER_NEW_ABORTING_CONNECTION: `init_connect` failed.
+    ABORTED = 1184 b"08S01";
     /// ER_WRONG_VALUE_FOR_VAR: a `tiffin_…` setting takes other values.
     WRONG_VALUE = 1231 b"42000";
     /// ER_UNKNOWN_STMT_HANDLER: the client has no such prepared statement.

@@ -57,6 +57,7 @@ impl Fault {
                 errors::SERVER_LOST
             }
             Fault::ClientProtocol(PacketError::Order) => errors::OUT_OF_ORDER,
+            Fault::ClientProtocol(PacketError::TooLong) => errors::PACKET_TOO_LARGE,
             Fault::ClientProtocol(_) => errors::MALFORMED,
             Fault::ServerLost { writing: true, .. } => errors::OUTCOME_UNKNOWN,
             Fault::ServerLost { writing: false, .. } | Fault::PrimaryChanged { .. } => {

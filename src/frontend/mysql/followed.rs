@@ -112,6 +112,8 @@ impl Followed {
             let counts = match *name {
                 // What sessions begin with may change: the mode that this one goes by is its own.
                 "sql_mode" => true,
+                // It is run, and what it sets is told.
+                "init_connect" => false,
                 name if name.starts_with("c") => self.collation.is_none(),
                 name => !is_usual(name, value),
             };

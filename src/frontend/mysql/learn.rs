@@ -59,12 +59,13 @@ impl Conversation {
         let Active { server, outbox, read, forwardable, local, upload, progress, .. } = active;
         let at = *forwardable;
         let Step { bytes, told } = front.reply.step(&read.filled()[at..])?;
-        let is_clients = front.whose == Whose::Client && progress.broken.is_none();
+        let is_clients = matches!(front.whose, Whose::Client | Whose::Session)
+            && progress.broken.is_none();
         let Some(told) = told else {
             if bytes == 0 {
                 return Ok(front.reply.is_over());
             }
-            if is_clients && !progress.intercepted {
+            if is_clients && front.whose == Whose::Client && !progress.intercepted {
                 progress.repeatable = false;
                 self.translation.plain(&mut read.filled_mut()[at..at + bytes]);
                 *forwardable += bytes;
@@ -82,7 +83,13 @@ impl Conversation {
             return Ok(true);
         }
         let mut facts = Facts { node: server.node, is_primary: server.is_primary, progress };
-        if self.observe(&told, connection, &mut facts) == Pass::Swallow {
+        let pass = self.observe(&told, connection, &mut facts);
+        let is_silent = front.whose == Whose::Session;
+        if is_silent && matches!(told, Told::LocalInfile(_)) {
+            // There is no file to give.
+            return Err(PacketError::Shape);
+        }
+        if is_silent || pass == Pass::Swallow {
             read.consume(bytes);
             return Ok(true);
         }

@@ -16,8 +16,6 @@ use crate::protocol::mysql::packet;
 use crate::protocol::mysql::reply::{EOF, OkPacket, put_eof};
 use crate::session::{NoChoice, Session};
 use crate::sql::{SessionEffect, Statement};
-use crate::topology::SessionDefaults;
-use std::sync::Arc;
 
 /// Type and character set of a text column: VARCHAR in utf8mb4_general_ci.
 const VAR_STRING: u8 = 0xFD;
@@ -49,7 +47,7 @@ impl Conversation {
                 return Ok(request.upload.is_none());
             }
             What::Execute { id, .. } if !self.statements.contains(*id) => return Ok(false),
-            What::Fetch { id } if self.active.is_none() => {
+            What::Fetch { id } if !self.is_on_server(*id) => {
                 let refused = if self.statements.contains(*id) {
                     let mariadb = self.cluster.handle.config.engine == Engine::Mariadb;
                     let stop = if mariadb { "" } else { "." };
@@ -143,10 +141,13 @@ impl Conversation {
         if !self.statements.contains(id) {
             return Some(Err(unknown_statement(id)));
         }
+        (!self.is_on_server(id)).then_some(Ok(()))
+    }
+
+    /// Whether the connection that is held knows the statement.
+    fn is_on_server(&mut self, id: u32) -> bool {
         let active = self.active.as_mut();
-        let is_there =
-            active.is_some_and(|active| active.connection().traces.prepared.touch(id).is_some());
-        (!is_there).then_some(Ok(()))
+        active.is_some_and(|active| active.connection().traces.prepared.touch(id).is_some())
     }
 
     /// Whether several statements may stand in one text is a capability of connections: the
@@ -187,7 +188,7 @@ impl Conversation {
         let engine = self.cluster.handle.config.engine;
         let of_collation = |collation| variables_of(collation, engine);
         let startup = self.followed.collation.map(of_collation).unwrap_or_default();
-        let defaults = self.session_defaults();
+        let defaults = self.cluster.handle.topology.load().session_defaults().cloned();
         let followed = &mut self.followed;
         self.session.settings = followed.begin(startup, reading_of(engine), defaults.as_deref());
         let variables = std::mem::take(&mut followed.variables);
@@ -197,13 +198,6 @@ impl Conversation {
         self.pins.hold([]);
     }
 
-    /// Those of the primary, or of any server while there is none.
-    fn session_defaults(&self) -> Option<Arc<SessionDefaults>> {
-        let snapshot = self.cluster.handle.topology.load();
-        let primary = snapshot.primary.map(|primary| snapshot.node(primary));
-        let mut told = primary.into_iter().chain(&snapshot.nodes);
-        told.find_map(|node| node.session_defaults.clone())
-    }
 
     /// KILL of a session of the proxy's.
     async fn kill(&mut self, id: u64, query: bool) -> Result<(), Fault> {

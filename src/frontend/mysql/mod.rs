@@ -15,6 +15,7 @@ pub mod conversation;
 pub mod errors;
 pub mod fault;
 pub mod followed;
+pub mod initiate;
 pub mod learn;
 pub mod local;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! From a client's packet to what it asks for and what that needs of a node.
 
+use super::active::Whose;
 use super::conversation::Conversation;
 use super::statements::Prepared;
 use super::stream::Upload;
@@ -28,6 +29,7 @@ pub struct Request {
     /// What is still to come of it.
     pub upload: Option<Upload>,
     pub what: What,
+    pub whose: Whose,
     pub awaits: Awaits,
     pub class: Class,
     pub hint: Option<Hint>,
@@ -132,6 +134,7 @@ impl Conversation {
             bytes,
             upload,
             what: What::Pass,
+            whose: Whose::Client,
             awaits: command.awaits(),
             class: Class::Session,
             hint: None,

@@ -1,9 +1,17 @@
 //! How a conversation parts with its server connection.
 
-use super::active::{Active, Server};
+use super::active::{Active, Server, Whose};
 use super::conversation::Conversation;
+use super::fault::Fault;
+use super::plan::Request;
 use crate::backend::mysql::connection::Kill;
 use crate::metrics::{NodeIndex, ServerClosed};
+use crate::protocol::mysql::command::Command;
+use crate::protocol::mysql::execute::put_query;
+use crate::protocol::mysql::packet::HEAD_BYTES;
+use crate::protocol::mysql::replies::Awaits;
+use crate::session::Transaction;
+use crate::sql::{Dialect, SessionEffect, Statement, split_statements};
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Instant;
@@ -57,6 +65,52 @@ impl Conversation {
         self.worker.keep_buffer(read);
         self.worker.keep_buffer(local);
         Some(server)
+    }
+
+    /// A read-only transaction on a replica ends with the first thing that a request for the
+    /// primary does (DDL, COMMIT and more behind it, another BEGIN): it is ended there, and the
+    /// request finds none.
+    pub(super) async fn end_on_replica(&mut self, request: &Request) -> Result<(), Fault> {
+        let only_by_transaction = self.followed.in_transaction
+            && !self.followed.next_transaction
+            && !self.session.is_bound()
+            && !self.statements.hold();
+        if !only_by_transaction || !self.ends_transaction_first(request) {
+            return Ok(());
+        }
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let agreed = active.connection().capabilities;
+        // Whatever `completion_type` says.
+        let end = "COMMIT AND NO CHAIN NO RELEASE";
+        active.ask(Awaits::Results, Whose::Own, |out| put_query(out, agreed, end));
+        self.relay().await?;
+        self.followed.in_transaction = false;
+        self.session.transaction = Transaction::Idle;
+        Ok(())
+    }
+
+    fn ends_transaction_first(&self, request: &Request) -> bool {
+        let ends = |statement: &Statement| {
+            use SessionEffect::{Begin, Commit, Rollback};
+            let [Begin(_) | Commit { chain: false } | Rollback { chain: false }] =
+                &statement.session[..]
+            else {
+                return statement.is_ddl;
+            };
+            true
+        };
+        let Some(statement) = &request.statement else { return false };
+        if statement.count == 1 {
+            return ends(statement);
+        }
+        let bytes = self.inbox.filled().get(HEAD_BYTES..request.bytes).unwrap_or_default();
+        let Ok(Command::Query(text)) = Command::parse(bytes, self.capabilities) else {
+            return false;
+        };
+        let dialect = Dialect::MySql(self.followed.reading);
+        let text = std::str::from_utf8(text).unwrap_or_default();
+        let first = split_statements(text, dialect).first().map(|first| first.as_bytes());
+        first.is_some_and(|first| ends(&self.classify(first)))
     }
 
     /// Waits for KILLs on their way: they must not meet the next session's statement.

@@ -1,7 +1,7 @@
 //! The relay between a client and the server connection that it holds: both directions at once,
 //! each with one buffer, so that neither side can block the other.
 
-use super::active::{Active, Broken, Progress, Whose};
+use super::active::{Active, Broken, Progress};
 use super::conversation::Conversation;
 use super::errors;
 use super::fault::{Fault, Refused};
@@ -121,7 +121,7 @@ impl Conversation {
     ) -> Result<(), Refused> {
         let on_replica = !active.server.is_primary;
         self.translate_ids(active, request)?;
-        active.expect(request.awaits, Whose::Client);
+        active.expect(request.awaits, request.whose);
         active.upload = request.upload;
         if request.upload.is_some() {
             // What comes next belongs to it as well.
@@ -221,7 +221,7 @@ impl Conversation {
             .map_err(|error| Refused::new(errors::MALFORMED, error.to_string()))
     }
 
-    async fn relay(&mut self) -> Result<(), Fault> {
+    pub(super) async fn relay(&mut self) -> Result<(), Fault> {
         poll_fn(|cx| self.poll_relay(cx)).await
     }
 

@@ -73,7 +73,10 @@ impl Conversation {
         });
         this.begin_anew();
         let schema = database.filter(|schema| !schema.is_empty());
-        let begun = this.log_in(schema.as_deref()).await;
+        let mut begun = this.log_in(schema.as_deref()).await;
+        if let Ok(Ok(())) = begun {
+            begun = this.initiate().await;
+        }
         let mut out = Vec::new();
         let mut sequence = sequence;
         match begun {
