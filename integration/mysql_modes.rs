@@ -122,7 +122,8 @@ fn init_connect_is_run_for_each_session(engine: Engine) {
     fixture.create_table("t", "n int PRIMARY KEY");
     fixture.session().execute("INSERT INTO t VALUES (1)").unwrap();
     fixture.cluster.wait_caught_up(fixture.cluster.primary()).unwrap();
-    let look = "SELECT CONCAT_WS(' ', @@time_zone, @@group_concat_max_len, @@autocommit + 0) FROM t";
+    let look =
+        "SELECT CONCAT_WS(' ', @@time_zone, @@group_concat_max_len, @@autocommit + 0) FROM t";
     let before = fixture.session().value(look).unwrap();
     let set = |sql: &str| {
         for server in fixture.cluster.servers() {

@@ -271,7 +271,7 @@ fn is_refused_alike(direct: &str, proxied: &str) -> bool {
 fn is_head_of_out_parameters(direct: &str, proxied: &str) -> bool {
     let flag = |line: &str, flag| line.strip_suffix(flag).map(str::to_owned);
     let (told, untold) = (flag(direct, "\\x10"), flag(proxied, "\\x00"));
-    told == untold && told.is_some_and(|rest| rest.starts_with("\\xfe\\x00\\x00"))
+    told == untold && told.is_some_and(|rest| rest.contains(": \\xfe\\x00\\x00"))
 }
 
 /// A statement that is not there is refused by the proxy itself: the server knows nothing of this

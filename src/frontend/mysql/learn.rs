@@ -59,8 +59,8 @@ impl Conversation {
         let Active { server, outbox, read, forwardable, local, upload, progress, .. } = active;
         let at = *forwardable;
         let Step { bytes, told } = front.reply.step(&read.filled()[at..])?;
-        let is_clients = matches!(front.whose, Whose::Client | Whose::Session)
-            && progress.broken.is_none();
+        let is_clients =
+            matches!(front.whose, Whose::Client | Whose::Session) && progress.broken.is_none();
         let Some(told) = told else {
             if bytes == 0 {
                 return Ok(front.reply.is_over());

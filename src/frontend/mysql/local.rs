@@ -198,7 +198,6 @@ impl Conversation {
         self.pins.hold([]);
     }
 
-
     /// KILL of a session of the proxy's.
     async fn kill(&mut self, id: u64, query: bool) -> Result<(), Fault> {
         let what = if query { Cancel::Statement } else { Cancel::Session };
