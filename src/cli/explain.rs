@@ -246,10 +246,8 @@ impl Asker<'_> {
     fn dialect(&self) -> Dialect {
         let Some(engine) = self.cluster.engine.mysql() else { return Dialect::STANDARD };
         let reading = mysql::Reading::new(engine);
-        let mode = match &self.known {
-            Known::Cluster { snapshot, .. } => snapshot.session_default("sql_mode"),
-            Known::Nothing(_) => None,
-        };
+        let Known::Cluster { snapshot, .. } = &self.known else { return Dialect::MySql(reading) };
+        let mode = snapshot.session_default("sql_mode");
         Dialect::MySql(mode.map_or(reading, |mode| reading.with_sql_mode(mode)))
     }
 
