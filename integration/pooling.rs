@@ -1,5 +1,6 @@
 //! Server connections are shared, and nobody notices.
 
+use crate::support::wire::{self, Wire};
 use crate::support::{Fixture, PATIENCE, Session, connect, runtime, state_of, wait_until};
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,31 @@ fn what_is_left_on_a_connection_is_gone_for_the_next() {
         // The same pool as the one that left it: this is the connection in question.
         assert_eq!(same_user.value(&look).unwrap(), expected, "after {leave}");
         same_user.query("SELECT pg_advisory_unlock_all()").unwrap();
+    }
+}
+
+/// A request that its client has not ended by a Sync is no transaction that may be committed: the
+/// Sync of the next client would do that.
+#[test]
+fn a_request_without_its_sync_never_happens() {
+    let fixture = narrow().config(|config| config["auth"]["method"] = "password".into()).start();
+    let app = &fixture.cluster.app;
+    fixture.create_table("t", "what text");
+    for (how, goodbye) in [("terminates", wire::frame(b'X', b"")), ("closes", vec![])] {
+        let (mut wire, _) =
+            Wire::login(fixture.proxy.port, wire::VERSION_3_0, &app.user, &app.password);
+        let insert = format!("INSERT INTO t VALUES ('of one that {how}')");
+        let request = [wire::parse("", &insert), wire::bind("", ""), wire::execute("", 0)].concat();
+        wire.send(&[request, wire::flush()].concat());
+        while wire.message().is_some_and(|message| message.tag != b'C') {}
+        wire.send(&goodbye);
+        drop(wire);
+        wait_until(PATIENCE, || fixture.metrics().sum("tiffin_clients", &[]) == 0.0).unwrap();
+        let next = fixture.session();
+        next.query(&format!("INSERT INTO t VALUES ('next, {how}')")).unwrap();
+        let found = next.value("/* tiffin: primary */ SELECT string_agg(what, ';') FROM t");
+        assert_eq!(found.unwrap(), format!("next, {how}"));
+        next.query("DELETE FROM t").unwrap();
     }
 }
 

@@ -146,6 +146,13 @@ impl PreparedOnServer {
     }
 }
 
+/// The client's name of a statement, and the statement's number among the client's.
+#[derive(Debug)]
+pub struct OwnName {
+    pub name: Box<[u8]>,
+    pub serial: u64,
+}
+
 /// Which defaults of roles and databases (ALTER ROLE … SET) a connection was opened with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenedWith {
@@ -217,10 +224,24 @@ pub struct State {
     pub prepared: PreparedOnServer,
     /// The statement in the unnamed slot.
     pub unnamed: Option<u64>,
+    /// Statements that are there under the names that a client gave them, until the end of a
+    /// request.
+    pub under_own_names: Vec<OwnName>,
     /// Who used it last, and what may be left of it.
     pub traces: Traces,
     /// The defaults of roles and databases with which it was opened.
     pub defaults: OpenedWith,
+}
+
+impl State {
+    /// Whether a statement is there under its client's name.
+    pub fn has_own_name(&self, serial: u64) -> bool {
+        self.under_own_names.iter().any(|own| own.serial == serial)
+    }
+
+    pub fn add_own_name(&mut self, name: &[u8], serial: u64) {
+        self.under_own_names.push(OwnName { name: name.into(), serial });
+    }
 }
 
 impl Deref for Connection {
@@ -280,6 +301,7 @@ impl ServerConnection for Connection {
             reported,
             prepared: PreparedOnServer::default(),
             unnamed: None,
+            under_own_names: Vec::new(),
             traces: Traces::default(),
             defaults: WantedDefaults::opened(opening.wanted),
         };

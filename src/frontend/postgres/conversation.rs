@@ -406,7 +406,8 @@ impl Conversation {
     /// Ends the conversation: the server connection is closed, the client told why.
     pub(super) async fn farewell(&mut self, fault: &Fault) {
         let clean = matches!(fault, Fault::ClientLeft | Fault::ShuttingDown);
-        if clean && self.active.is_some() && self.session.is_free() && self.is_quiet() {
+        let between = |active: &Active| !active.progress.segment_open && active.is_quiet();
+        if clean && self.session.is_free() && self.active.as_deref().is_some_and(between) {
             self.release().await;
         }
         let why = if clean { ServerClosed::Abandoned } else { ServerClosed::Broken };
@@ -439,10 +440,6 @@ impl Conversation {
         if let Some(server) = self.active.as_ref().and_then(|active| active.server.as_ref()) {
             self.worker.stats().retried(self.cluster.handle.index, NodeIndex(server.node.0));
         }
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.active.as_ref().is_none_or(|active| active.is_quiet())
     }
 
     /// A batch whose memory was used before.

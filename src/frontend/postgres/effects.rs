@@ -1,7 +1,7 @@
 //! What statements that have run do to the session.
 
 use super::observer::Observer;
-use super::plan::{is_control, is_not_understood};
+use super::plan::is_control;
 use crate::protocol::postgres::reply::Status;
 use crate::session::Pins;
 use crate::session::settings::literal;
@@ -25,6 +25,12 @@ fn committed_at_once(executed: &[Arc<Statement>]) -> usize {
         statement.session.contains(&SessionEffect::Discard(Discard::All))
     };
     executed.iter().rposition(discards).map_or(0, |last| last + 1)
+}
+
+/// A single statement that is no SQL to the proxy: if it is none to the server either, nothing of
+/// it has run.
+fn is_not_understood(statement: &Statement) -> bool {
+    statement.count == 1 && statement.reason_code == "parse_error"
 }
 
 pub(super) fn ready_facts(failed: bool, status: Status, before: Status, simple: bool) -> Facts {

@@ -64,7 +64,7 @@ impl Encoder<'_> {
                 }
                 _ => self.message(what, &bytes[at.clone()], *change),
             }
-            self.between = what.ends_request();
+            self.between = what.ends_request() || self.between && matches!(what, What::Meet(_));
             self.may_be_aborted |= self.between;
         }
     }
@@ -109,6 +109,7 @@ impl Encoder<'_> {
                 self.connection.unnamed = None;
                 self.forward(message, Kind::Query, Some(statement));
             }
+            What::Meet(own) => self.meet(own),
             What::ParseTaken => self.forward(message, Kind::Parse, None),
             What::Parse(prepared) => self.parse(prepared, change),
             What::ParseUnnamed(id) => {
@@ -156,7 +157,10 @@ impl Encoder<'_> {
                     self.bring_back(statement);
                 }
             }
-            What::Sync => self.forward(message, Kind::Sync, None),
+            What::Sync => {
+                self.forward(message, Kind::Sync, None);
+                self.leave_names();
+            }
             What::Function => self.forward(message, Kind::Function, None),
             What::CopyEnd => self.forward(message, Kind::CopyEnd, None),
             What::Flush | What::CopyData => self.outbox.extend(message),
@@ -182,7 +186,7 @@ impl Encoder<'_> {
 
     /// Prepares a statement, unless it is there, and asks for its columns.
     pub fn describe_own(&mut self, prepared: &Prepared) {
-        if !self.has(prepared.id) {
+        if !self.has(prepared) {
             self.send_parse(prepared, Way::Swallow, 0);
         }
         self.describe(prepared, true);
@@ -276,7 +280,7 @@ impl Encoder<'_> {
     }
 
     fn parse(&mut self, prepared: &Prepared, change: u64) {
-        if !self.has(prepared.id) {
+        if !self.has(prepared) {
             self.send_parse(prepared, Way::Forward, change);
             if prepared.shape.get().is_none() && !self.describes {
                 self.describe(prepared, false);
@@ -295,7 +299,7 @@ impl Encoder<'_> {
     /// The server must say that the name is taken: it does for the name that it knows, once it has
     /// found nothing wrong with the text.
     fn parse_again(&mut self, prepared: &Prepared, message: &[u8]) {
-        if !self.has(prepared.id) {
+        if !self.has(prepared) {
             self.send_parse(prepared, Way::Swallow, 0);
         }
         let Ok(Request::Parse { sql, types, .. }) = request::read(message) else { return };
@@ -305,15 +309,19 @@ impl Encoder<'_> {
     }
 
     /// Whether the connection will have a statement when the server gets to what is written next.
-    fn has(&mut self, id: u64) -> bool {
-        self.connection.prepared.touch(id) && !self.replies.may_skip_parse(id, false)
+    fn has(&mut self, prepared: &Prepared) -> bool {
+        let is_there = match prepared.sees_names {
+            true => self.connection.has_own_name(prepared.serial),
+            false => self.connection.prepared.touch(prepared.id),
+        };
+        is_there && !self.replies.may_skip_parse(prepared.id, false)
     }
 
     /// Prepares a statement on this connection unless it has it.
     fn ensure(&mut self, meant: &Meant) {
         match meant {
             Meant::Named(prepared) => {
-                if !self.has(prepared.id) {
+                if !self.has(prepared) {
                     self.send_parse(prepared, Way::Swallow, 0);
                 }
             }
@@ -344,10 +352,10 @@ impl Encoder<'_> {
     }
 
     fn send_parse(&mut self, prepared: &Prepared, way: Way, change: u64) {
-        let prepared_here = &mut self.connection.prepared;
-        if let Some(evicted) = prepared_here.insert(prepared.id, self.plans, self.statements_max) {
-            self.put(|out| request::put_statement(out, b'C', &server_name(evicted)));
-            self.expect(Kind::Close, Way::Swallow);
+        if prepared.sees_names {
+            self.connection.add_own_name(&prepared.server_name, prepared.serial);
+        } else {
+            self.make_room(prepared.id);
         }
         // It may be there all the same: a Close before may have been skipped.
         self.put(|out| request::put_statement(out, b'C', &prepared.server_name));
@@ -355,13 +363,18 @@ impl Encoder<'_> {
         self.put_parse(prepared, way, change);
     }
 
-    /// Prepares a statement of the proxy's own.
-    pub fn send_own_parse(&mut self, id: u64, name: &[u8], sql: &[u8]) {
+    /// Notes a statement that is prepared next; the one that has not been used for longest may go.
+    fn make_room(&mut self, id: u64) {
         let prepared_here = &mut self.connection.prepared;
         if let Some(evicted) = prepared_here.insert(id, self.plans, self.statements_max) {
             self.put(|out| request::put_statement(out, b'C', &server_name(evicted)));
             self.expect(Kind::Close, Way::Swallow);
         }
+    }
+
+    /// Prepares a statement of the proxy's own.
+    pub fn send_own_parse(&mut self, id: u64, name: &[u8], sql: &[u8]) {
+        self.make_room(id);
         self.put(|out| request::put_parse(out, name, sql, &[0, 0]));
         let expected = Expected::new(Kind::Parse, Way::Swallow);
         self.replies.push(Expected { prepared: Some(id), ..expected });

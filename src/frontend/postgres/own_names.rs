@@ -1,20 +1,28 @@
-//! Statements that came by Parse, as SQL sees them: EXECUTE, PREPARE of the same name, and
-//! `pg_prepared_statements`.
+//! Statements that came by Parse, as SQL sees them: EXECUTE, DEALLOCATE, PREPARE of the same name,
+//! and `pg_prepared_statements`.
 //!
 //! On servers they have names of the proxy's own ([`super::statements::server_name`]), and those of
-//! other clients are there as well. A simple query that may meet one by its name finds it made for
+//! other clients are there as well. A request that may meet one by its name finds it made for
 //! it under the client's name, and closed afterwards:
 //!
 //! ```text
 //! client:                      Query EXECUTE s1 (7)
 //! server: Parse s1, Sync       Query EXECUTE s1 (7)       Close s1, Sync
+//!
+//! client:                      Parse EXECUTE s1 (7), Bind, Execute, Sync
+//! server: Parse s1, Sync       Parse EXECUTE s1 (7), Bind, Execute, Sync       Close s1, Sync
 //! ```
+//!
+//! In the middle of a request of the extended protocol, where a Sync would commit, the first one is
+//! left out; a statement that cannot be made then fails the request.
 
 use super::encode::Encoder;
-use super::statements::{Prepared, Statements, server_name};
+use super::plan::{Batch, Meant, Op, Planner, What};
+use super::statements::{Prepared, SERVER_NAME_PREFIX, Statements, server_name, truncated};
 use crate::backend::postgres::replies::{Expected, Kind, Way};
 use crate::protocol::postgres::request;
 use crate::sql::{SessionEffect, Statement};
+use std::mem::take;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,7 +30,7 @@ use std::sync::Arc;
 const VIEW: &str = "pg_prepared_statements";
 const FUNCTION: &str = "pg_prepared_statement";
 
-/// Statements of the client that a query may meet by their names.
+/// Statements of the client that a request may meet by their names.
 #[derive(Debug, Clone)]
 pub struct OwnNames {
     statements: Vec<(Box<[u8]>, Rc<Prepared>)>,
@@ -31,25 +39,73 @@ pub struct OwnNames {
 }
 
 impl OwnNames {
-    /// What a query may meet; `None`: nothing that came by Parse.
+    /// What a statement may meet; `None`: nothing that came by Parse.
     pub fn of(statement: &Statement, statements: &Statements) -> Option<OwnNames> {
-        let is = |name: &Arc<str>, what: &str| name.rsplit('.').next() == Some(what);
-        if statement.tables_read.iter().any(|name| is(name, VIEW))
-            || statement.functions.iter().any(|name| is(name, FUNCTION))
-        {
-            let all =
-                statements.named.iter().map(|(name, prepared)| (name.clone(), prepared.clone()));
+        if sees_all(statement) {
+            let named = statements.named.iter();
+            let named = named.filter(|(name, _)| own_server_name(name).is_some());
+            let all = named.map(|(name, prepared)| (name.clone(), prepared.clone()));
             return Some(OwnNames { statements: all.collect(), all: true });
         }
-        let named = statement.session.iter().filter_map(|effect| match effect {
-            SessionEffect::Execute { name } | SessionEffect::Prepare { name, .. } => {
-                let prepared = statements.get(name.as_bytes())?;
-                Some((name.as_bytes().into(), prepared.clone()))
-            }
-            _ => None,
+        let named = statement.session.iter().filter_map(|effect| {
+            let name = own_server_name(named_in(effect)?.as_bytes())?;
+            let prepared = statements.get(&name)?.clone();
+            Some((name, prepared))
         });
         let named: Vec<_> = named.collect();
         (!named.is_empty()).then_some(OwnNames { statements: named, all: false })
+    }
+}
+
+fn sees_all(statement: &Statement) -> bool {
+    let is = |name: &Arc<str>, what: &str| name.rsplit('.').next() == Some(what);
+    statement.tables_read.iter().any(|name| is(name, VIEW))
+        || statement.functions.iter().any(|name| is(name, FUNCTION))
+}
+
+/// The prepared statement that an effect is about.
+fn named_in(effect: &SessionEffect) -> Option<&str> {
+    match effect {
+        SessionEffect::Execute { name }
+        | SessionEffect::Prepare { name, .. }
+        | SessionEffect::Deallocate(Some(name)) => Some(name),
+        _ => None,
+    }
+}
+
+/// The client's name of a statement as the servers take it; `None`: the proxy's own may be called
+/// so.
+pub fn own_server_name(name: &[u8]) -> Option<Box<[u8]>> {
+    (!name.starts_with(SERVER_NAME_PREFIX.as_bytes())).then(|| truncated(name).into())
+}
+
+/// Whether a statement is SQL's DEALLOCATE of a statement that came by Parse.
+pub fn forgets_prepared(statements: &Statements, statement: &Statement) -> bool {
+    let [SessionEffect::Deallocate(Some(name))] = &statement.session[..] else { return false };
+    statement.count == 1 && statements.get(name.as_bytes()).is_some()
+}
+
+impl Planner<'_> {
+    /// Plans what stands in front of a message about this statement. Whether it may meet others by
+    /// their names, now or later.
+    pub(super) fn meet(&self, statement: &Statement, batch: &mut Batch) -> bool {
+        if let Some(own) = OwnNames::of(statement, self.statements) {
+            batch.ops.push(Op { at: 0..0, what: What::Meet(Box::new(own)), change: 0 });
+            return true;
+        }
+        statement.session.iter().any(|effect| named_in(effect).is_some())
+    }
+
+    /// The same for a statement that was prepared before.
+    pub(super) fn meet_again(&mut self, meant: &Meant, batch: &mut Batch) {
+        let sees_names = match meant {
+            Meant::Named(prepared) => prepared.sees_names,
+            Meant::Unnamed(_) => self.statements.unnamed.sees_names,
+            Meant::Foreign => false,
+        };
+        if sees_names && let Some(statement) = self.statement_of(meant) {
+            self.meet(&statement, batch);
+        }
     }
 }
 
@@ -62,18 +118,43 @@ impl Encoder<'_> {
         statement: &Arc<Statement>,
         message: &[u8],
     ) {
+        self.meet(own);
+        self.connection.unnamed = None;
+        self.forward(message, Kind::Query, Some(statement));
+        self.leave_names();
+    }
+
+    /// Makes what the next message may meet, unless it is there.
+    pub(super) fn meet(&mut self, own: &OwnNames) {
         if own.all {
             self.forget_all();
         }
         for (name, prepared) in &own.statements {
-            self.put(|out| request::put_parse(out, name, &prepared.sql, &prepared.types));
-            self.expect(Kind::Parse, Way::Ask);
-            self.sync();
-        }
-        self.connection.unnamed = None;
-        self.forward(message, Kind::Query, Some(statement));
-        for (name, _) in &own.statements {
+            if self.connection.has_own_name(prepared.serial) {
+                continue;
+            }
+            self.connection.add_own_name(name, prepared.serial);
+            // Another one may have had the name in the same request.
             self.put(|out| request::put_statement(out, b'C', name));
+            self.expect(Kind::Close, Way::Swallow);
+            self.put(|out| request::put_parse(out, name, &prepared.sql, &prepared.types));
+            if self.between {
+                self.expect(Kind::Parse, Way::Ask);
+                self.sync();
+            } else {
+                self.expect(Kind::Parse, Way::Swallow);
+            }
+        }
+    }
+
+    /// What was made for a request is closed behind it.
+    pub(super) fn leave_names(&mut self) {
+        let names = take(&mut self.connection.under_own_names);
+        if names.is_empty() {
+            return;
+        }
+        for own in names {
+            self.put(|out| request::put_statement(out, b'C', &own.name));
             self.expect(Kind::Close, Way::Ask);
         }
         self.sync();
@@ -83,7 +164,7 @@ impl Encoder<'_> {
     fn forget_all(&mut self) {
         for id in self.connection.prepared.take() {
             self.put(|out| request::put_statement(out, b'C', &server_name(id)));
-            self.expect(Kind::Close, Way::Ask);
+            self.expect(Kind::Close, Way::Swallow);
         }
         self.close_spare();
     }

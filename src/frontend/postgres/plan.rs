@@ -5,7 +5,7 @@
 //! replica when all that runs with it in one implicit transaction has been seen.
 
 use super::encode::DEALLOCATE;
-use super::own_names::OwnNames;
+use super::own_names::{OwnNames, forgets_prepared, own_server_name};
 use super::parameters::drops_any;
 use super::replica::{belongs_to_primary, only_on_primary};
 use super::statements::{
@@ -75,6 +75,8 @@ pub enum What {
     Refuse(Limit),
     /// A Query that may meet statements by the names that the client gave them in Parse.
     QueryWith(Arc<Statement>, Box<OwnNames>),
+    /// In front of a message about a statement that may meet others in this way.
+    Meet(Box<OwnNames>),
     /// A name that SQL's PREPARE has taken, for the server to refuse.
     ParseTaken,
     /// SQL's DEALLOCATE of a statement that came by Parse, as a Query.
@@ -289,9 +291,14 @@ impl Planner<'_> {
                     Some(statement) => batch.join(statement, true),
                     None => batch.join(&foreign(), true),
                 }
+                self.meet_again(&meant, batch);
                 What::Bind(meant)
             }
-            Request::Describe(Object::Statement, name) => What::DescribeStatement(self.meant(name)),
+            Request::Describe(Object::Statement, name) => {
+                let meant = self.meant(name);
+                self.meet_again(&meant, batch);
+                What::DescribeStatement(meant)
+            }
             Request::Describe(Object::Portal, _) => What::DescribePortal,
             Request::Close(Object::Statement, name) => {
                 let meant = self.meant(name);
@@ -370,7 +377,9 @@ impl Planner<'_> {
             unnamed.types.extend_from_slice(types);
         }
         let forgets = forgets_prepared(self.statements, &statement);
+        let sees_names = !forgets && self.meet(&statement, batch);
         let unnamed = &mut self.statements.unnamed;
+        unnamed.sees_names = sees_names;
         unnamed.classified = Some(Classified { statement, catalog: self.catalog.version });
         if !forgets {
             return What::ParseUnnamed(id);
@@ -399,12 +408,14 @@ impl Planner<'_> {
             return Ok(What::Refuse(Limit::Statements));
         }
         let place = (self.database, self.slot.plans());
-        let (id, first) =
-            self.registry.id((sql, types), self.naming, place, || self.worker.next_id());
+        let own = own_server_name(name).filter(|_| self.meet(&statement, batch));
+        let naming = self.naming.filter(|_| own.is_none());
+        let (id, first) = self.registry.id((sql, types), naming, place, || self.worker.next_id());
         let prepared = Rc::new(Prepared {
             id,
             serial: self.worker.next_id(),
-            server_name: server_name(id),
+            sees_names: own.is_some(),
+            server_name: own.unwrap_or_else(|| server_name(id)),
             sql: sql.into(),
             types: types.into(),
             classified: RefCell::new(Classified { statement, catalog: self.catalog.version }),
@@ -426,7 +437,7 @@ impl Planner<'_> {
     }
 
     /// What a prepared statement does, by the catalog of now.
-    fn statement_of(&mut self, meant: &Meant) -> Option<Arc<Statement>> {
+    pub(super) fn statement_of(&mut self, meant: &Meant) -> Option<Arc<Statement>> {
         let version = self.catalog.version;
         match meant {
             Meant::Named(prepared) => {
@@ -455,12 +466,6 @@ impl Planner<'_> {
     }
 }
 
-/// Whether a statement is SQL's DEALLOCATE of a statement that came by Parse.
-fn forgets_prepared(statements: &Statements, statement: &Statement) -> bool {
-    let [SessionEffect::Deallocate(Some(name))] = &statement.session[..] else { return false };
-    statement.count == 1 && statements.get(name.as_bytes()).is_some()
-}
-
 /// Whether it changes rows and does nothing else that outlives it or ends its transaction.
 fn is_dml(statement: &Statement) -> bool {
     let plain = statement.session.is_empty() && !statement.is_ddl && statement.count == 1;
@@ -476,12 +481,6 @@ fn renames(statement: &Statement) -> bool {
         SessionEffect::Rollback { .. } => true,
         _ => false,
     })
-}
-
-/// A single statement that is no SQL to the proxy: if it is none to the server either, nothing of
-/// it has run.
-pub fn is_not_understood(statement: &Statement) -> bool {
-    statement.count == 1 && statement.reason_code == "parse_error"
 }
 
 /// Whether it begins or ends a transaction.

@@ -13,7 +13,11 @@ impl Conversation {
     pub(super) fn give_up_server(&mut self) -> Option<Box<Batch>> {
         let (mut active, server) = self.part()?;
         let batch = active.batch.take();
-        if let Some(server) = server {
+        if let Some(mut server) = server {
+            // A Query in the middle of a request has ended it.
+            let state = &mut *server.pooled.connection;
+            state.traces.unknown |= !state.under_own_names.is_empty();
+            state.under_own_names.clear();
             let now = active.progress.ended.unwrap_or_else(Instant::now);
             server.pool.give_back(server.pooled, now);
         }

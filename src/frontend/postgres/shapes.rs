@@ -60,7 +60,8 @@ impl Conversation {
 fn told_before(op: &Op, plans: u64) -> Option<&Rc<Prepared>> {
     let What::Bind(Meant::Named(prepared)) = &op.what else { return None };
     let doubtful = |shape: Shape| shape.plans != plans && !shape.is_stale;
-    prepared.shape.get().is_some_and(doubtful).then_some(prepared)
+    let shape = prepared.shape.get().filter(|_| !prepared.sees_names);
+    shape.is_some_and(doubtful).then_some(prepared)
 }
 
 impl Prepared {

@@ -28,6 +28,9 @@ pub struct Prepared {
     pub serial: u64,
     /// The name on servers.
     pub server_name: Box<[u8]>,
+    /// It may meet statements by the names that their client gave them, and so has its own one as
+    /// well: only its client's, for as long as a request lasts ([`super::own_names`]).
+    pub sees_names: bool,
     pub sql: Box<[u8]>,
     /// Count and parameter type OIDs, as in Parse.
     pub types: Box<[u8]>,
@@ -62,6 +65,8 @@ pub struct Unnamed {
     pub sql: Vec<u8>,
     pub types: Vec<u8>,
     pub classified: Option<Classified>,
+    /// As [`Prepared::sees_names`].
+    pub sees_names: bool,
 }
 
 /// Ids of no statement, and of one that only its connection knows.
@@ -75,7 +80,7 @@ const TAKEN_MAX: usize = 1024;
 const NAME_BYTES_MAX: usize = 63;
 
 /// What a server takes of a name.
-fn truncated(name: &[u8]) -> &[u8] {
+pub fn truncated(name: &[u8]) -> &[u8] {
     &name[..name.len().min(NAME_BYTES_MAX)]
 }
 
@@ -361,6 +366,7 @@ mod tests {
             id,
             serial: id,
             server_name: server_name(id),
+            sees_names: false,
             sql: Box::default(),
             types: Box::default(),
             classified: RefCell::new(Classified { statement, catalog: 0 }),
