@@ -281,19 +281,7 @@ impl Planner<'_> {
             }
             Request::Parse { name: b"", sql, types } => self.parse_unnamed(sql, types, batch),
             Request::Parse { name, sql, types } => self.parse(name, sql, types, batch)?,
-            Request::Bind { portal, statement, .. } => {
-                let meant = self.meant(statement);
-                let runs = self.statement_of(&meant);
-                if !self.statements.bind(portal, runs.as_ref(), self.portals_max) {
-                    return Ok(What::Refuse(Limit::Portals));
-                }
-                match &runs {
-                    Some(statement) => batch.join(statement, true),
-                    None => batch.join(&foreign(), true),
-                }
-                self.meet_again(&meant, batch);
-                What::Bind(meant)
-            }
+            Request::Bind { portal, statement, .. } => self.bind(portal, statement, batch),
             Request::Describe(Object::Statement, name) => {
                 let meant = self.meant(name);
                 self.meet_again(&meant, batch);
@@ -335,6 +323,20 @@ impl Planner<'_> {
             Request::CopyDone | Request::CopyFail => What::CopyEnd,
             Request::Terminate => What::Terminate,
         })
+    }
+
+    fn bind(&mut self, portal: &[u8], name: &[u8], batch: &mut Batch) -> What {
+        let meant = self.meant(name);
+        let runs = self.statement_of(&meant);
+        if !self.statements.bind(portal, runs.as_ref(), self.portals_max) {
+            return What::Refuse(Limit::Portals);
+        }
+        match &runs {
+            Some(statement) => batch.join(statement, true),
+            None => batch.join(&foreign(), true),
+        }
+        self.meet_again(&meant, batch);
+        What::Bind(meant)
     }
 
     pub fn classify(&self, sql: &[u8]) -> Arc<Statement> {
