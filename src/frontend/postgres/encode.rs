@@ -157,10 +157,7 @@ impl Encoder<'_> {
                     self.bring_back(statement);
                 }
             }
-            What::Sync => {
-                self.forward(message, Kind::Sync, None);
-                self.leave_names();
-            }
+            What::Sync => self.end(message),
             What::Function => self.forward(message, Kind::Function, None),
             What::CopyEnd => self.forward(message, Kind::CopyEnd, None),
             What::Flush | What::CopyData => self.outbox.extend(message),

@@ -147,8 +147,14 @@ impl Encoder<'_> {
         }
     }
 
+    /// The client's Sync.
+    pub(super) fn end(&mut self, message: &[u8]) {
+        self.forward(message, Kind::Sync, None);
+        self.leave_names();
+    }
+
     /// What was made for a request is closed behind it.
-    pub(super) fn leave_names(&mut self) {
+    fn leave_names(&mut self) {
         let names = take(&mut self.connection.under_own_names);
         if names.is_empty() {
             return;
