@@ -216,6 +216,59 @@ fn clients_that_stall_are_closed() {
     }
 }
 
+/// Messages that nobody answers, or whose answers nobody reads, are not gathered.
+#[test]
+fn endless_pipelines() {
+    /// What is kept of one message is about a hundred bytes: more than may be held.
+    const MESSAGES: usize = 1_200_000;
+    let fixture = fixture(LATE);
+    let mut client = login(&fixture);
+    client.query("BEGIN");
+    let before = fixture.rss();
+    let fails =
+        [wire::parse("", "SELECT 1 / 0"), wire::bind("", ""), wire::execute("", 0)].concat();
+    let close = wire::named(b'C', b'P', "");
+    for (name, first, one, answer) in [
+        // Skipped by the server up to a Sync.
+        ("behind an error", fails, close.clone(), "1E"),
+        // It ends no COPY, and the server says nothing.
+        ("CopyDone", query("ROLLBACK; BEGIN"), frame(b'c', b""), "CCZ"),
+        ("answered", vec![], close, ""),
+    ] {
+        client.send(&first);
+        let mut peak = 0;
+        let mut sender = client.stream.try_clone().unwrap();
+        let mut seen = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                sender.write_all(&one.repeat(MESSAGES)).unwrap();
+                sender.write_all(&wire::sync()).unwrap();
+            });
+            // Those whose answers are read late.
+            std::thread::sleep(Duration::from_millis(500));
+            loop {
+                let message = client.message().expect("the session goes on");
+                if seen.len() % 10_000 == 0 {
+                    peak = peak.max(fixture.rss());
+                }
+                let ends = message.tag == b'Z' && !(name == "CopyDone" && seen.len() < 3);
+                seen.push(message);
+                if ends {
+                    break;
+                }
+            }
+        });
+        peak = peak.max(fixture.rss());
+        println!("measured: {name}: the proxy grew by {} KiB", peak.saturating_sub(before) >> 10);
+        let tags = wire::tags(&seen);
+        assert!(tags.starts_with(answer), "{name}: {}", &tags[..tags.len().min(20)]);
+        let closed = seen.iter().filter(|message| message.tag == b'3').count();
+        assert_eq!(closed, if name == "answered" { MESSAGES } else { 0 }, "{name}");
+        assert!(peak.saturating_sub(before) < GROWTH_MAX, "{name}: grew by {}", peak - before);
+    }
+    assert_eq!(wire::tags(&client.query("COMMIT")), "CZ");
+}
+
 #[test]
 fn absurd_statements() {
     let fixture = fixture(LATE);

@@ -1,6 +1,7 @@
 //! Somebody else promotes a replica; the proxy follows at once and never looks back.
 
 use crate::support::relay::{Behaviour, Relay};
+use crate::support::wire::{self, Wire};
 use crate::support::{
     Cluster, Fixture, Mode, PATIENCE, Server, Session, on_postgres_18, options, state_of,
     wait_until,
@@ -182,6 +183,42 @@ fn probes_until_followed(fixture: &Fixture, new: &Server) -> usize {
     let probe = |line: &&str| line.contains("SELECT r.recovering");
     let before = |line: &&str| line.get(..MILLISECONDS_END).is_some_and(|at| at <= knew.as_str());
     ready.lines().filter(probe).take_while(before).count()
+}
+
+/// Whoever listens misses what is sent while there is no connection to hear it: a session that has
+/// lost its server is told so and ends, although nothing was under way. It is never taken over to the
+/// new primary in silence.
+#[test]
+fn a_listening_session_ends_with_its_primary() {
+    for lost in ["killed", "demoted"] {
+        let fixture = Fixture::build().replicas(1).clear_passwords().start();
+        let app = &fixture.cluster.app;
+        let login =
+            || Wire::login(fixture.proxy.port, wire::VERSION_3_0, &app.user, &app.password).0;
+        let (mut listener, mut idle, sender) = (login(), login(), fixture.session());
+        listener.query("LISTEN kitchen");
+        idle.query("SELECT 1");
+        sender.query("NOTIFY kitchen, 'before'").unwrap();
+        let heard = listener.message().expect("a notification");
+        assert_eq!((heard.tag, heard.text().contains("before")), (b'A', true));
+
+        let (old, new) = (fixture.cluster.primary(), &fixture.cluster.replicas()[0]);
+        fixture.cluster.wait_caught_up(old).unwrap();
+        if lost == "killed" {
+            old.kill9().unwrap();
+        }
+        // The old primary may still run: there it would hear nothing any more.
+        new.promote().unwrap();
+        let state = listener.closed_with();
+        assert!(matches!(state.as_deref(), Some("57P01" | "08006")), "{lost}: {state:?}");
+        fixture.wait_primary(new);
+        // Who did not listen has lost nothing, and goes on.
+        assert_eq!(wire::tags(&idle.query("SELECT 1")), "TDCZ", "{lost}");
+        let mut again = login();
+        assert_eq!(wire::tags(&again.query("LISTEN kitchen")), "CZ");
+        fixture.session().query("NOTIFY kitchen, 'after'").unwrap();
+        assert!(again.message().is_some_and(|message| message.text().contains("after")), "{lost}");
+    }
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! What a client library sees through the proxy is what it sees without it.
 
+use crate::support::proxy::Proxy;
 use crate::support::wire::{self, Wire};
 use crate::support::{
-    Fixture, PATIENCE, Session, connect, on_postgres_18, runtime, sqlstate, wait_until,
+    Fixture, Metrics, PATIENCE, Session, binary, connect, on_postgres_18, runtime, sqlstate,
+    wait_until,
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
+use serde_json::json;
 use std::pin::pin;
 use std::time::{Duration, Instant};
+use tiffin::cli::sandbox::servers::process::free_port;
 use tokio_postgres::SimpleQueryMessage;
 
 /// Users log in with their password in clear, which the raw client here can do.
@@ -167,6 +171,64 @@ fn a_cancel_meets_its_own_client_only() {
         busy.simple_query("COMMIT").await.unwrap();
         assert_eq!(before.simple_query("SELECT 3").await.unwrap().len(), 3);
     });
+}
+
+/// A cancel finds its session in whichever thread that is, and by whichever listener it comes. At
+/// another proxy there is no such session, and nobody else is hit.
+#[test]
+fn a_cancel_reaches_its_session_by_any_listener() {
+    let fixture = plain()
+        .replicas(0)
+        .config_with(|_, config| {
+            let second = free_port().expect("a port");
+            let first = config["listen"]["postgres"][0].clone();
+            config["listen"]["postgres"] = json!([first, format!("127.0.0.1:{second}")]);
+            config["workers"] = 4.into();
+        })
+        .start();
+    let mut config = fixture.config.clone();
+    config["listen"] = json!({
+        "postgres": [format!("127.0.0.1:{}", free_port().unwrap())],
+        "http": format!("127.0.0.1:{}", free_port().unwrap()),
+    });
+    let other = Proxy::start(binary(), &fixture.cluster, &config).unwrap();
+    let stranger = fixture.cluster.app.clone();
+    let (mut bystander, _) =
+        Wire::login(other.port, wire::VERSION_3_0, &stranger.user, &stranger.password);
+    let second = fixture.config["listen"]["postgres"][1].as_str().unwrap();
+    let second: u16 = second.rsplit(':').next().unwrap().parse().unwrap();
+    let primary = fixture.cluster.primary();
+    // More than there are threads: each has one.
+    for number in 0..6 {
+        let app = &fixture.cluster.app;
+        let (mut wire, seen) =
+            Wire::login(fixture.proxy.port, wire::VERSION_3_0, &app.user, &app.password);
+        let key = seen.iter().find(|message| message.tag == b'K').expect("a cancel key");
+        let cancel = [&[0, 0, 0, 16, 4, 210, 22, 46], &key.body[..]].concat();
+        let sleeps = format!("SELECT pg_sleep(60), {number}");
+        wire.send(&wire::query(&sleeps));
+        bystander.send(&wire::query("SELECT pg_sleep(0)"));
+        let runs = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE query = '{sleeps}' AND state = 'active'"
+        );
+        let running = || primary.value(&runs).is_ok_and(|count| count == "1");
+        wait_until(PATIENCE, running).expect("the statement runs");
+        let send = |port| {
+            let mut sender = Wire::connect(port);
+            sender.send(&cancel);
+            // The end of the stream says that it is done.
+            assert!(sender.message().is_none());
+        };
+        send(other.port);
+        assert!(running(), "the other proxy has cancelled it");
+        assert_eq!(wire::tags(&bystander.until_ready()), "TDCZ");
+        send(second);
+        let answer = wire.until_ready();
+        assert_eq!(answer.iter().find(|m| m.tag == b'E').unwrap().field(b'C'), "57014");
+    }
+    let metrics = Metrics::parse(&other.get("/metrics").unwrap().1);
+    let unknown = metrics.sum("tiffin_cancel_requests_total", &[("outcome", "unknown")]);
+    assert_eq!(unknown, 6.0, "those that are nobody's are counted");
 }
 
 #[test]

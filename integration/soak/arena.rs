@@ -54,8 +54,8 @@ impl World {
                 config["workers"] = 1.into();
                 let mut narrow = config["clusters"]["main"].clone();
                 let wide = &mut config["clusters"]["main"];
-                wide["monitor"] = json!({ "interval": "20ms" });
-                narrow["monitor"] = json!({ "interval": "20ms" });
+                wide["monitor"] = json!({ "interval": "20ms", "timeout": "20s" });
+                narrow["monitor"] = json!({ "interval": "20ms", "timeout": "20s" });
                 wide["databases"] = json!(["soak_wide"]);
                 wide["pool"] = json!({ "size_max": CLIENTS_MAX });
                 narrow["databases"] = json!(["soak_narrow"]);

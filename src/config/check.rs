@@ -222,6 +222,7 @@ fn limits(section: &Section<'_>) -> Limits {
         auth_delay: section.duration("auth_delay"),
         client_statements_max: section.number("client_statements_max"),
         client_portals_max: section.number("client_portals_max"),
+        client_messages_max: section.number("client_messages_max"),
         classify_cache_max: section.number("classify_cache_max"),
     }
 }

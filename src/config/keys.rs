@@ -59,6 +59,8 @@ pub(super) static KEYS: &[Key] = &[
         "Named prepared statements of one client; one more is refused with 53400."),
     key("limits.client_portals_max", Count { min: 1, max: MANY }, Is("10000"),
         "Named portals of one client in a transaction; one more is refused with 53400."),
+    key("limits.client_messages_max", Count { min: 2000, max: MANY }, Is("20000"),
+        "Messages of one client under way, without an answer; more are read when some have been answered."),
     key("limits.classify_cache_max", Count { min: 16, max: MANY }, Is("4096"),
         "Classified statements that each worker remembers."),
     key("tls", Section, Absent(""), "TLS towards clients."),

@@ -95,6 +95,7 @@ pub struct Limits {
     /// Named prepared statements of one client.
     pub client_statements_max: usize,
     pub client_portals_max: usize,
+    pub client_messages_max: usize,
     /// Classified texts remembered by one worker.
     pub classify_cache_max: usize,
 }

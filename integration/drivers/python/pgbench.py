@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
 
 import checks
@@ -118,6 +119,66 @@ def an_error_ends_it():
         capture_output=True, text=True, timeout=checks.CHECK_SECONDS_MAX - 5,
     )
     assert done.returncode and "division by zero" in done.stderr, done.stderr
+
+
+@check
+def connects_with_scram_over_tls():
+    # Only SCRAM binds a login to its TLS connection.
+    same(run("psql", "-XAtq", "channel_binding=require", "-c", "SELECT current_user").strip(), checks.USER)
+    done = subprocess.run(
+        [str(BIN / "psql"), "-XAtq", "-c", "SELECT 1"], capture_output=True, text=True,
+        env=os.environ | {"PGPASSWORD": "no"}, timeout=checks.CHECK_SECONDS_MAX - 5,
+    )
+    assert done.returncode and "password authentication failed" in done.stderr, done.stderr
+
+
+@check
+def cancels_where_it_runs():
+    """Ctrl-C in psql."""
+    name = f"to be cancelled in {checks.DATABASE}"
+    sleep = f"/* tiffin: primary */ SELECT pg_sleep(50) AS \"{name}\""
+    running = psql_process("-c", sleep)
+    look = (
+        "/* tiffin: primary */ SELECT count(*) FROM pg_stat_activity "
+        f"WHERE state = 'active' AND query LIKE '%\"{name}\"'"
+    )
+    checks.eventually(lambda: psql(look) == "1", "the statement runs")
+    running.send_signal(signal.SIGINT)
+    out, error = running.communicate(timeout=checks.CHECK_SECONDS_MAX - 5)
+    assert "canceling statement due to user request" in error, error
+    same((out, running.returncode), ("", 1), error)
+    checks.eventually(lambda: psql(look) == "0", "the statement ends")
+
+
+@check
+def listen_and_notify():
+    listener = psql_process(stdin=subprocess.PIPE)
+    listener.stdin.write("LISTEN kitchen; SELECT 'listens';\n")
+    listener.stdin.flush()
+    same(listener.stdout.readline().strip(), "listens")
+    for number in range(3):
+        psql(f"NOTIFY kitchen, 'order {number}'")
+    # psql looks for notifications behind its own statements.
+    out, error = listener.communicate("SELECT 'asks';\n", timeout=checks.CHECK_SECONDS_MAX - 5)
+    told = re.findall(r'notification "kitchen" with payload "([^"]*)"', out)
+    same(told, [f"order {number}" for number in range(3)], out + error)
+
+
+@check
+def large_values():
+    words = "dal " * (checks.LARGE_BYTES // 4)
+    pathlib.Path("large.txt").write_text(words)
+    psql("CREATE TABLE large (words text)")
+    run("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-c", r"\copy large FROM 'large.txt'")
+    same(psql("/* tiffin: primary */ SELECT words FROM large"), words.strip())
+    pathlib.Path("large.sql").write_text(f"INSERT INTO large VALUES ('{words}')")
+    run("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "large.sql")
+    same(psql("/* tiffin: primary */ SELECT count(*), count(DISTINCT words) FROM large"), "2|1")
+
+
+def psql_process(*words, **options):
+    command = [str(BIN / "psql"), "-XAtq", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 @check

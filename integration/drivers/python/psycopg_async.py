@@ -70,6 +70,20 @@ async def transactions():
 
 
 @check
+async def errors_have_their_fields():
+    async with await connect() as conn:
+        with refused("23505") as it:
+            await conn.execute("INSERT INTO dish VALUES (1, 'again')")
+        diag = it.error.diag
+        same((diag.constraint_name, diag.table_name), ("dish_pkey", "dish"))
+        same(diag.message_detail, "Key (id)=(1) already exists.")
+        for sql, state in [("SELECT 1/0", "22012"), ("SELEC 1", "42601"), ("SELECT * FROM nowhere", "42P01")]:
+            with refused(state):
+                await conn.execute(sql)
+            same(await value(conn, "SELECT 1"), 1)
+
+
+@check
 async def copy_both_ways():
     async with await connect() as conn:
         cursor = conn.cursor()

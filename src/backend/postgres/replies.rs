@@ -77,6 +77,11 @@ impl Replies {
                 }
                 _ => {}
             }
+        } else if expected.kind == Kind::CopyEnd
+            && self.queue.back().is_some_and(|last| last.kind == Kind::CopyEnd)
+        {
+            // The second one ends nothing.
+            return;
         }
         if matches!(expected.kind, Kind::Query | Kind::Sync | Kind::Function) {
             self.ready_due += 1;
@@ -84,6 +89,11 @@ impl Replies {
         self.parses_due += usize::from(expected.prepared.is_some());
         self.asking |= expected.way == Way::Ask;
         self.queue.push_back(expected);
+    }
+
+    /// How many messages have not been answered.
+    pub fn owed(&self) -> usize {
+        self.queue.len()
     }
 
     /// What was pushed last is a description whose columns are to be told.
@@ -167,6 +177,9 @@ impl Replies {
         watch: &mut impl Watch,
     ) -> Result<Scan, FrameError> {
         let mut outcome = Scan::Done;
+        if self.is_skipping() {
+            self.skip(NotPrepared::Skipped, watch);
+        }
         loop {
             self.simulate(read, local, watch);
             if self.passing > 0 {

@@ -395,3 +395,23 @@ fn what_the_client_has_had_is_not_told_again() {
         }
     }
 }
+
+/// What the server skips for want of a Sync, and a CopyDone that ends nothing.
+#[test]
+fn what_nobody_answers_is_not_kept() {
+    let (mut replies, mut notes) = (Replies::default(), Notes::default());
+    replies.push(Expected::new(Kind::Parse, Way::Forward));
+    feed(&mut replies, &server(&[(b'E', b"SERROR\0C42601\0\0")]), 1000, &mut notes);
+    for change in 1..100 {
+        replies.push(Expected { change, ..Expected::new(Kind::Close, Way::Forward) });
+        replies.scan(&mut Buffer::default(), &mut Buffer::default(), &mut notes).unwrap();
+        assert_eq!(replies.owed(), 0);
+        assert_eq!(notes.lines.pop().unwrap(), format!("not changed {change}..={change}"));
+    }
+    replies.push(Expected::new(Kind::Sync, Way::Forward));
+    feed(&mut replies, &server(&[(b'Z', b"I")]), 1000, &mut notes);
+    assert!(replies.is_quiet());
+    replies.push(Expected::new(Kind::CopyEnd, Way::Forward));
+    replies.push(Expected::new(Kind::CopyEnd, Way::Forward));
+    assert_eq!(replies.owed(), 1);
+}

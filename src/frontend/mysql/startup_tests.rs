@@ -34,6 +34,7 @@ fn config(client_tls: ClientTls, startup_timeout: Duration) -> Config {
             auth_delay: Duration::ZERO,
             client_statements_max: 1,
             client_portals_max: 1,
+            client_messages_max: 1,
             classify_cache_max: 1,
         },
         client_tls,

@@ -85,6 +85,12 @@ impl Conversation {
         if left { Err(Fault::ClientLeft) } else { Ok(true) }
     }
 
+    /// Nobody answers what the server skips: it is not remembered.
+    pub(super) fn forget_skipped(&mut self) -> Result<(), Fault> {
+        let skips = self.active.as_ref().is_some_and(|active| active.replies.is_skipping());
+        if skips { self.scan() } else { Ok(()) }
+    }
+
     /// Whether the client's next messages may go to the server that it holds. Everything may go
     /// to the primary, and to wherever a transaction or a pin holds the session; beyond that a
     /// replica gets whole batches, each routed on its own.
@@ -102,6 +108,10 @@ impl Conversation {
             return false;
         }
         if progress.dropping && !progress.segment_open && !active.is_quiet() {
+            return false;
+        }
+        if active.replies.owed() >= self.worker.limits().client_messages_max {
+            // The server has them all, and its answers to these fill more than its own buffer.
             return false;
         }
         let Some(server) = &active.server else { return false };

@@ -167,7 +167,7 @@ impl Conversation {
     }
 
     /// Matches what the server has sent with what was asked.
-    fn scan(&mut self) -> Result<(), Fault> {
+    pub(super) fn scan(&mut self) -> Result<(), Fault> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let Active { server, replies, read, local, progress, .. } = &mut **active;
         let Some(server) = server else { return Ok(()) };
@@ -263,6 +263,7 @@ impl Conversation {
             return Ok(moved);
         }
         if self.intake()? {
+            self.forget_skipped()?;
             self.poll_to_server(cx)?;
             return Ok(Moved::More);
         }

@@ -33,6 +33,7 @@ pub(super) fn config(method: AuthMethod, client_tls: ClientTls, users: Vec<User>
             auth_delay: Duration::ZERO,
             client_statements_max: 1,
             client_portals_max: 1,
+            client_messages_max: 1,
             classify_cache_max: 1,
         },
         client_tls,
