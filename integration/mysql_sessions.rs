@@ -2,7 +2,7 @@
 //! follows it from server to server.
 
 use crate::support::PATIENCE;
-use crate::support::mysql::{Engine, Fixture, cluster, errno, on_mysql_and_mariadb};
+use crate::support::mysql::{Engine, Fixture, Session, cluster, errno, on_mysql_and_mariadb};
 use futures_util::{FutureExt, StreamExt};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, Row, Value};
@@ -15,6 +15,7 @@ on_mysql_and_mariadb! {
     statements_go_where_they_belong,
     prepared_statements_are_the_clients,
     what_a_session_sets_follows_it,
+    what_a_connection_held_is_not_lost_unsaid,
     sessions_leave_nothing_to_each_other,
     transactions_stay_where_they_began,
     a_session_reads_its_own_writes,
@@ -172,6 +173,24 @@ fn prepared_statements_are_the_clients(engine: Engine) {
         assert_eq!(sum, Some(12));
         client.disconnect().await.unwrap();
     });
+}
+
+/// A read is repeated on another connection when its own one breaks, but not that of a session
+/// which has something there.
+fn what_a_connection_held_is_not_lost_unsaid(engine: Engine) {
+    let fixture = Fixture::start(engine);
+    let kill = |session: &Session| {
+        let id = session.value("/* tiffin: primary */ SELECT CONNECTION_ID()").unwrap();
+        fixture.cluster.primary().execute(&format!("KILL {id}")).unwrap();
+    };
+    let holder = fixture.session();
+    holder.execute("SET @kept = 1").unwrap();
+    kill(&holder);
+    let value = holder.value("/* tiffin: primary */ SELECT @kept");
+    assert!(value.is_err(), "{value:?} of a variable that is no more");
+    let free = fixture.session();
+    kill(&free);
+    assert_eq!(free.value("/* tiffin: primary */ SELECT 5").unwrap(), "5");
 }
 
 fn what_a_session_sets_follows_it(engine: Engine) {

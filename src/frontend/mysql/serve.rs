@@ -137,10 +137,14 @@ impl Conversation {
             }
             _ => false,
         };
-        let in_transaction = self.followed.in_transaction || !self.followed.autocommit;
+        // What the session has on its connection would be lost, and nobody told.
+        let is_tied = self.followed.in_transaction
+            || !self.followed.autocommit
+            || self.session.is_bound()
+            || self.statements.hold();
         progress.repeatable = may_repeat
             && (request.only_reads() || prepares)
-            && !in_transaction
+            && !is_tied
             && request.upload.is_none();
         progress.writing |= !prepares && !on_replica && request.may_write();
         progress.went_back = active.server.pooled.connection.traces.goes_back;
