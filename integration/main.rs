@@ -29,6 +29,7 @@ mod mysql_reads;
 mod mysql_recall;
 mod mysql_reload;
 mod mysql_replication;
+mod mysql_resolve;
 mod mysql_servers;
 mod mysql_sessions;
 mod mysql_tls;

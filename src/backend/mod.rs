@@ -36,13 +36,14 @@ pub struct Life {
     /// Closed at its first idle moment after this.
     pub expires_at: Instant,
     pub idle_since: Instant,
+    pub opened_at: Instant,
 }
 
 impl Life {
     /// Of a connection that is opened now.
     pub fn begin(epoch: Epoch, lifetime: Duration) -> Life {
         let now = Instant::now();
-        Life { epoch, expires_at: now + lifetime, idle_since: now }
+        Life { epoch, expires_at: now + lifetime, idle_since: now, opened_at: now }
     }
 }
 

@@ -52,6 +52,14 @@ const MARIADB_NEEDS: &[Need] = &[
     ("read what triggers do", &["TRIGGER"]),
 ];
 
+/// What the service user needs beyond that for `failover.resolve_commits`.
+const MYSQL_RESOLVE_NEEDS: &[Need] =
+    &[("find lost commits in the binary log", &["REPLICATION SLAVE"])];
+const MARIADB_RESOLVE_NEEDS: &[Need] = &[
+    ("find lost commits in the binary log", &["REPLICATION SLAVE"]),
+    ("see what the binary log leaves out", &["BINLOG MONITOR", "SUPER"]),
+];
+
 /// What the failover user needs, where the proxy promotes.
 const MYSQL_FAILOVER_NEEDS: &[Need] = &[
     ("see how a replica replicates", &["REPLICATION CLIENT", "SUPER"]),
@@ -224,11 +232,14 @@ fn replication(is_mariadb: bool, facts: &Facts) -> Vec<Finding> {
 
 fn privileges(cluster: &Cluster, facts: &Facts) -> Vec<Finding> {
     let is_mariadb = cluster.engine == Engine::Mariadb;
-    let (needs, of_failover) = match is_mariadb {
-        true => (MARIADB_NEEDS, MARIADB_FAILOVER_NEEDS),
-        false => (MYSQL_NEEDS, MYSQL_FAILOVER_NEEDS),
+    let (needs, to_resolve, of_failover) = match is_mariadb {
+        true => (MARIADB_NEEDS, MARIADB_RESOLVE_NEEDS, MARIADB_FAILOVER_NEEDS),
+        false => (MYSQL_NEEDS, MYSQL_RESOLVE_NEEDS, MYSQL_FAILOVER_NEEDS),
     };
     let mut findings = lacking(&cluster.service.user, needs, &facts.privileges);
+    if cluster.failover.resolve_commits {
+        findings.extend(lacking(&cluster.service.user, to_resolve, &facts.privileges));
+    }
     let user = &cluster.failover.login.user;
     match &facts.failover {
         None => {}
@@ -303,6 +314,11 @@ mod tests {
     use super::*;
     use std::path::Path;
 
+    fn privileges(some: &[&str]) -> Vec<String> {
+        let all = ["SELECT", "SHOW VIEW", "TRIGGER"].iter().chain(some);
+        all.map(ToString::to_string).collect()
+    }
+
     /// A replica that lacks nothing.
     fn fine(engine: Engine) -> Facts {
         let (version, monitor) = match engine {
@@ -318,7 +334,7 @@ mod tests {
             connections: 300,
             keeps_gtids: true,
             commits_in_order: true,
-            privileges: [monitor, "SELECT", "SHOW VIEW", "TRIGGER"].map(String::from).to_vec(),
+            privileges: privileges(&[monitor, "REPLICATION SLAVE", "BINLOG MONITOR"]),
             failover: None,
             schemas: vec!["shop".into()],
         }
@@ -328,7 +344,7 @@ mod tests {
         let file = format!(
             "listen: {{mysql: [127.0.0.1:6306]}}\nusers: [{{name: app, password: x}}]\n\
              clusters: {{main: {{engine: {}, databases: [shop], nodes: [db1], \
-             service: {{user: probe}}}}}}\n",
+             failover: {{resolve_commits: on}}, service: {{user: probe}}}}}}\n",
             if engine == Engine::Mariadb { "mariadb" } else { "mysql" }
         );
         let config =
@@ -378,11 +394,13 @@ mod tests {
             ("no schema shop", Facts { schemas: vec![], ..my() }, &[]),
             (
                 "no privilege REPLICATION CLIENT",
-                Facts {
-                    privileges: ["SELECT", "SHOW VIEW", "TRIGGER"].map(String::from).to_vec(),
-                    ..my()
-                },
+                Facts { privileges: privileges(&["REPLICATION SLAVE"]), ..my() },
                 &["GRANT REPLICATION CLIENT ON *.* TO 'probe'@'%';"],
+            ),
+            (
+                "no privilege REPLICATION SLAVE, to find lost commits",
+                Facts { privileges: privileges(&["REPLICATION CLIENT"]), ..my() },
+                &["GRANT REPLICATION SLAVE ON *.* TO 'probe'@'%';"],
             ),
             (
                 "probe has no privilege RELOAD, to let a new primary",

@@ -22,6 +22,7 @@ pub mod control;
 pub mod detect;
 pub mod etcd;
 pub mod gate;
+pub mod history;
 pub mod http;
 pub mod lease;
 pub mod log;

@@ -60,7 +60,7 @@ const MARIADB_STATUS: &str = "SHOW ALL SLAVES STATUS";
 const ACCESS_DENIED: u16 = 1227;
 /// The server shuts down, or ended this connection: `ER_SERVER_SHUTDOWN`,
 /// `ER_CONNECTION_KILLED` (MariaDB), `ER_SESSION_WAS_KILLED`, `ER_CLIENT_INTERACTION_TIMEOUT`.
-const CONNECTION_ENDED: &[u16] = &[1053, 1927, 3169, 4031];
+pub(crate) const CONNECTION_ENDED: &[u16] = &[1053, 1927, 3169, 4031];
 
 /// How often a service user that lacks a privilege logs in again.
 const PRIVILEGES_INTERVAL: Duration = Duration::from_secs(5);

@@ -1,6 +1,7 @@
 //! A conversation while it holds a server connection: the buffers, and what is under way.
 
 use super::errors::Code;
+use super::guard::Guard;
 use super::stream::Upload;
 use super::{LocalPool, Pooled};
 use crate::backend::mysql::connection::Connection;
@@ -64,6 +65,8 @@ pub enum Whose {
     Own,
     /// The proxy, to prepare the client's statement of this id.
     Prepare(u32),
+    /// The proxy, to find out about the commit behind it.
+    Guard,
 }
 
 /// An error of what the proxy itself asked.
@@ -90,6 +93,8 @@ pub struct Progress {
     pub reading: bool,
     /// The commit under way, by its id.
     pub commit: Option<u64>,
+    /// The COMMIT under way can be found out about.
+    pub guard: Option<Box<Guard>>,
     pub broken: Option<Broken>,
     /// The client's command has ended with an error of this number.
     pub failed: Option<u16>,

@@ -168,7 +168,7 @@ impl Conversation {
                     self.count_retry();
                     self.drop_server(ServerClosed::Broken);
                 }
-                Err(fault) => return Err(fault),
+                Err(fault) => return self.recover(&request, fault).await,
             }
             self.translation.begin();
         }
@@ -290,7 +290,11 @@ impl Conversation {
     }
 
     /// The client learns that a command was not run.
-    async fn refuse(&mut self, request: &Request, refused: &Refused) -> Result<(), Fault> {
+    pub(super) async fn refuse(
+        &mut self,
+        request: &Request,
+        refused: &Refused,
+    ) -> Result<(), Fault> {
         self.discard(request).await?;
         if let What::Prepare { id, .. } = request.what {
             self.statements.remove(id);

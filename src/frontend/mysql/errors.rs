@@ -59,6 +59,9 @@ codes! {
     WRITE_LOST = 1180 b"40000";
     /// ER_NEW_ABORTING_CONNECTION: `init_connect` failed.
     ABORTED = 1184 b"08S01";
+    /// ER_LOCK_DEADLOCK, on which drivers and frameworks run a transaction again: nothing of it is
+    /// there.
+    NOT_COMMITTED = 1213 b"40001";
     /// ER_WRONG_VALUE_FOR_VAR: a `tiffin_…` setting takes other values.
     WRONG_VALUE = 1231 b"42000";
     /// ER_UNKNOWN_STMT_HANDLER: the client has no such prepared statement.

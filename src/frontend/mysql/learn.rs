@@ -137,6 +137,10 @@ impl Conversation {
                 let limit = self.cluster.handle.config.pool.statements_max;
                 connection.traces.prepared.insert(own, prepared.id, limit)
             }
+            (Told::Err(_), Whose::Guard) => {
+                progress.guard = None;
+                None
+            }
             (Told::Err(error), _) if progress.broken.is_none() => {
                 progress.broken = Some(Broken {
                     code: Code::new(error.errno, error.sqlstate),

@@ -71,6 +71,7 @@ impl Conversation {
                 return self.not_brought(broken);
             }
         }
+        active.progress.guard = self.guard(&mut active, request);
         let sent = self.send(&mut active, request, may_repeat);
         self.active = Some(active);
         if let Err(refused) = sent {

@@ -213,12 +213,13 @@ fn accounts(engine: Engine, login: &Login) -> Vec<String> {
         ("admin", _) => &["GRANT ALL ON *.* TO 'admin'@'%' WITH GRANT OPTION"],
         ("replicator", _) => &["GRANT REPLICATION SLAVE ON *.* TO 'replicator'@'%'"],
         ("tiffin", Engine::MySql) => &[
-            "GRANT REPLICATION CLIENT, SELECT, SHOW VIEW, TRIGGER ON *.* TO 'tiffin'@'%'",
+            "GRANT REPLICATION CLIENT, REPLICATION SLAVE, SELECT, SHOW VIEW, TRIGGER ON *.* \
+             TO 'tiffin'@'%'",
             "GRANT SHOW_ROUTINE, CONNECTION_ADMIN ON *.* TO 'tiffin'@'%'",
         ],
         ("tiffin", Engine::MariaDb) => {
-            &["GRANT SLAVE MONITOR, BINLOG MONITOR, CONNECTION ADMIN, SELECT, SHOW VIEW, TRIGGER \
-             ON *.* TO 'tiffin'@'%'"]
+            &["GRANT SLAVE MONITOR, BINLOG MONITOR, REPLICATION SLAVE, CONNECTION ADMIN, SELECT, \
+             SHOW VIEW, TRIGGER ON *.* TO 'tiffin'@'%'"]
         }
         _ => &["CREATE DATABASE app", "GRANT ALL ON app.* TO 'app'@'%'"],
     };

@@ -1,0 +1,143 @@
+//! What became of a commit whose server was lost, asked of the primary that comes after it: whether
+//! the transaction is in its log ([`crate::failover::history`]).
+//!
+//! If that is the same server, the transaction's session must be over first: it may be about to
+//! commit still. A server that was restarted since has no old sessions; of one that was not, the
+//! connection is killed, as often as it takes until it is not there any more.
+
+use super::conversation::Conversation;
+use super::errors;
+use super::fault::{Fault, Refused};
+use super::guard::Guard;
+use super::plan::Request;
+use crate::backend::mysql::connection::Kill;
+use crate::failover::history::{self, Found, Search};
+use crate::frontend::acquire::acquire;
+use crate::metrics::{CommitOutcome, RouteReason, ServerClosed};
+use crate::monitor::mysql_connection::ServiceOpts;
+use crate::session::{Need, Transaction};
+use crate::topology::{Evidence, NodeId, Position};
+use std::time::{Duration, Instant};
+use tokio::time::timeout_at;
+
+/// Between two looks at a server that cannot tell yet.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// ER_NO_SUCH_THREAD.
+const NO_SUCH_THREAD: u16 = 1094;
+
+const ABSENT: &str =
+    "the primary was lost before the transaction was committed: nothing of it is there";
+
+impl Conversation {
+    /// Finds out what became of the commit that was under way, and tells the client.
+    ///
+    /// # Errors
+    /// The fault itself, if nothing can be found out.
+    pub(super) async fn recover(&mut self, request: &Request, fault: Fault) -> Result<(), Fault> {
+        let guard = match (&fault, self.active.as_deref_mut()) {
+            // With the reply there is nothing to find out.
+            (Fault::ServerLost { .. }, Some(active)) if !active.expected.is_empty() => {
+                active.progress.guard.take()
+            }
+            _ => None,
+        };
+        let Some(guard) = guard else { return Err(fault) };
+        self.drop_server(ServerClosed::Broken);
+        let outcome = self.find_out(&guard).await?;
+        self.worker.stats().commit_resolved(self.cluster.handle.index, outcome);
+        tracing::info!(user = %self.identity.user, transaction = %guard.token,
+            "{fault}; its transaction: {}", outcome.as_str());
+        let is_bound = self.session.is_bound();
+        match outcome {
+            CommitOutcome::Unknown => return Err(fault),
+            CommitOutcome::Committed => {
+                self.transaction_is_over();
+                self.session.positions.wrote(Instant::now());
+                self.inbox.consume(request.bytes);
+                self.tell_ok().await?;
+            }
+            CommitOutcome::Absent => {
+                self.transaction_is_over();
+                self.refuse(request, &Refused::new(errors::NOT_COMMITTED, ABSENT)).await?;
+            }
+        }
+        // What the session had on the lost server beside the transaction is gone.
+        if is_bound { Err(fault) } else { Ok(()) }
+    }
+
+    fn transaction_is_over(&mut self) {
+        self.followed.in_transaction = false;
+        self.followed.last = None;
+        self.session.transaction = Transaction::Idle;
+    }
+
+    /// Asks the primary of now, and the one after it if that is lost as well.
+    async fn find_out(&mut self, guard: &Guard) -> Result<CommitOutcome, Fault> {
+        let deadline = Instant::now() + self.cluster.handle.config.gate.hold;
+        let topology = self.cluster.handle.topology.clone();
+        while Instant::now() < deadline {
+            if acquire(self, &Need::Primary(RouteReason::Write), false).await?.is_err() {
+                break;
+            }
+            let server = self.active.as_ref().map(|active| &active.server);
+            let held = server.map(|server| (server.node, server.pooled.connection.life.epoch));
+            self.give_up_server();
+            let Some((node, epoch)) = held else { break };
+            let Ok(found) = timeout_at(deadline.into(), self.ask(guard, node)).await else { break };
+            let is_still_primary = epoch == topology.epoch();
+            match found {
+                Ok(Found::Committed) if is_still_primary => return Ok(CommitOutcome::Committed),
+                Ok(Found::Absent) if is_still_primary => return Ok(CommitOutcome::Absent),
+                Ok(Found::Unknown(why)) if is_still_primary => {
+                    tracing::warn!(transaction = %guard.token, "not to be found out: {why}");
+                    break;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!("asking for a commit: {error}"),
+            }
+            topology.report(Evidence::ProbeNow);
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(CommitOutcome::Unknown)
+    }
+
+    async fn ask(&self, guard: &Guard, node: NodeId) -> Result<Found, String> {
+        let config = &self.cluster.handle.config;
+        let Some(known) = config.nodes.get(usize::from(node.0)) else {
+            return Ok(Found::Unknown("the node is not known"));
+        };
+        let opts = ServiceOpts::new(config, known);
+        let Some(Position::Gtids(since)) = &guard.before.node(node).position else {
+            return Ok(Found::Unknown("what the server had before is not known"));
+        };
+        let ran_here = node == guard.node;
+        if ran_here && !is_over(guard, &opts).await? {
+            return Ok(Found::NotYet);
+        }
+        let (engine, token) = (config.engine, guard.token);
+        history::look(&opts, Search { engine, since, token, ran_here }).await
+    }
+}
+
+/// Whether the session of the commit is over on its server, which is reached again.
+async fn is_over(guard: &Guard, opts: &ServiceOpts) -> Result<bool, String> {
+    /// The server tells whole seconds.
+    const SECOND: Duration = Duration::from_secs(1);
+    let age_before = guard.opened_at.elapsed();
+    let uptime = history::uptime(opts).await?;
+    if uptime + SECOND <= age_before {
+        return Ok(true);
+    }
+    // After a restart its number may be somebody else's: it must be the same server for certain.
+    if uptime < guard.opened_at.elapsed() {
+        return Ok(false);
+    }
+    match guard.kill.kill(Kill::Connection).await {
+        Ok(()) => Ok(false),
+        Err(error) => match error.refusal() {
+            Some((NO_SUCH_THREAD, ..)) => Ok(true),
+            _ => Err(error.to_string()),
+        },
+    }
+}
