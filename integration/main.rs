@@ -28,6 +28,7 @@ mod mysql_promotion;
 mod mysql_reads;
 mod mysql_recall;
 mod mysql_reload;
+mod mysql_replay;
 mod mysql_replication;
 mod mysql_resolve;
 mod mysql_servers;

@@ -11,7 +11,10 @@ use serde_json::json;
 use std::thread::{JoinHandle, spawn};
 use tokio::runtime::Builder;
 
-on_mysql_and_mariadb! { clients_learn_what_became_of_their_commits }
+on_mysql_and_mariadb! {
+    clients_learn_what_became_of_their_commits,
+    a_commit_that_has_not_happened_runs_again,
+}
 
 /// How a client commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,14 +40,15 @@ struct Client {
 
 /// With a primary whose commits wait for a confirmation, once [`confirm_writes`] is called: nobody
 /// confirms any, but replicas receive all the same.
-fn start(engine: Engine) -> Fixture {
+fn start(engine: Engine, replay: &str) -> Fixture {
     let settings: &[(&str, &str)] = match engine {
         Engine::MySql => &[
             ("plugin_load_add", "semisync_source.so"),
             ("rpl_semi_sync_source_timeout", "3600000"),
         ],
+        // A wait before the commit would keep others out of the log.
         Engine::MariaDb => &[
-            ("rpl_semi_sync_master_wait_point", "AFTER_SYNC"),
+            ("rpl_semi_sync_master_wait_point", "AFTER_COMMIT"),
             ("rpl_semi_sync_master_timeout", "3600000"),
         ],
     };
@@ -53,7 +57,7 @@ fn start(engine: Engine) -> Fixture {
     let fixture = Fixture::with(Cluster::start(options).expect("start the servers"), |config| {
         let main = &mut config["clusters"]["main"];
         main["gate"]["hold"] = "2min".into();
-        main["failover"] = json!({ "resolve_commits": "on" });
+        main["failover"] = json!({ "resolve_commits": "on", "replay": replay });
     });
     fixture.create_table("t", "n int PRIMARY KEY");
     fixture
@@ -110,10 +114,10 @@ fn names_in_log(server: &Server) -> usize {
 }
 
 /// All are in the primary's log, and wait for a confirmation.
-fn commits_under_way(fixture: &Fixture, primary: &Server, first: i32) -> Vec<Client> {
+fn commits_under_way(fixture: &Fixture, primary: &Server, ways: &[Way], first: i32) -> Vec<Client> {
     confirm_writes(primary);
     let before = names_in_log(primary);
-    let clients = WAYS.iter().zip(first..).map(|(way, n)| Client::begin(fixture, *way, n));
+    let clients = ways.iter().zip(first..).map(|(way, n)| Client::begin(fixture, *way, n));
     let clients: Vec<Client> = clients.collect();
     wait_until(PATIENCE, || names_in_log(primary) == before + clients.len())
         .unwrap_or_else(|_| panic!("{}", fixture.proxy.log()));
@@ -131,11 +135,11 @@ fn check(fixture: &Fixture, clients: Vec<Client>, server: &Server, told: Result<
 }
 
 fn clients_learn_what_became_of_their_commits(engine: Engine) {
-    let fixture = start(engine);
+    let fixture = start(engine, "off");
     let [one, two, three] = fixture.cluster.servers() else { panic!("three servers") };
 
     // The replicas have it all.
-    let clients = commits_under_way(&fixture, one, 10);
+    let clients = commits_under_way(&fixture, one, &WAYS, 10);
     wait_until(PATIENCE, || {
         two.value("SELECT COUNT(*) FROM app.t").is_ok_and(|count| count == "4")
     })
@@ -149,19 +153,19 @@ fn clients_learn_what_became_of_their_commits(engine: Engine) {
     fixture.wait_in_read_set([three]);
     fixture.cluster.wait_caught_up(two).unwrap();
     three.stop_receiving().unwrap();
-    let clients = commits_under_way(&fixture, two, 20);
+    let clients = commits_under_way(&fixture, two, &WAYS, 20);
     two.kill9().unwrap();
     three.promote().unwrap();
     check(&fixture, clients, three, Err(1213));
 
     // The primary itself comes back after a crash.
-    let clients = commits_under_way(&fixture, three, 30);
+    let clients = commits_under_way(&fixture, three, &WAYS, 30);
     three.kill9().unwrap();
     three.start().unwrap();
     check(&fixture, clients, three, Ok(()));
 
     // Only its connections are lost, and each commits once nobody waits any more.
-    let clients = commits_under_way(&fixture, three, 40);
+    let clients = commits_under_way(&fixture, three, &WAYS, 40);
     fixture.proxy.signal("STOP").unwrap();
     let ids = "SELECT GROUP_CONCAT(id) FROM information_schema.processlist \
                WHERE user = 'app' AND info = 'COMMIT'";
@@ -181,4 +185,19 @@ fn clients_learn_what_became_of_their_commits(engine: Engine) {
     assert_eq!(["absent", "unknown"].map(resolved), [4.0, 0.0]);
     // Of those that were killed, some servers tell the outcome themselves.
     assert!(resolved("committed") >= 8.0, "{}", resolved("committed"));
+}
+
+/// Its transaction runs again with it, and is there once.
+fn a_commit_that_has_not_happened_runs_again(engine: Engine) {
+    let fixture = start(engine, "on");
+    let [one, two, _] = fixture.cluster.servers() else { panic!("three servers") };
+    two.stop_receiving().unwrap();
+    let ways = [Way::Text, Way::Prepared, Way::NoAutocommit];
+    let clients = commits_under_way(&fixture, one, &ways, 10);
+    one.kill9().unwrap();
+    two.promote().unwrap();
+    check(&fixture, clients, two, Ok(()));
+    let metrics = fixture.metrics();
+    assert_eq!(metrics.sum("tiffin_commits_resolved_total", &[("outcome", "absent")]), 3.0);
+    assert_eq!(metrics.sum("tiffin_replays_total", &[("outcome", "done")]), 3.0);
 }

@@ -120,11 +120,9 @@ fn on<S: Stand>(which: Which, fault: Fault) {
     let cables = Rc::new(OnceCell::new());
     let kept = cables.clone();
     let fixture = S::promoting(which, move |config| {
-        if which == Which::Postgres {
-            let failover = &mut config["clusters"]["main"]["failover"];
-            failover["resolve_commits"] = "on".into();
-            failover["replay"] = "on".into();
-        }
+        let failover = &mut config["clusters"]["main"]["failover"];
+        failover["resolve_commits"] = "on".into();
+        failover["replay"] = "on".into();
         let links = Links::lay(&mut config["clusters"]["main"]["nodes"]);
         assert!(kept.set(links).is_ok(), "once");
     });

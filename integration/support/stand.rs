@@ -120,7 +120,7 @@ impl Stand for Server {
 
 impl Stand for mysql::Server {
     const POOL_IS_FULL: &'static str = "1040";
-    const NOT_RUN: &'static [&'static str] = &["1836", "1040"];
+    const NOT_RUN: &'static [&'static str] = &["1836", "1040", "1213"];
     const TEXT: &'static str = "mediumtext";
 
     fn stage(

@@ -102,7 +102,6 @@ fn cluster(name: &str, section: &Section<'_>) -> Cluster {
             (&of_tls, "direct"),
             (&of_pool, "application_name_add_host"),
             (&of_routing, "max_lag_bytes"),
-            (&of_failover, "replay"),
         ];
         only_postgres(section, &cluster, &foreign);
     } else if cluster.failover.replication.is_some() {

@@ -6,6 +6,7 @@ pub mod acquire;
 pub mod choice;
 pub mod cluster;
 pub mod commits;
+mod failure;
 mod farewell;
 pub mod mysql;
 pub mod postgres;

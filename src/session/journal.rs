@@ -189,6 +189,13 @@ impl<P> Journal<P> {
         before.or_else(|| Some(Heard { bytes: answer.bytes, sum: answer.sum(), is_cut }))
     }
 
+    /// It runs again from its first step on; on the server before it may not have come to its end.
+    pub fn begin_again(&mut self) {
+        self.answer = Answer::default();
+        self.differs = false;
+        self.heard = None;
+    }
+
     /// An answer has come again: whether it is the one of this step.
     pub fn is_as_before(&mut self, step: usize) -> bool {
         let answer = std::mem::take(&mut self.answer);
@@ -295,6 +302,20 @@ mod tests {
         journal.told(b"2345");
         journal.push("d", Size { statements: 0, bytes: 0 }, false, LIMITS);
         assert!(journal.steps()[1].sum.is_some() && !journal.differs(true));
+    }
+
+    #[test]
+    fn what_a_lost_server_has_answered_does_not_count_on_the_next() {
+        let mut journal = journal();
+        journal.interrupted(true, false);
+        journal.told(b"1");
+        assert!(journal.is_as_before(0));
+        journal.told(b"2");
+        journal.begin_again();
+        journal.told(b"1");
+        assert!(journal.is_as_before(0));
+        journal.told(b"23");
+        assert!(journal.is_as_before(1));
     }
 
     #[test]

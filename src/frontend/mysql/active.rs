@@ -2,6 +2,7 @@
 
 use super::errors::Code;
 use super::guard::Guard;
+use super::replay::Record;
 use super::stream::Upload;
 use super::{LocalPool, Pooled};
 use crate::backend::mysql::connection::Connection;
@@ -95,6 +96,14 @@ pub struct Progress {
     pub commit: Option<u64>,
     /// The COMMIT under way can be found out about.
     pub guard: Option<Box<Guard>>,
+    /// What is kept of the open transaction, if it is to run again elsewhere.
+    pub record: Option<Box<Record>>,
+    /// It runs again, and nobody is told.
+    pub silent: bool,
+    /// How much of what comes the client has had from a lost server.
+    pub heard: u64,
+    /// The command was sent and is not answered to its end.
+    pub under_way: bool,
     pub broken: Option<Broken>,
     /// The client's command has ended with an error of this number.
     pub failed: Option<u16>,

@@ -19,6 +19,7 @@ use super::errors;
 use super::fault::{Fault, Refused};
 use super::followed::Followed;
 use super::plan::{Extent, Request, What, extent};
+use super::resolve::Recovered;
 use super::serve::Served;
 use super::statements::Statements;
 use super::stream::poll_read_into;
@@ -26,6 +27,7 @@ use crate::backend::mysql::auth::ServerSecret;
 use crate::config::PoolMode;
 use crate::frontend::acquire::{acquire, keep, reads};
 use crate::frontend::cluster::{LocalCluster, Mysql};
+use crate::frontend::failure::Failure;
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::{Entry, Worker};
 use crate::metrics::{NodeIndex, PinGuard, RouteReason, ServerClosed};
@@ -140,12 +142,21 @@ impl Conversation {
         let reads = reads(Some(&request.class));
         for repeats in 0.. {
             if let Some(node) = self.active.as_ref().map(|active| active.server.node) {
-                self.check_epoch()?;
+                if let Err(fault) = self.check_epoch() {
+                    match self.recover(&request, fault).await? {
+                        Recovered::Answered => return Ok(()),
+                        Recovered::GoesOn => {
+                            self.translation.begin();
+                            continue;
+                        }
+                    }
+                }
                 keep(self, Some(node), reads).await?;
             } else if let Err(refused) = acquire(self, &need, reads).await? {
                 return self.refuse(&request, &refused).await;
             }
-            if let Some(refused) = self.lost_write() {
+            let goes_on = self.has_heard();
+            if let Some(refused) = self.lost_write().filter(|_| !goes_on) {
                 self.settle().await;
                 return self.refuse(&request, &refused).await;
             }
@@ -153,6 +164,9 @@ impl Conversation {
                 Ok(Served::Done) => {
                     self.settle().await;
                     return Ok(());
+                }
+                Ok(Served::Refused(_)) if goes_on => {
+                    return Err(Fault::TransactionLost { hint: Failure::Differs.hint() });
                 }
                 Ok(Served::Refused(refused)) => {
                     self.settle().await;
@@ -168,7 +182,10 @@ impl Conversation {
                     self.count_retry();
                     self.drop_server(ServerClosed::Broken);
                 }
-                Err(fault) => return self.recover(&request, fault).await,
+                Err(fault) => match self.recover(&request, fault).await? {
+                    Recovered::Answered => return Ok(()),
+                    Recovered::GoesOn => {}
+                },
             }
             self.translation.begin();
         }
@@ -364,11 +381,13 @@ impl Conversation {
         self.worker.leave(&self.entry);
     }
 
-    /// Whether a fault of the server can be hidden: a read of which nothing has reached the
-    /// client.
+    /// Whether a fault of the server can be hidden: of a read of which nothing has reached the
+    /// client, or of a command that was not sent, in a session that has nothing there.
     fn can_repeat(&self, fault: &Fault) -> bool {
+        let Some(active) = &self.active else { return false };
+        let was_sent = active.progress.under_way;
         matches!(fault, Fault::ServerLost { .. })
-            && self.active.as_ref().is_some_and(|active| active.progress.repeatable)
+            && (active.progress.repeatable || !was_sent && self.is_free())
     }
 
     fn count_retry(&self) {

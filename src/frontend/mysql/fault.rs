@@ -38,6 +38,12 @@ pub enum Fault {
     /// The primary changed under an open transaction.
     #[error("the primary changed: the transaction was open on {node}")]
     PrimaryChanged { node: String },
+    /// What was under way when a server was lost has been answered in another way on the next one.
+    #[error("the answer on the next server is another one")]
+    AnswersDiffer,
+    /// A transaction cannot go on, and the client is in the middle of an answer.
+    #[error("the server was lost with this transaction open: {hint}")]
+    TransactionLost { hint: &'static str },
     #[error("{message}")]
     Login { code: Code, message: String },
     #[error("connection was killed")]
@@ -63,6 +69,7 @@ impl Fault {
             Fault::ServerLost { writing: false, .. } | Fault::PrimaryChanged { .. } => {
                 errors::SERVER_LOST
             }
+            Fault::AnswersDiffer | Fault::TransactionLost { .. } => errors::NOT_COMMITTED,
             Fault::Login { code, .. } => *code,
             Fault::Killed => errors::KILLED,
             Fault::ShuttingDown => errors::SHUTDOWN,

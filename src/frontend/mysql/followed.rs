@@ -10,7 +10,7 @@ use crate::sql::mysql::{Engine, Reading, is_readable_charset};
 use crate::topology::{NodeId, SessionDefaults};
 use std::sync::Arc;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Followed {
     /// Of the client's handshake; `None`: forgotten, and the servers' own counts.
     pub collation: Option<u8>,

@@ -65,13 +65,7 @@ impl Conversation {
             if bytes == 0 {
                 return Ok(front.reply.is_over());
             }
-            if is_clients && front.whose == Whose::Client && !progress.intercepted {
-                progress.repeatable = false;
-                self.translation.plain(&mut read.filled_mut()[at..at + bytes]);
-                *forwardable += bytes;
-            } else {
-                read.consume(bytes);
-            }
+            self.pass(active, bytes, is_clients && front.whose == Whose::Client);
             return Ok(true);
         };
         let connection = &mut *server.pooled.connection;
@@ -82,6 +76,7 @@ impl Conversation {
             read.consume(bytes);
             return Ok(true);
         }
+        let is_heard = self.hear_told(&told, progress);
         let mut facts = Facts { node: server.node, is_primary: server.is_primary, progress };
         let pass = self.observe(&told, connection, &mut facts);
         let is_silent = front.whose == Whose::Session;
@@ -97,13 +92,18 @@ impl Conversation {
         if let Told::LocalInfile(_) = told {
             // What the client sends next is the file.
             self.inbox.consume(std::mem::take(&mut facts.progress.retained));
+            if let Some(record) = &mut facts.progress.record {
+                record.journal.spoil("it sends a file");
+            }
             *upload = Some(Upload::file(front.reply.sequence()));
         }
         let is_prepared = matches!(told, Told::Prepared(_));
         let mut instead = self.worker.scratch.take();
         let packet = &read.filled()[at..at + bytes];
         let differs = self.translation.told(&told, packet, &self.visible, &mut instead);
-        if differs {
+        if is_heard {
+            read.consume(bytes);
+        } else if differs {
             if local.capacity() == 0 {
                 *local = self.worker.take_buffer();
             }
@@ -113,7 +113,7 @@ impl Conversation {
             *forwardable = 0;
         }
         self.worker.keep_scratch(instead);
-        if differs {
+        if differs || is_heard {
             return Ok(true);
         }
         if let Some(own) = own_id.filter(|_| is_prepared) {
@@ -122,6 +122,22 @@ impl Conversation {
         }
         *forwardable += bytes;
         Ok(true)
+    }
+
+    /// Bytes of a reply that tell nothing.
+    fn pass(&mut self, active: &mut Active, bytes: usize, is_clients: bool) {
+        let Active { read, forwardable, progress, .. } = active;
+        let at = *forwardable;
+        if !is_clients || progress.intercepted {
+            read.consume(bytes);
+            return;
+        }
+        progress.repeatable = false;
+        let heard = progress.hear(&read.filled()[at..at + bytes]);
+        self.translation.plain(&mut read.filled_mut()[at..at + bytes]);
+        // What was heard comes before anything that is passed on.
+        read.consume(heard);
+        *forwardable += bytes - heard;
     }
 
     /// What the proxy asked was answered. Gives a statement that is to be closed on the server.
@@ -307,6 +323,7 @@ impl Conversation {
         if let Some(commit) = progress.commit.take() {
             self.cluster.commits.ended(commit);
         }
+        self.recorded(progress);
         self.session.transaction = match self.followed.in_transaction {
             true => Transaction::Open,
             false => Transaction::Idle,

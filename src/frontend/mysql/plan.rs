@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub const KEPT_BYTES_MAX: usize = 1024 * 1024;
 
 /// One command, planned.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Request {
     /// In the inbox, heads included; of a long command those that were there.
     pub bytes: usize,

@@ -10,6 +10,7 @@ use super::errors;
 use super::fault::{Fault, Refused};
 use super::guard::Guard;
 use super::plan::Request;
+use super::replay::Lost;
 use crate::backend::mysql::connection::Kill;
 use crate::failover::history::{self, Found, Search};
 use crate::frontend::acquire::acquire;
@@ -29,12 +30,31 @@ const NO_SUCH_THREAD: u16 = 1094;
 const ABSENT: &str =
     "the primary was lost before the transaction was committed: nothing of it is there";
 
+/// What comes after the loss of a server.
+pub(super) enum Recovered {
+    /// The client has its answer.
+    Answered,
+    /// The open transaction goes on on the server that is held now; the command is to be sent.
+    GoesOn,
+}
+
 impl Conversation {
-    /// Finds out what became of the commit that was under way, and tells the client.
+    /// Finds out what became of a commit that was under way, and tells the client, or lets the lost
+    /// transaction go on.
     ///
     /// # Errors
-    /// The fault itself, if nothing can be found out.
-    pub(super) async fn recover(&mut self, request: &Request, fault: Fault) -> Result<(), Fault> {
+    /// The fault itself, if neither can be done.
+    pub(super) async fn recover(
+        &mut self,
+        request: &Request,
+        fault: Fault,
+    ) -> Result<Recovered, Fault> {
+        let lost = match &fault {
+            Fault::ServerLost { .. } | Fault::PrimaryChanged { .. } | Fault::AnswersDiffer => {
+                self.take_lost()
+            }
+            _ => return Err(fault),
+        };
         let guard = match (&fault, self.active.as_deref_mut()) {
             // With the reply there is nothing to find out.
             (Fault::ServerLost { .. }, Some(active)) if !active.expected.is_empty() => {
@@ -42,7 +62,7 @@ impl Conversation {
             }
             _ => None,
         };
-        let Some(guard) = guard else { return Err(fault) };
+        let Some(guard) = guard else { return self.replay(request, fault, lost, false).await };
         self.drop_server(ServerClosed::Broken);
         let outcome = self.find_out(&guard).await?;
         self.worker.stats().commit_resolved(self.cluster.handle.index, outcome);
@@ -57,17 +77,21 @@ impl Conversation {
                 self.inbox.consume(request.bytes);
                 self.tell_ok().await?;
             }
+            CommitOutcome::Absent if lost.as_ref().is_some_and(Lost::can_run_again) => {
+                return self.replay(request, fault, lost, true).await;
+            }
             CommitOutcome::Absent => {
                 self.transaction_is_over();
                 self.refuse(request, &Refused::new(errors::NOT_COMMITTED, ABSENT)).await?;
             }
         }
         // What the session had on the lost server beside the transaction is gone.
-        if is_bound { Err(fault) } else { Ok(()) }
+        if is_bound { Err(fault) } else { Ok(Recovered::Answered) }
     }
 
-    fn transaction_is_over(&mut self) {
+    pub(super) fn transaction_is_over(&mut self) {
         self.followed.in_transaction = false;
+        self.followed.next_transaction = false;
         self.followed.last = None;
         self.session.transaction = Transaction::Idle;
     }

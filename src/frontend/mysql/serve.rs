@@ -71,6 +71,7 @@ impl Conversation {
                 return self.not_brought(broken);
             }
         }
+        self.record(&mut active, request);
         active.progress.guard = self.guard(&mut active, request);
         let sent = self.send(&mut active, request, may_repeat);
         self.active = Some(active);
@@ -338,6 +339,9 @@ impl Conversation {
             let error = io::Error::new(io::ErrorKind::InvalidData, error.to_string());
             return Err(self.server_lost(&error));
         }
+        if self.answers_differ() {
+            return Err(Fault::AnswersDiffer);
+        }
         Ok(true)
     }
 
@@ -349,6 +353,9 @@ impl Conversation {
     ) -> Result<bool, Fault> {
         let mut moved = self.pass_upload();
         let uploads = self.active.as_ref().is_some_and(|active| active.upload.is_some());
+        if self.active.as_ref().is_some_and(|active| active.progress.silent) {
+            return Ok(moved);
+        }
         let room = if uploads { UPLOAD_BYTES_MAX } else { self.hold_bytes() };
         if drained.client || self.inbox.len() >= room {
             return Ok(moved);
@@ -455,6 +462,9 @@ impl Progress {
             writing: self.writing,
             reading: self.reading,
             commit: self.commit.take(),
+            record: self.record.take(),
+            silent: self.silent,
+            heard: self.heard,
             started: Some(now),
             ..Progress::default()
         }

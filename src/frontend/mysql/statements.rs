@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Prepared {
     pub sql: Rc<[u8]>,
     /// The default schema when it was prepared: what names without one mean.
@@ -38,6 +38,11 @@ impl Statements {
         }
         self.known.insert(self.next, prepared);
         self.next
+    }
+
+    /// Takes a closed one in again, under its id.
+    pub fn lend(&mut self, id: u32, prepared: Prepared) {
+        self.known.insert(id, prepared);
     }
 
     /// The client's id of a statement: MariaDB's clients may name the last one without it.

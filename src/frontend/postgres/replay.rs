@@ -28,6 +28,7 @@ use super::send::{leaves_open, mark, reads, writes};
 use super::statements::Statements;
 use crate::backend::postgres::connection::Reported;
 use crate::frontend::acquire::acquire;
+use crate::frontend::failure::{FAILED, Failure};
 use crate::metrics::{ErrorOrigin, ReplayOutcome, RouteReason, ServerClosed};
 use crate::protocol::postgres::reply::{Status, put_ready};
 use crate::session::journal::{Heard, Limits, Size};
@@ -39,10 +40,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::time::timeout_at;
-
-/// What the client is told; the hint says why.
-const FAILED: &str = "the server was lost with this transaction open, and running it again on \
-    another one has failed";
 
 /// Of a request, beside its bytes: what is known of each of its messages.
 const OP_BYTES: usize = size_of::<super::plan::Op>();
@@ -87,39 +84,6 @@ pub(super) struct Lost {
 impl Lost {
     pub fn can_run_again(&self) -> bool {
         self.unable.is_none()
-    }
-}
-
-/// Why a transaction has not gone on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Failure {
-    Differs,
-    TooLong,
-    NoServer,
-    /// The next server was lost as well.
-    Lost,
-}
-
-impl Failure {
-    fn outcome(self) -> ReplayOutcome {
-        match self {
-            Failure::Differs => ReplayOutcome::Differs,
-            Failure::TooLong => ReplayOutcome::TooLong,
-            Failure::NoServer | Failure::Lost => ReplayOutcome::NoServer,
-        }
-    }
-
-    fn hint(self) -> &'static str {
-        match self {
-            Failure::Differs => {
-                "A statement was answered in another way than before: what it reads has changed, \
-                or it is not deterministic. Run the transaction again."
-            }
-            Failure::TooLong => "It took longer than failover.replay_time_max.",
-            Failure::NoServer | Failure::Lost => {
-                "There was no server to run it on within gate.hold. Run the transaction again."
-            }
-        }
     }
 }
 
@@ -308,6 +272,9 @@ impl Conversation {
         if let Some(mut active) = self.active.take() {
             active.progress.silent = true;
             active.progress.record = lost.record.take();
+            if let Some(record) = &mut active.progress.record {
+                record.journal.begin_again();
+            }
             self.prelude(&mut active, false);
             self.active = Some(active);
         }

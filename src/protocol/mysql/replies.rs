@@ -159,6 +159,11 @@ impl Reply {
         self.state == State::Over
     }
 
+    /// Whether a part of a packet has been seen.
+    pub fn is_cut(&self) -> bool {
+        self.passing > 0 || self.continued
+    }
+
     /// Sequence id of the last packet that was seen.
     pub fn sequence(&self) -> u8 {
         self.sequence
