@@ -416,14 +416,23 @@ fn one_text_under_two_search_paths() {
     setup.query("INSERT INTO one.t VALUES (1); INSERT INTO two.t VALUES ('two')").unwrap();
     runtime().block_on(async {
         let (mut a, mut b) = (connect(&fixture.config()).await, connect(&fixture.config()).await);
-        for local in ["SET LOCAL search_path = ", "SELECT set_config('search_path', $1, true)"] {
+        for set in [
+            "SET LOCAL search_path = ",
+            "SELECT set_config('search_path', $1, true)",
+            // Before the transaction: each session keeps its own.
+            "SET search_path = ",
+        ] {
             for _ in 0..2 {
                 for (client, schema) in [(&mut a, "one"), (&mut b, "two")] {
+                    let sets = format!("{set}{schema}");
+                    if set.starts_with("SET search_path") {
+                        client.batch_execute(&sets).await.unwrap();
+                    }
                     let transaction = client.transaction().await.unwrap();
-                    if local.starts_with("SET") {
-                        transaction.batch_execute(&format!("{local}{schema}")).await.unwrap();
-                    } else {
-                        transaction.query(local, &[&schema]).await.unwrap();
+                    if set.starts_with("SET LOCAL") {
+                        transaction.batch_execute(&sets).await.unwrap();
+                    } else if set.starts_with("SELECT") {
+                        transaction.query(set, &[&schema]).await.unwrap();
                     }
                     let statement = transaction.prepare("SELECT n FROM t").await.unwrap();
                     let row = transaction.query_one(&statement, &[]).await.unwrap();
