@@ -140,12 +140,6 @@ impl Observer<'_> {
                 self.connection.settings = None;
                 self.session.apply(effect);
             }
-            SessionEffect::Reset(name) | SessionEffect::Set { name, value: None, local: false } => {
-                if self.session.startup.get(name).is_some() {
-                    self.connection.settings = None;
-                }
-                self.session.apply(effect);
-            }
             SessionEffect::Set { name, value: Some(_), local: false } if &**name == "datestyle" => {
                 self.session.apply(&self.whole_date_style().unwrap_or_else(|| effect.clone()));
             }

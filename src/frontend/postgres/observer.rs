@@ -70,7 +70,11 @@ impl Watch for Observer<'_> {
 
     fn own_answered(&mut self, out: &mut Buffer) {
         // What is not known of the connection is set before it is compared.
-        let is_set = self.connection.settings.is_some();
+        let known = self.connection.settings.as_ref();
+        let lacks = |name| known.is_none_or(|known| known.get(name).is_none());
+        let mut startup = self.session.startup.names();
+        let is_set = known.is_some()
+            && !startup.any(|name| self.session.settings.get(name).is_some() && lacks(name));
         if is_set && !self.greeting && !self.progress.intercepted {
             tell_parameters(self.known, &mut self.connection.reported, out);
         }
@@ -360,11 +364,14 @@ impl Observer<'_> {
         }
         self.progress.ddl_done |= std::mem::take(&mut self.progress.ddl);
         self.statements.end_transaction();
-        self.progress.dropped.ended();
-        if let Some(settings) = &mut self.connection.settings
-            && !Arc::ptr_eq(settings, &self.session.settings)
-        {
-            *settings = self.session.settings.clone();
+        let dropped = self.progress.dropped.ended();
+        if let Some(settings) = &mut self.connection.settings {
+            if !Arc::ptr_eq(settings, &self.session.settings) {
+                *settings = self.session.settings.clone();
+            }
+            for (name, _) in dropped {
+                Arc::make_mut(settings).remove(&name);
+            }
         }
     }
 }

@@ -37,9 +37,9 @@ impl Dropped {
         }
     }
 
-    /// The transaction is over: what follows gets all settings anyway.
-    pub fn ended(&mut self) {
-        self.unset.clear();
+    /// The transaction is over: the start-up values that the connection may lack.
+    pub fn ended(&mut self) -> Vec<(Arc<str>, bool)> {
+        std::mem::take(&mut self.unset)
     }
 
     /// What brings the start-up values back inside the open transaction; empty if none is gone.
