@@ -3,49 +3,28 @@
 //! failed is there, sums stay, no session reads backward.
 //!
 //! `make test` plays one round of each fault on each engine, `make chaos` as many as `CHAOS_ROUNDS`
-//! says, and prints the table of figures. [`history`] is the checker, with faults planted into sound
-//! histories; [`clients`] are the players.
+//! says (of the kind `CHAOS_FAULT`), and prints the table of figures. [`faults`] are the kinds,
+//! [`clients`] the players; [`history`] is the checker, with faults planted into sound histories.
 
 mod clients;
+mod faults;
 mod history;
 
-use crate::maintenance::{said, tiffin};
-use crate::promotion::{made, wait_confirmed, wait_done};
-use crate::support::mysql::{Engine, Server as MysqlServer, on_mysql_and_mariadb};
+use crate::promotion::wait_confirmed;
 use crate::support::relay::{Behaviour, Relay};
-use crate::support::{Server, Stage, Stand, Which};
+use crate::support::{Stage, Stand, Which, on_every_engine};
 use clients::{Play, SESSIONS, START};
+use faults::Fault::{self, *};
 use serde_json::Value;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-/// What is done to the primary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    Kill,
-    /// It stops answering and keeps its connections; it comes to life again after the promotion.
-    Freeze,
-    /// Its links are cut, those of the proxy and of the replicas; it runs on, and is back afterwards.
-    Cut,
-    Switchover,
-}
-
-impl Fault {
-    fn word(self) -> &'static str {
-        match self {
-            Fault::Kill => "kill",
-            Fault::Freeze => "freeze",
-            Fault::Cut => "cut",
-            Fault::Switchover => "switchover",
-        }
-    }
-}
-
 /// How a kind of fault went.
 #[derive(Default)]
 struct Figures {
+    rounds: usize,
     held_ms: Vec<f64>,
     /// Between the last write before and the first one after that was acknowledged to a client.
     gaps_ms: Vec<f64>,
@@ -57,66 +36,47 @@ fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-mod postgres {
-    use super::{Fault, on_postgres};
+/// Those that tests come less often to: played on the same servers, one after the other.
+const RARER: &[Fault] = &[Crash, WakeEarly, WakeLate, Two, ByHand, Paused, DiskFull];
 
-    #[test]
-    fn the_books_balance_through_kills() {
-        on_postgres(Fault::Kill);
-    }
-
-    #[test]
-    fn the_books_balance_through_freezes() {
-        on_postgres(Fault::Freeze);
-    }
-
-    #[test]
-    fn the_books_balance_through_cut_links() {
-        on_postgres(Fault::Cut);
-    }
-
-    #[test]
-    fn the_books_balance_through_switchovers() {
-        on_postgres(Fault::Switchover);
-    }
-}
-
-on_mysql_and_mariadb! {
+on_every_engine! {
     the_books_balance_through_kills,
     the_books_balance_through_freezes,
     the_books_balance_through_cut_links,
     the_books_balance_through_switchovers,
+    the_books_balance_through_rarer_faults,
 }
 
-fn the_books_balance_through_kills(engine: Engine) {
-    on_mysql(engine, Fault::Kill);
+fn the_books_balance_through_kills<S: Stand>(which: Which) {
+    on::<S>(which, &[Kill]);
 }
 
-fn the_books_balance_through_freezes(engine: Engine) {
-    on_mysql(engine, Fault::Freeze);
+fn the_books_balance_through_freezes<S: Stand>(which: Which) {
+    on::<S>(which, &[Freeze]);
 }
 
-fn the_books_balance_through_cut_links(engine: Engine) {
-    on_mysql(engine, Fault::Cut);
+fn the_books_balance_through_cut_links<S: Stand>(which: Which) {
+    on::<S>(which, &[Cut]);
 }
 
-fn the_books_balance_through_switchovers(engine: Engine) {
-    on_mysql(engine, Fault::Switchover);
+fn the_books_balance_through_switchovers<S: Stand>(which: Which) {
+    on::<S>(which, &[Switchover]);
 }
 
-fn on_postgres(fault: Fault) {
-    on::<Server>(Which::Postgres, fault);
+fn the_books_balance_through_rarer_faults<S: Stand>(which: Which) {
+    on::<S>(which, RARER);
 }
 
-fn on_mysql(engine: Engine, fault: Fault) {
-    let which = match engine {
-        Engine::MySql => Which::MySql,
-        Engine::MariaDb => Which::MariaDb,
-    };
-    on::<MysqlServer>(which, fault);
-}
-
-fn on<S: Stand>(which: Which, fault: Fault) {
+/// Plays those of these faults that these servers can have and that are asked for.
+fn on<S: Stand>(which: Which, faults: &[Fault]) {
+    let wanted = std::env::var("CHAOS_FAULT").unwrap_or_default();
+    let is_wanted =
+        |fault: &Fault| wanted.is_empty() || wanted.split(',').any(|word| word == fault.word());
+    let faults = faults.iter().copied().filter(|fault| fault.suits(which) && is_wanted(fault));
+    let faults: Vec<Fault> = faults.collect();
+    if faults.is_empty() {
+        return;
+    }
     let cables = Rc::new(OnceCell::new());
     let kept = cables.clone();
     let fixture = S::promoting(which, move |config| {
@@ -131,21 +91,28 @@ fn on<S: Stand>(which: Which, fault: Fault) {
         replica.lead(cables.of(fixture.cluster.primary()).port);
     }
     wait_confirmed(fixture.cluster.primary());
-    play(&Arena { which, fault, fixture: &fixture, cables });
+    play(&Arena { which, faults: &faults, fixture: &fixture, cables });
 }
 
 /// Where is played, and what is done.
 struct Arena<'a, S: Stand> {
     which: Which,
-    fault: Fault,
+    faults: &'a [Fault],
     fixture: &'a Stage<S>,
     cables: &'a Links,
 }
 
-/// Plays the rounds of one fault and checks the books.
+impl<'a, S: Stand> Arena<'a, S> {
+    fn by_name(&self, name: &str) -> &'a S {
+        let found = self.fixture.cluster.servers().iter().find(|server| server.name == name);
+        found.unwrap_or_else(|| panic!("no server {name}"))
+    }
+}
+
+/// Plays the rounds of each fault and checks the books.
 fn play<S: Stand>(arena: &Arena<'_, S>) {
     let rounds = number("CHAOS_ROUNDS", 1);
-    let Arena { which, fault, fixture, .. } = *arena;
+    let Arena { which, faults, fixture, .. } = *arena;
     clients::set_up(fixture);
     let play = Play::default();
     let seed = number("CHAOS_SEED", 1);
@@ -156,12 +123,14 @@ fn play<S: Stand>(arena: &Arena<'_, S>) {
                 scope.spawn(move || play.run(fixture, client, seed))
             })
             .collect();
-        let mut figures = Figures::default();
+        let mut figures: BTreeMap<Fault, Figures> = BTreeMap::new();
         let mut primary = fixture.cluster.primary();
         let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..rounds {
+            for (round, fault) in (0..rounds).flat_map(|n| faults.iter().map(move |f| (n, *f))) {
+                println!("round {round}: {}", fault.word());
                 play.go_on(5);
-                primary = one_round(arena, &play, primary, &mut figures);
+                let figures = figures.entry(fault).or_default();
+                primary = faults::one_round(arena, fault, &play, primary, figures);
             }
             play.go_on(5);
         }));
@@ -173,60 +142,13 @@ fn play<S: Stand>(arena: &Arena<'_, S>) {
     });
     let books = clients::books(&fixture.direct(last));
     let found = history::contradictions(&history, &books, START);
-    tell((which, fault), &figures, rounds, history.len(), found.len());
+    for (fault, figures) in &figures {
+        tell((which, *fault), figures, history.len(), found.len());
+    }
     assert!(found.is_empty(), "{found:#?}");
-    if fault == Fault::Switchover {
-        assert_eq!(figures.errors, 0, "errors that clients saw");
+    for (fault, figures) in figures.iter().filter(|(fault, _)| fault.is_unseen()) {
+        assert_eq!(figures.errors, 0, "errors that clients saw: {}", fault.word());
     }
-}
-
-/// One change of the primary, and everything in order again; the new one.
-fn one_round<'a, S: Stand>(
-    arena: &Arena<'a, S>,
-    play: &Play,
-    old: &S,
-    figures: &mut Figures,
-) -> &'a S {
-    let Arena { fault, fixture, cables, .. } = *arena;
-    let (before, errors) = (made(fixture).len(), play.errors.load(Ordering::Relaxed));
-    play.longest_gap();
-    match fault {
-        Fault::Kill => old.kill9().unwrap(),
-        Fault::Freeze => old.sigstop().unwrap(),
-        Fault::Cut => cables.of(old).set(Behaviour::Silence),
-        Fault::Switchover => {
-            let replicas =
-                fixture.cluster.servers().iter().filter(|server| server.name != old.name);
-            let to = replicas.map(|server| server.name.as_str()).next().expect("a replica");
-            let switched = tiffin(fixture, &["switchover", "--to", to, "--timeout", "60"]);
-            assert_eq!(switched.status.code(), Some(0), "{}", said(&switched));
-        }
-    }
-    let action = wait_done(fixture, before + 1);
-    figures.held_ms.push(action["held_ms"].as_f64().expect("the gate was opened"));
-    let name = action["to"].as_str().expect("somebody was promoted");
-    let new = fixture.cluster.servers().iter().find(|server| server.name == name).unwrap();
-    play.go_on(5);
-    figures.gaps_ms.push(play.longest_gap().as_secs_f64() * 1000.0);
-    if matches!(fault, Fault::Freeze | Fault::Cut) {
-        // It comes to life and answers those whom it has kept waiting.
-        match fault {
-            Fault::Freeze => old.sigcont().unwrap(),
-            _ => cables.of(old).set(Behaviour::Forward(old.port)),
-        }
-        wait_done(fixture, before + 2);
-        play.go_on(5);
-    }
-    let seen = play.errors.load(Ordering::Relaxed) - errors;
-    figures.errors += seen;
-    figures.without_errors += usize::from(seen == 0);
-    S::restore(fixture, old, new);
-    old.lead(cables.of(new).port);
-    wait_confirmed(new);
-    fixture.wait_in_read_set(
-        fixture.cluster.servers().iter().filter(|server| server.name != new.name),
-    );
-    new
 }
 
 /// A cable in front of each server: the proxy and the replicas reach it by that.
@@ -250,30 +172,29 @@ impl Links {
     }
 }
 
-fn tell(
-    (which, fault): (Which, Fault),
-    figures: &Figures,
-    rounds: u64,
-    events: usize,
-    contradictions: usize,
-) {
-    let sorted = |figures: &[f64]| {
+fn tell((which, fault): (Which, Fault), figures: &Figures, events: usize, contradictions: usize) {
+    let spread = |figures: &[f64]| {
         let mut sorted = figures.to_vec();
         sorted.sort_by(f64::total_cmp);
-        sorted
+        match sorted.last() {
+            Some(longest) => {
+                format!(
+                    "for {:.0} ms (median), {longest:.0} ms (longest)",
+                    sorted[sorted.len() / 2]
+                )
+            }
+            None => "never".to_owned(),
+        }
     };
-    let (held, gaps) = (sorted(&figures.held_ms), sorted(&figures.gaps_ms));
     println!(
-        "measured: {:<8} {:<10} {rounds:>3} rounds, {events:>6} events, {contradictions} contradictions, \
-         {} errors seen by clients, {} rounds without any; no writes for {:.0} ms (median), {:.0} \
-         ms (longest); none acknowledged for {:.0} ms (median), {:.0} ms (longest)",
+        "measured: {:<8} {:<10} {:>3} rounds, {events:>6} events, {contradictions} contradictions, \
+         {} errors seen by clients, {} rounds without any; no writes {}; none acknowledged {}",
         which.word(),
         fault.word(),
+        figures.rounds,
         figures.errors,
         figures.without_errors,
-        held[held.len() / 2],
-        held[held.len() - 1],
-        gaps[gaps.len() / 2],
-        gaps[gaps.len() - 1],
+        spread(&figures.held_ms),
+        spread(&figures.gaps_ms),
     );
 }

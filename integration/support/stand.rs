@@ -5,6 +5,7 @@ use super::{
 };
 use super::{PATIENCE, wait_until};
 use serde_json::{Value, json};
+use tiffin::topology::Gtids;
 
 /// The engines that scenarios run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,19 @@ pub trait Stand: Member + 'static {
     /// Whether both replicas confirm what this primary writes.
     fn are_writes_confirmed(&self) -> bool;
 
+    /// Starts a server that was killed, as what it was.
+    fn start_again(&self);
+
+    /// As a primary it waits for so many replicas before it acknowledges a write.
+    fn set_confirmations(&self, count: usize);
+
+    /// Begins to wait for replicas, where a server that was promoted by hand does not by itself.
+    fn confirm(&self);
+
+    /// A number that grows with what a replica has received; to be compared while there is no
+    /// primary.
+    fn received(&self) -> u64;
+
     /// Makes a former primary a replica of the new one, without the proxy.
     fn remake(stage: &Stage<Self>, old: &Self, new: &Self);
 
@@ -76,10 +90,8 @@ impl Stand for Server {
 
     fn promoting(_: Which, change: impl FnOnce(&mut Value) + 'static) -> Stage<Server> {
         let stage = crate::promotion::promoting().config(change).start();
-        for server in stage.cluster.servers() {
-            // Whoever becomes the primary waits for a replica to confirm.
-            server.set("synchronous_standby_names", "'ANY 1 (pg0, pg1, pg2)'").unwrap();
-        }
+        // Whoever becomes the primary waits for a replica to confirm.
+        stage.cluster.servers().iter().for_each(|server| server.set_confirmations(1));
         crate::promotion::confirm_writes(stage.cluster.primary());
         stage
     }
@@ -94,6 +106,22 @@ impl Stand for Server {
 
     fn restore(stage: &Stage<Server>, old: &Server, new: &Server) {
         Server::remake(stage, old, new);
+    }
+
+    fn start_again(&self) {
+        self.start().unwrap();
+    }
+
+    fn set_confirmations(&self, count: usize) {
+        let names = format!("'ANY {count} (pg0, pg1, pg2)'");
+        self.set("synchronous_standby_names", &names).unwrap();
+    }
+
+    fn confirm(&self) {}
+
+    fn received(&self) -> u64 {
+        let number = self.value("SELECT pg_last_wal_receive_lsn() - '0/0'").unwrap();
+        number.parse().expect("a place in the log")
     }
 
     fn remake(stage: &Stage<Server>, old: &Server, new: &Server) {
@@ -184,6 +212,30 @@ impl Stand for mysql::Server {
         if joined() == Some(false) {
             mysql::Server::remake(stage, old, new);
         }
+    }
+
+    fn start_again(&self) {
+        self.start().unwrap();
+    }
+
+    fn set_confirmations(&self, count: usize) {
+        assert_eq!(self.engine, mysql::Engine::MySql, "MariaDB waits for one");
+        let name = "rpl_semi_sync_source_wait_for_replica_count";
+        self.execute(&format!("SET GLOBAL {name} = {count}")).unwrap();
+    }
+
+    fn confirm(&self) {
+        mysql::confirm_writes(self);
+    }
+
+    fn received(&self) -> u64 {
+        let (parse, column): (fn(&str) -> Result<Gtids, _>, _) = match self.engine {
+            mysql::Engine::MySql => (Gtids::parse_set, "Retrieved_Gtid_Set"),
+            mysql::Engine::MariaDb => (Gtids::parse_heads, "Gtid_IO_Pos"),
+        };
+        let mut gtids = parse(&self.executed().unwrap()).unwrap();
+        gtids.unite(&parse(&self.status(column).unwrap()).unwrap());
+        gtids.count_beyond(&gtids.none())
     }
 
     fn remake(stage: &Stage<mysql::Server>, old: &mysql::Server, new: &mysql::Server) {

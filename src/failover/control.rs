@@ -278,10 +278,12 @@ impl Task {
         }
         tracing::warn!(node = %name, "the old primary is back, and no replica");
         let act = self.audit.begin(Kind::Failover, &name, Some(new.name.clone()));
-        if standing.part == Part::Primary {
-            isolate(&servers, &act, old, servers.patience()).await;
-        }
+        let takes_writes = standing.part == Part::Primary
+            && isolate(&servers, &act, old, servers.patience()).await.is_err();
         self.rejoin(&servers, &act, old, new).await;
+        if takes_writes {
+            self.look_for(&name, Instant::now() + servers.cluster.failover.retry);
+        }
         act.end(Ok(()));
     }
 
@@ -407,7 +409,12 @@ pub(super) fn others<'a>(
 
 /// Makes a server that must not be the primary any more harmless, if it can be reached: read-only,
 /// and without clients.
-pub(super) async fn isolate(servers: &Servers, act: &Act, node: &NodeConfig, bound: Duration) {
+pub(super) async fn isolate(
+    servers: &Servers,
+    act: &Act,
+    node: &NodeConfig,
+    bound: Duration,
+) -> Result<(), String> {
     let work = async {
         let work = async {
             servers.set_read_only(node, true).await?;
@@ -417,8 +424,7 @@ pub(super) async fn isolate(servers: &Servers, act: &Act, node: &NodeConfig, bou
             timeout(bound, work).await.map_err(|_| format!("no answer within {bound:?}"))??;
         Ok(((), format!("it is read-only, and {ended} sessions were ended")))
     };
-    // Whoever cannot be reached is kept away by its timeline.
-    let _ = act.step(format!("set {} read-only", node.name), work).await;
+    act.step(format!("set {} read-only", node.name), work).await
 }
 
 /// What the others see: the machine, the process, and when it asked first.

@@ -203,6 +203,24 @@ pub(super) async fn rejoin(
     follow(servers, old, new).await.map_err(LeftOut::ForNow)
 }
 
+/// All stop at the same time, the chosen one as well: it would have to as the next thing.
+pub(super) async fn detach(
+    servers: &Servers,
+    replica: &NodeConfig,
+    _: &NodeConfig,
+) -> Result<(), String> {
+    connect(servers, replica).await?.stop_receiving().await
+}
+
+pub(super) async fn reattach(
+    servers: &Servers,
+    replica: &NodeConfig,
+    _: &NodeConfig,
+) -> Result<(), String> {
+    let mut session = connect(servers, replica).await?;
+    session.run(&format!("START {} IO_THREAD", session.words.replica)).await
+}
+
 pub(super) async fn checkpoint(_: &Servers, _: &NodeConfig) -> Result<(), String> {
     Ok(())
 }
@@ -330,12 +348,16 @@ impl Session<'_> {
     /// Stops receiving and takes writes, with everything that was received; up to where that is.
     async fn take_over(&mut self) -> Result<Position, String> {
         let replica = self.words.replica;
-        self.await_receiver().await?;
-        self.run(&format!("STOP {replica} IO_THREAD")).await?;
+        self.stop_receiving().await?;
         let applied = self.apply_all().await?;
         self.run(&format!("STOP {replica}")).await?;
         self.make_writable().await?;
         Ok(applied)
+    }
+
+    async fn stop_receiving(&mut self) -> Result<(), String> {
+        self.await_receiver().await?;
+        self.run(&format!("STOP {} IO_THREAD", self.words.replica)).await
     }
 
     /// A receiver that waits for the first word of a frozen upstream does not hear that it is to

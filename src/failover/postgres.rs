@@ -198,19 +198,48 @@ pub(super) async fn repoint(
     Ok(told)
 }
 
-/// As [`Servers::repoint`], and waits until the replica receives.
+/// The chosen one alone goes on receiving: as a replica of it another one gets no more than it has.
+pub(super) async fn detach(
+    servers: &Servers,
+    replica: &NodeConfig,
+    chosen: &NodeConfig,
+) -> Result<(), String> {
+    if replica.name == chosen.name {
+        return Ok(());
+    }
+    repoint(servers, replica, chosen).await.map(drop)
+}
+
+/// Its slot is still there.
+pub(super) async fn reattach(
+    servers: &Servers,
+    replica: &NodeConfig,
+    primary: &NodeConfig,
+) -> Result<(), String> {
+    let client = connect(servers, replica).await?;
+    let row = client.query_one("SELECT current_setting('primary_conninfo')", &[]).await;
+    let before: String = row.map_err(sentence)?.get(0);
+    let after = conninfo::with_server(&before, &primary.address)?;
+    if after == before { Ok(()) } else { set_conninfo(&client, &after).await }
+}
+
+/// As [`Servers::repoint`], and waits until the replica receives, on the upstream's timeline: one
+/// that has gone beyond the place where that begins waits for ever on the one before.
 pub(super) async fn follow(
     servers: &Servers,
     replica: &NodeConfig,
     upstream: &NodeConfig,
 ) -> Result<String, String> {
     let told = repoint(servers, replica, upstream).await?;
+    let timeline = place(&connect(servers, upstream).await?).await?.timeline;
+    let timeline = timeline.map_or(0, |timeline| i64::from(timeline.0));
     let client = connect(servers, replica).await?;
     let streams = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver \
-        WHERE status = 'streaming' AND sender_host = $1 AND sender_port = $2)";
+        WHERE status = 'streaming' AND sender_host = $1 AND sender_port = $2 \
+        AND received_tli >= $3::int8)";
     let (host, port) = conninfo::host_and_port(&upstream.address);
     loop {
-        let row = client.query_one(streams, &[&host, &i32::from(port)]).await;
+        let row = client.query_one(streams, &[&host, &i32::from(port), &timeline]).await;
         if row.map_err(sentence)?.get(0) {
             return Ok(told);
         }

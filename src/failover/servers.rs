@@ -115,6 +115,17 @@ impl Servers {
         by_engine!(self.catch_up(from, target))
     }
 
+    /// Makes a replica receive nothing more from the lost primary. Until it follows another one it
+    /// may be made to receive from `chosen`, which may be itself.
+    pub async fn detach(&self, replica: &NodeConfig, chosen: &NodeConfig) -> Result<(), String> {
+        by_engine!(self.detach(replica, chosen))
+    }
+
+    /// Undoes [`Servers::detach`], whether or not the primary is there.
+    pub async fn reattach(&self, replica: &NodeConfig, primary: &NodeConfig) -> Result<(), String> {
+        by_engine!(self.reattach(replica, primary))
+    }
+
     /// Promotes, with all that the server had received, and waits until it is no replica any more.
     pub async fn promote(&self, node: &NodeConfig) -> Result<String, String> {
         by_engine!(self.promote(node))

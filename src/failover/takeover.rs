@@ -16,6 +16,9 @@ use tokio::time::timeout;
 
 /// A frozen primary that has just come to life may still be reached.
 const FROZEN_PATIENCE: Duration = Duration::from_millis(100);
+/// Each choice leaves one server fewer that the old primary can send to; two are enough unless an
+/// errand fails.
+const CHOICES_MAX: usize = 4;
 
 /// Runs the steps in order.
 ///
@@ -69,7 +72,8 @@ async fn promoted<'a>(
     .await?;
     // One that lets nobody in would be waited for in vain.
     let timeout = servers.cluster.monitor.timeout;
-    isolate(servers, act, old, if lost.frozen { FROZEN_PATIENCE } else { timeout }).await;
+    // Whoever cannot be reached is kept away by its timeline.
+    let _ = isolate(servers, act, old, if lost.frozen { FROZEN_PATIENCE } else { timeout }).await;
     if let Some(line) = &config.fence_command {
         act.step(format!("run failover.fence_command for {}", old.name), async {
             let bound = config.command_timeout;
@@ -78,11 +82,101 @@ async fn promoted<'a>(
         })
         .await?;
     }
-    let (new, timeline) = act.step("choose a replica", survey(task, servers, old)).await?;
-    act.chosen(&new.name);
-    task.may_act()?;
-    promote(servers, act, new, timeline).await?;
-    Ok(new)
+    let promoted = async {
+        let (new, timeline) = settle(task, servers, act, old).await?;
+        task.may_act()?;
+        promote(servers, act, new, timeline).await?;
+        Ok(new)
+    };
+    let promoted = promoted.await;
+    if promoted.is_err() {
+        reattach(task, servers, old).await;
+    }
+    promoted
+}
+
+/// Chooses a replica. The old primary may be back at any moment, and what it sent to another one
+/// alone the new primary would lack for good: before the choice is final, no other receives from it.
+async fn settle<'a>(
+    task: &Task,
+    servers: &'a Servers,
+    act: &Act,
+    old: &NodeConfig,
+) -> Result<(&'a NodeConfig, Option<Timeline>), String> {
+    let (mut new, _) = act.step("choose a replica", survey(task, servers, old)).await?;
+    for _ in 0..CHOICES_MAX {
+        act.chosen(&new.name);
+        let detached = async {
+            let to = new.clone();
+            let failed = at_once(task, servers, old, move |servers, node| {
+                let to = to.clone();
+                async move { servers.detach(&node, &to).await }
+            });
+            let failed = failed.await;
+            // Who cannot be told is made good afterwards, by whoever can: nobody waits for that.
+            Ok(((), if failed.is_empty() { "nobody does".to_owned() } else { failed.join(", ") }))
+        };
+        act.step(format!("let nobody else receive from {}", old.name), detached).await?;
+        let (best, timeline) = act.step("see who has most", survey(task, servers, old)).await?;
+        if best.name == new.name {
+            return Ok((new, timeline));
+        }
+        new = best;
+    }
+    Err(format!("replicas go on receiving from {}", old.name))
+}
+
+/// Nobody is promoted: the replicas receive from the old primary again, as soon as it is back.
+async fn reattach(task: &Task, servers: &Servers, old: &NodeConfig) {
+    for node in others(task, servers, old) {
+        let standing = bounded(servers.patience(), servers.standing(node)).await;
+        if standing.is_ok_and(|standing| standing.part == Part::Primary) {
+            // Somebody else's, or this one's that has come late: they are to follow that.
+            return;
+        }
+    }
+    let to = old.clone();
+    let failed = at_once(task, servers, old, move |servers, node| {
+        let to = to.clone();
+        async move { servers.reattach(&node, &to).await }
+    });
+    for error in failed.await {
+        tracing::warn!("cannot let it receive from {} again: {error}", old.name);
+    }
+}
+
+/// The other nodes that answer their probes: whoever does not is not waited for.
+fn others<'a>(task: &Task, servers: &'a Servers, old: &NodeConfig) -> Vec<&'a NodeConfig> {
+    let snapshot = task.topology.load_full();
+    let answers = |node: &&NodeConfig| {
+        let node = snapshot.node_by_name(&node.name);
+        node.is_some_and(|node| node.health == Health::Healthy)
+    };
+    servers.cluster.nodes.iter().filter(|node| node.name != old.name).filter(answers).collect()
+}
+
+/// Does an errand on all other nodes at the same time; what went wrong where.
+async fn at_once<F>(
+    task: &Task,
+    servers: &Servers,
+    old: &NodeConfig,
+    errand: impl Fn(Servers, NodeConfig) -> F,
+) -> Vec<String>
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let bound = servers.patience();
+    let begun: Vec<_> = others(task, servers, old)
+        .into_iter()
+        .map(|node| (node, tokio::spawn(bounded(bound, errand(servers.clone(), node.clone())))))
+        .collect();
+    let mut failed = Vec::new();
+    for (node, errand) in begun {
+        if let Err(error) = errand.await.unwrap_or_else(|error| Err(error.to_string())) {
+            failed.push(format!("{}: {error}", node.name));
+        }
+    }
+    failed
 }
 
 /// Promotes a replica and makes sure that it takes writes.
@@ -109,14 +203,8 @@ async fn survey<'a>(
     servers: &'a Servers,
     old: &NodeConfig,
 ) -> Result<((&'a NodeConfig, Option<Timeline>), String), String> {
-    // Whoever does not answer probes is not waited for.
     let snapshot = task.topology.load_full();
-    let answers = |node: &&NodeConfig| {
-        let node = snapshot.node_by_name(&node.name);
-        node.is_some_and(|node| node.health == Health::Healthy)
-    };
-    let others = servers.cluster.nodes.iter().filter(|node| node.name != old.name);
-    let nodes: Vec<&NodeConfig> = others.filter(answers).collect();
+    let nodes = others(task, servers, old);
     let bound = servers.patience();
     let asked: Vec<_> = nodes
         .iter()

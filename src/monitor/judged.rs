@@ -36,10 +36,24 @@ pub(super) struct Judged {
     pub(super) position_holds: bool,
     pub(super) answered: Option<Answered>,
     pub(super) incarnation: u64,
-    /// The incarnation in which it was last seen as a replica, and of which timeline.
-    pub(super) replicated: Option<(u64, Timeline)>,
+    /// The life in which it was last seen as a replica, and of which timeline, the newest.
+    pub(super) replicated: Option<(Life, Timeline)>,
     pub(super) round_trip: Duration,
     pub(super) membership: Membership,
+}
+
+/// From a server's start, or its last crash, to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    Told(i64),
+    /// It does not tell: the connection that it has not broken yet.
+    Connection(u64),
+}
+
+impl Life {
+    fn of(report: &Report, connection: u64) -> Life {
+        report.identity.life.map_or(Life::Connection(connection), Life::Told)
+    }
 }
 
 /// When the last answer came, and the lag at that moment.
@@ -91,7 +105,11 @@ impl Judged {
                 self.failures = 0;
                 self.error = None;
                 if report.is_replica() {
-                    self.replicated = report.timeline.map(|timeline| (self.incarnation, timeline));
+                    let life = Life::of(report, self.incarnation);
+                    let before = self.replicated.filter(|(before, _)| *before == life);
+                    // A new connection may tell an older one than was seen, without a receiver.
+                    let timeline = report.timeline.max(before.map(|(_, timeline)| timeline));
+                    self.replicated = timeline.map(|timeline| (life, timeline));
                 }
                 self.report = Some(report.clone());
                 self.position_holds = true;
@@ -166,9 +184,9 @@ impl Judged {
         }
     }
 
-    /// Where the new primary's log leaves that of the last one. Known only if one and the same
-    /// connection has seen it as a replica of that timeline and as the primary of the next: then it
-    /// has neither restarted nor followed yet another primary in between.
+    /// Where the new primary's log leaves that of the last one. Known only if it was seen in one and
+    /// the same life as a replica of that timeline and as the primary of the next: then it has neither
+    /// restarted nor followed yet another primary in between.
     pub(super) fn branch(
         &self,
         timeline: Option<Timeline>,
@@ -176,10 +194,11 @@ impl Judged {
     ) -> Option<Branch> {
         let last = last?;
         let before = last.timeline?;
-        let State::Primary { recovered, .. } = self.report.as_ref()?.state else { return None };
+        let report = self.report.as_ref()?;
+        let State::Primary { recovered, .. } = report.state else { return None };
         let promoted = last.node != self.id
             && timeline?.0.checked_sub(1) == Some(before.0)
-            && self.replicated == Some((self.incarnation, before));
+            && self.replicated == Some((Life::of(report, self.incarnation), before));
         promoted.then_some(Branch { node: last.node, timeline: before, at: recovered? })
     }
 

@@ -122,6 +122,7 @@ impl Mysql {
         let identity = Identity {
             system: 0,
             instance: hasher.finish(),
+            life: None,
             id: Arc::from(text(&row, 0)),
             version: Arc::from(text(&row, 1)),
         };

@@ -12,13 +12,17 @@ use std::sync::Arc;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row, Statement};
 
-/// Once per connection. `pg_control_*` may be called by everybody unless that was revoked.
+/// Once per connection. `pg_control_*` may be called by everybody unless that was revoked. After a
+/// crash the postmaster starts all its processes anew, the checkpointer as well, and stays itself;
+/// a promotion leaves it alone.
 const IDENTITY_SQL: &str = "\
 SELECT s.system_identifier,
        (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
        i.wal_block_size,
        i.bytes_per_wal_segment,
-       pg_catalog.current_setting('server_version')
+       pg_catalog.current_setting('server_version'),
+       (SELECT (extract(epoch FROM a.backend_start) * 1000000)::bigint
+        FROM pg_catalog.pg_stat_activity a WHERE a.backend_type = 'checkpointer')
 FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_init() i";
 
 /// Every probe. Recovery is asked once per row, so that a promotion in the middle cannot mix two
@@ -202,7 +206,8 @@ fn identity(row: &Row) -> Result<(Identity, LogGeometry), Error> {
     let version = Arc::from(row.try_get::<_, &str>(4)?);
     // Two servers that were started in the same microsecond of their clocks are one.
     let instance = row.try_get::<_, i64>(1)?.cast_unsigned();
-    Ok((Identity { system, instance, id: Arc::from(""), version }, geometry))
+    let life = row.try_get::<_, Option<i64>>(5)?;
+    Ok((Identity { system, instance, life, id: Arc::from(""), version }, geometry))
 }
 
 fn report(row: &Row, identity: &Arc<Identity>, log: LogGeometry) -> Result<Report, Error> {

@@ -26,6 +26,8 @@ pub struct Identity {
     pub system: u64,
     /// Two nodes with the same are one server under two names.
     pub instance: u64,
+    /// The same as long as the server has neither restarted nor crashed; `None`: it does not tell.
+    pub life: Option<i64>,
     /// What its replicas call it beside its address; empty if nothing.
     pub id: Arc<str>,
     /// In the server's own words.
@@ -317,7 +319,8 @@ mod tests {
                 delay_s: 0,
                 error: Arc::from(""),
             };
-            let identity = Identity { system: 0, instance: 1, id: "".into(), version: "".into() };
+            let identity =
+                Identity { system: 0, instance: 1, life: None, id: "".into(), version: "".into() };
             for writable in [false, true] {
                 let state = State::Gtids(GtidState {
                     writable,

@@ -85,6 +85,7 @@ impl World {
         let identity = Arc::new(Identity {
             system,
             instance: node as u64,
+            life: None,
             id: Arc::from(""),
             version: Arc::from("15.4"),
         });

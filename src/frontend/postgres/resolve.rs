@@ -86,6 +86,14 @@ impl Conversation {
             _ => return Err(fault),
         };
         let is_uncommitted = self.active.as_ref().is_some_and(|active| active.is_uncommitted());
+        let guard = self.active.as_ref().map(|active| active.progress.guard.as_deref());
+        let why = match guard.map(|guard| guard.map(|guard| guard.mark)) {
+            None => "nothing was under way",
+            Some(None) => "the server was not asked for its id",
+            Some(Some(None)) => "the answer with its id was lost",
+            Some(Some(Some(_))) => "it is no lost server",
+        };
+        tracing::info!("{fault}: {why} (uncommitted: {is_uncommitted})");
         let guarded = self.active.as_deref_mut().and_then(take_guard);
         let (Fault::ServerLost { node, error, .. }, Some((guard, mark))) = (&fault, guarded) else {
             return self.replay(fault, lost, is_uncommitted).await;
@@ -134,7 +142,11 @@ impl Conversation {
             let said = match self.is_in_history(guard, mark).await {
                 Ok(Some(false)) => Ok(Some(CommitOutcome::Absent)),
                 Ok(Some(true)) => self.status_of(xid).await,
-                Ok(None) => Ok(Some(CommitOutcome::Unknown)),
+                Ok(None) => {
+                    let branch = self.cluster.handle.topology.load().branch;
+                    tracing::info!("the log at {mark:?} of {guard:?}: only {branch:?} is known");
+                    Ok(Some(CommitOutcome::Unknown))
+                }
                 Err(Unanswered) => Err(Unanswered),
             };
             match said {
@@ -149,6 +161,7 @@ impl Conversation {
             self.cluster.handle.topology.report(Evidence::ProbeNow);
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
+        tracing::info!("nobody has told within the time of the gate what became of {xid}");
         Ok(CommitOutcome::Unknown)
     }
 

@@ -24,6 +24,8 @@ const PORT_TRIES: usize = 8;
 /// Below the range that the kernel gives to outgoing connections, so that a server which is
 /// started again finds its port still free.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
+/// Up to which files may be written on a disk that is full: less than any log is long.
+const FULL_DISK_BYTES: u32 = 4096;
 /// Lines of the log that an error quotes.
 const LOG_LINES_QUOTED: usize = 15;
 
@@ -149,6 +151,22 @@ impl Process {
     /// Lets a frozen server go on.
     pub fn sigcont(&self) -> Result<()> {
         self.signal_all("CONT")
+    }
+
+    /// Lets none of its files grow any more, as on a disk that is full, until it is started again
+    /// (`prlimit` of util-linux; PostgreSQL is told EFBIG, where a full disk says ENOSPC).
+    pub fn fill_disk(&self) -> Result<()> {
+        let pid = self.pid().with_context(|| format!("{} is not running", self.name))?;
+        // The first one first: the others have the limit from it.
+        for pid in std::iter::once(pid).chain(children(pid)) {
+            let limits = [format!("--pid={pid}"), format!("--fsize={FULL_DISK_BYTES}")];
+            let done = Command::new("prlimit").args(limits).output().context("prlimit")?;
+            let told = String::from_utf8_lossy(&done.stderr).into_owned();
+            if !done.status.success() && Path::new(&format!("/proc/{pid}")).exists() {
+                bail!("prlimit: {told}");
+            }
+        }
+        Ok(())
     }
 
     fn signal_all(&self, signal: &str) -> Result<()> {
