@@ -3,7 +3,7 @@
 # make bench  compares with a direct connection, a relay, HAProxy and PgBouncer (60 minutes)
 # make regress  runs PostgreSQL's own regression suite, directly and through the proxy
 # make soak   random sessions, direct and proxied, for SOAK_SECONDS from seed SOAK_SEED on
-# make chaos  kills, freezes, cuts off and hands over primaries under load and checks the books (ENGINE=mysql)
+# make chaos  kills, freezes, cuts off and hands over primaries under load and checks the books (ENGINE=mysql FAULT=kill)
 # make compose-check  runs docker-compose.yml, kills and cuts off primaries (needs Docker)
 # make fuzz   fuzzes the decoders and the classifier (needs cargo-fuzz and a nightly toolchain)
 
@@ -57,7 +57,7 @@ soak: deps
 		soak::$(if $(filter mysql mariadb,$(ENGINE)),$(ENGINE)::)random -- --nocapture
 
 chaos: deps
-	CHAOS_ROUNDS=$(CHAOS_ROUNDS) CHAOS_SEED=$(CHAOS_SEED) \
+	CHAOS_ROUNDS=$(CHAOS_ROUNDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_FAULT=$(FAULT) \
 		$(CARGO) test --locked --test integration chaos::$(if $(ENGINE),$(ENGINE)::) \
 		-- --nocapture --test-threads 1 \
 		| grep -E '^measured:|^test |contradiction|panicked'

@@ -25,6 +25,7 @@ pub fn said(output: &Output) -> String {
 on_every_engine!(
     a_drained_replica_gets_nothing_until_it_is_back,
     a_paused_cluster_holds_everything_and_loses_nothing,
+    a_paused_primary_restarts_unseen_and_a_drained_cluster_has_no_clients,
 );
 
 fn with_token<S: Stand>(which: Which) -> Stage<S> {
@@ -128,6 +129,59 @@ fn a_paused_cluster_holds_everything_and_loses_nothing<S: Stand>(which: Which) {
     reader.query("SELECT 1 FROM t").unwrap();
 }
 
+/// The primary restarts while it is paused: nobody is promoted, reads go on, writes wait. Then the
+/// clients are sent away.
+fn a_paused_primary_restarts_unseen_and_a_drained_cluster_has_no_clients<S: Stand>(which: Which) {
+    let fixture = S::promoting(which, |_| {});
+    fixture.create_table("t", "n int");
+    let primary = fixture.cluster.primary();
+    let run = |arguments: &[&str], text: &str| {
+        let done = tiffin(&fixture, arguments);
+        let told = said(&done);
+        assert_eq!((done.status.code(), told.contains(text)), (Some(0), true), "{told}");
+    };
+    let epoch = || topology(&fixture)["epoch"].as_u64().unwrap();
+    let before = epoch();
+    let [writer, reader] = [(); 2].map(|()| fixture.session());
+    run(&["pause", "--node", &primary.name], "is paused: none of its connections is in use");
+    assert_eq!(topology(&fixture)["held"], "writes");
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| writer.query("INSERT INTO t VALUES (1)").map(drop));
+        wait_until(PATIENCE, || fixture.metrics().sum("tiffin_gate_waiting", &[]) == 1.0)
+            .expect("the write waits");
+        primary.kill9().unwrap();
+        wait_until(PATIENCE, || topology(&fixture)["primary"].is_null()).expect("it is missed");
+        let port = fixture.ran_on(&reader, &format!("SELECT {}, count(*) FROM t", S::OWN_PORT));
+        assert_ne!(port, primary.name);
+        // Longer than a lost primary is waited for.
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(crate::promotion::actions(&fixture).is_empty());
+        primary.start_again();
+        fixture.wait_primary(primary);
+        assert!(!held.is_finished());
+        run(&["resume", "--node", &primary.name], "goes on");
+        held.join().unwrap().unwrap();
+    });
+    assert!(crate::promotion::actions(&fixture).is_empty());
+    assert!(epoch() <= before + 1, "the same primary");
+
+    // Who is in a transaction may end it.
+    writer.query("BEGIN").unwrap();
+    writer.query("INSERT INTO t VALUES (2)").unwrap();
+    let waited = tiffin(&fixture, &["drain", "--timeout", "0.3"]);
+    assert_eq!(waited.status.code(), Some(1), "{}", said(&waited));
+    wait_until(PATIENCE, || reader.query("SELECT 1").is_err()).expect("it is sent away");
+    let refused = fixture.try_value("SELECT 1").map_err(|error| format!("{error:#}"));
+    assert!(refused.is_err_and(|told| told.contains("has drained the cluster")));
+    assert_eq!(fixture.proxy.get("/ready").unwrap().0, 503);
+    writer.query("COMMIT").unwrap();
+    run(&["drain"], "is drained: none of its connections is in use");
+    wait_until(PATIENCE, || writer.query("SELECT 1").is_err()).expect("it is sent away");
+    run(&["undrain"], "in service again");
+    wait_until(PATIENCE, || fixture.try_value("SELECT count(*) FROM t").is_ok_and(|n| n == "2"))
+        .expect("everybody is let in");
+}
+
 #[test]
 fn changes_need_the_token_and_a_node_that_can_be_spared() {
     let fixture = with_token::<Server>(Which::Postgres);
@@ -137,8 +191,7 @@ fn changes_need_the_token_and_a_node_that_can_be_spared() {
         (node("drain", "pg1"), "wrong", 401, "not the token"),
         (node("drain", primary), TOKEN, 409, "is the primary"),
         (node("drain", "pg9"), TOKEN, 404, "there is no node pg9"),
-        (node("pause", "pg1"), TOKEN, 400, "as a whole"),
-        ("/api/v1/drain?cluster=main".to_owned(), TOKEN, 400, "needs `node`"),
+        (node("pause", "pg9"), TOKEN, 404, "there is no node pg9"),
         ("/api/v1/pause?cluster=x".to_owned(), TOKEN, 404, "there is no cluster x"),
         ("/api/v1/resume?cluster=main".to_owned(), TOKEN, 200, "paused"),
     ];

@@ -81,11 +81,15 @@ pub fn books(session: &impl Sql) -> Books {
 impl Play {
     /// Waits until every client has done `more` more.
     pub fn go_on(&self, more: usize) {
+        assert!(self.goes_on(more, PATIENCE), "every client goes on");
+    }
+
+    /// Whether every client has done `more` more within this time.
+    pub fn goes_on(&self, more: usize, bound: Duration) -> bool {
         let before: Vec<usize> = self.done.iter().map(|n| n.load(Ordering::Relaxed)).collect();
-        wait_until(PATIENCE, || {
-            self.done.iter().zip(&before).all(|(n, b)| n.load(Ordering::Relaxed) >= b + more)
-        })
-        .expect("every client goes on");
+        let all =
+            || self.done.iter().zip(&before).all(|(n, b)| n.load(Ordering::Relaxed) >= b + more);
+        wait_until(bound, all).is_ok()
     }
 
     /// The longest time without any acknowledged write since this was asked before.

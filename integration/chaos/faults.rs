@@ -8,6 +8,10 @@ use crate::support::relay::Behaviour;
 use crate::support::{PATIENCE, Stand, Which, wait_until};
 use serde_json::Value;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A replica that has nothing too much receives again well within this.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -213,7 +217,12 @@ impl<'a, S: Stand> Round<'a, '_, S> {
             .for_each(|server| server.set_confirmations(1));
         best.start_again();
         best.set_confirmations(1);
-        best.lead(self.arena.cables.of(new).port);
+        // The proxy lets it follow the new primary, unless it had received more than that one: then
+        // it has to be made anew.
+        if !self.play.goes_on(1, FOLLOW_TIMEOUT) {
+            S::remake(self.arena.fixture, best, new);
+            best.lead(self.arena.cables.of(new).port);
+        }
     }
 
     /// Promotes the one that has most, and lets the other follow.
@@ -222,6 +231,7 @@ impl<'a, S: Stand> Round<'a, '_, S> {
         let (new, other) = if two.received() > one.received() { (two, one) } else { (one, two) };
         new.take_over().unwrap();
         new.confirm();
+        other.follow(&self.arena.fixture.cluster, new).unwrap();
         other.lead(self.arena.cables.of(new).port);
         self.arena.fixture.wait_primary(new);
         new

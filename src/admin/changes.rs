@@ -1,4 +1,4 @@
-//! Changes that operators ask for: a node out of service and back, a cluster paused and resumed.
+//! Changes that operators ask for: a node or a cluster out of service and back, paused and resumed.
 //!
 //! Each is an order for the monitor and takes effect with its next snapshot; asking twice changes
 //! nothing. What goes on is not waited for here: `tiffin drain` and `tiffin pause` look at
@@ -6,6 +6,7 @@
 
 use super::ClusterView;
 use super::http::Refusal;
+use crate::topology::Node;
 use arc_swap::ArcSwapOption;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
@@ -37,25 +38,30 @@ pub(super) fn authorise(
     }
 }
 
-/// Takes a node out of service, or puts it back.
+/// The node of this name.
+fn known(cluster: &ClusterView, name: &str) -> Result<Node, Refusal> {
+    let error = || format!("there is no node {name}");
+    let found = cluster.topology.load().node_by_name(name).cloned();
+    found.ok_or_else(|| Refusal { status: StatusCode::NOT_FOUND, error: error() })
+}
+
+/// Takes a node out of service, or puts it back; without a node the cluster's clients are sent
+/// away, or let in again.
 pub(super) fn drain(
     cluster: &ClusterView,
     node: Option<&str>,
     out: bool,
 ) -> Result<Value, Refusal> {
-    let refuse = |status, error: String| Err(Refusal { status, error });
     let Some(name) = node else {
-        return refuse(StatusCode::BAD_REQUEST, "this needs `node`".to_owned());
+        cluster.topology.order(|orders| orders.closed = out);
+        return Ok(json!({ "cluster": *cluster.name, "drained": out }));
     };
-    let snapshot = cluster.topology.load_full();
-    let Some(node) = snapshot.node_by_name(name) else {
-        return refuse(StatusCode::NOT_FOUND, format!("there is no node {name}"));
-    };
-    if out && snapshot.primary == Some(node.id) {
-        let error = format!("{name} is the primary: change it first, or pause the cluster");
-        return refuse(StatusCode::CONFLICT, error);
+    let node = known(cluster, name)?;
+    if out && cluster.topology.load().primary == Some(node.id) {
+        let error = format!("{name} is the primary: change it first, or pause it");
+        return Err(Refusal { status: StatusCode::CONFLICT, error });
     }
-    let name = node.name.clone();
+    let name = node.name;
     cluster.topology.order(|orders| {
         if out {
             orders.drained.insert(name.clone());
@@ -66,18 +72,29 @@ pub(super) fn drain(
     Ok(json!({ "cluster": *cluster.name, "node": *name, "drained": out }))
 }
 
-/// Holds all requests of a cluster at its gate, or lets them go on.
+/// Holds all requests of a cluster at its gate, or what would go to one node, or lets them go on.
 pub(super) fn pause(
     cluster: &ClusterView,
     node: Option<&str>,
     hold: bool,
 ) -> Result<Value, Refusal> {
-    if node.is_some() {
-        let error = "a cluster is paused as a whole; a single node can be drained".to_owned();
-        return Err(Refusal { status: StatusCode::BAD_REQUEST, error });
+    let Some(name) = node else {
+        cluster.topology.order(|orders| orders.paused = hold);
+        return Ok(json!({ "cluster": *cluster.name, "paused": hold }));
+    };
+    let name = known(cluster, name)?.name;
+    if hold && cluster.topology.orders().switching {
+        let error = "the primary is being changed: ask again when that is over".to_owned();
+        return Err(Refusal { status: StatusCode::CONFLICT, error });
     }
-    cluster.topology.order(|orders| orders.paused = hold);
-    Ok(json!({ "cluster": *cluster.name, "paused": hold }))
+    cluster.topology.order(|orders| {
+        if hold {
+            orders.paused_nodes.insert(name.clone());
+        } else {
+            orders.paused_nodes.remove(&name);
+        }
+    });
+    Ok(json!({ "cluster": *cluster.name, "node": *name, "paused": hold }))
 }
 
 /// Begins to make a replica the primary; the number of the record that tells how it goes.

@@ -71,6 +71,7 @@ mod tests {
             primary: primary.map(NodeId),
             no_primary_because: "".into(),
             hold: Hold::Nothing,
+            closed: false,
             lost: None,
             branch: None,
             nodes: Vec::new(),

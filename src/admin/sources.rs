@@ -95,6 +95,8 @@ fn change_words(change: Change) -> (&'static str, Option<NodeId>) {
         Change::Undrained { node } => ("undrained", Some(node)),
         Change::Held => ("held", None),
         Change::Released => ("released", None),
+        Change::Closed => ("closed", None),
+        Change::Reopened => ("reopened", None),
     }
 }
 
@@ -198,6 +200,8 @@ mod tests {
             Change::Undrained { node },
             Change::Held,
             Change::Released,
+            Change::Closed,
+            Change::Reopened,
         ];
         for change in changes {
             let word = format!("`{}`", change_words(change).0);

@@ -20,6 +20,8 @@ pub struct ClusterTopology<'a> {
     no_primary_because: Option<&'a str>,
     /// What waits at the gate although there is a primary.
     held: Option<&'static str>,
+    /// An operator has sent the clients away.
+    drained: bool,
     last_change: Option<Change<'a>>,
     nodes: Vec<NodeTopology<'a>>,
 }
@@ -50,6 +52,7 @@ struct NodeTopology<'a> {
     round_trip_ms: f64,
     incarnation: u64,
     drained: bool,
+    paused: bool,
 }
 
 /// A snapshot as `/api/v1/topology` shows it.
@@ -66,6 +69,7 @@ pub fn cluster<'a>(name: &'a str, snapshot: &'a Snapshot, now: Instant) -> Clust
             Hold::Writes => Some("writes"),
             Hold::Everything => Some("everything"),
         },
+        drained: snapshot.closed,
         last_change: snapshot.last_change.as_ref().map(|(at, what)| Change {
             age_ms: milliseconds(now.saturating_duration_since(*at)),
             what,
@@ -104,6 +108,7 @@ fn node(node: &Node, now: Instant) -> NodeTopology<'_> {
         round_trip_ms: milliseconds(node.round_trip),
         incarnation: node.incarnation,
         drained: node.drained,
+        paused: node.paused,
     }
 }
 
@@ -172,6 +177,9 @@ pub fn not_ready_because<'a>(
         reasons.push("the proxy was told to end and takes no new clients".to_owned());
     }
     for (name, snapshot) in clusters {
+        if snapshot.closed {
+            reasons.push(format!("cluster {name} is drained by an operator"));
+        }
         if snapshot.primary.is_some() {
             continue;
         }

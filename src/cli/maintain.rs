@@ -10,12 +10,18 @@ use std::time::{Duration, Instant};
 pub(super) const DRAIN: &str = "\
 Takes a replica out of service: nothing new goes there, what runs may end, idle connections are
 closed. Waits until none of its connections is in use, for --timeout at most; then it says so and
-ends with status 1, and the node stays drained. A primary cannot be drained.";
+ends with status 1, and the node stays drained. A primary cannot be drained.
+
+Without --node the cluster's clients are sent away: new ones are refused (57P03), those that are in
+no transaction are told so and closed (57P01), and /ready says no. Waits in the same way.";
 
 pub(super) const PAUSE: &str = "\
 Holds every new request of a cluster at its gate, reads as well; open transactions may end. Waits
 until no server connection is in use, for --timeout at most; then it says so and ends with status
-1, and the cluster stays paused. A request waits for gate.hold at most.";
+1, and the cluster stays paused. A request waits for gate.hold at most.
+
+With --node only what needs that node waits: if it is the primary, everything that does not read
+from a replica; a replica's reads go to others. A paused primary may restart: nothing is promoted.";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -23,6 +29,8 @@ Examples:
   tiffin undrain --config config.yaml --cluster main --node pg-b
   tiffin pause --config config.yaml --cluster main --timeout 5s
   tiffin resume --config config.yaml --cluster main
+  tiffin pause --config config.yaml --cluster main --node pg-a
+  tiffin drain --config config.yaml --cluster main
 
 The proxy is asked at `listen.http` of its configuration, with `api.token`.";
 
@@ -46,9 +54,17 @@ pub(super) struct ClusterArgs {
 pub(super) struct NodeArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// The node's name
+    /// The node's name; without it the whole cluster is meant
     #[arg(long)]
-    node: String,
+    node: Option<String>,
+}
+
+impl NodeArgs {
+    /// `pg-b`, `Cluster main`.
+    fn title(&self) -> String {
+        let cluster = || format!("Cluster {}", self.cluster.cluster);
+        self.node.clone().unwrap_or_else(cluster)
+    }
 }
 
 /// `5`, `0.5` or `5s`.
@@ -59,39 +75,40 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn drain(args: &NodeArgs) -> anyhow::Result<Exit> {
-    let node = &args.node;
-    let Some(remote) = node_order("drain", args)? else { return Ok(Exit::Usage) };
-    let left = wait_for_idle(&remote, &args.cluster, |pool| pool["node"] == **node)?;
-    Ok(conclude(left, &format!("{node} is drained"), "it stays drained"))
+    order_and_wait("drain", args, "drained")
 }
 
 pub(super) fn undrain(args: &NodeArgs) -> anyhow::Result<Exit> {
-    let Some(_) = node_order("undrain", args)? else { return Ok(Exit::Usage) };
-    println!("{} is in service again.", args.node);
+    let Some(_) = order("undrain", args)? else { return Ok(Exit::Usage) };
+    println!("{} is in service again.", args.title());
     Ok(Exit::Ok)
 }
 
-pub(super) fn pause(args: &ClusterArgs) -> anyhow::Result<Exit> {
-    let Some(remote) = order("pause", args, "")? else { return Ok(Exit::Usage) };
-    let left = wait_for_idle(&remote, args, |_| true)?;
-    Ok(conclude(left, &format!("Cluster {} is paused", args.cluster), "it stays paused"))
+pub(super) fn pause(args: &NodeArgs) -> anyhow::Result<Exit> {
+    order_and_wait("pause", args, "paused")
 }
 
-pub(super) fn resume(args: &ClusterArgs) -> anyhow::Result<Exit> {
-    let Some(_) = order("resume", args, "")? else { return Ok(Exit::Usage) };
-    println!("Cluster {} goes on.", args.cluster);
+pub(super) fn resume(args: &NodeArgs) -> anyhow::Result<Exit> {
+    let Some(_) = order("resume", args)? else { return Ok(Exit::Usage) };
+    println!("{} goes on.", args.title());
     Ok(Exit::Ok)
 }
 
-fn node_order(change: &str, args: &NodeArgs) -> anyhow::Result<Option<Remote>> {
-    order(change, &args.cluster, &format!("&node={}", encoded(&args.node)))
+/// Orders it, and waits until nothing runs there any more.
+fn order_and_wait(change: &str, args: &NodeArgs, done: &str) -> anyhow::Result<Exit> {
+    let Some(remote) = order(change, args)? else { return Ok(Exit::Usage) };
+    let chosen = |pool: &Value| args.node.as_ref().is_none_or(|node| pool["node"] == **node);
+    let left = wait_for_idle(&remote, &args.cluster, chosen)?;
+    Ok(conclude(left, &format!("{} is {done}", args.title()), &format!("it stays {done}")))
 }
 
 /// `None` if the configuration cannot be read; that has been said then.
-fn order(change: &str, args: &ClusterArgs, more: &str) -> anyhow::Result<Option<Remote>> {
-    let Some(config) = load(&args.config) else { return Ok(None) };
+fn order(change: &str, args: &NodeArgs) -> anyhow::Result<Option<Remote>> {
+    let Some(config) = load(&args.cluster.config) else { return Ok(None) };
     let remote = Remote::of(&config)?;
-    remote.post(&format!("{change}?cluster={}{more}", encoded(&args.cluster)))?;
+    let node = args.node.as_ref().map(|node| format!("&node={}", encoded(node)));
+    let cluster = encoded(&args.cluster.cluster);
+    remote.post(&format!("{change}?cluster={cluster}{}", node.unwrap_or_default()))?;
     Ok(Some(remote))
 }
 

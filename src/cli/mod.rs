@@ -69,18 +69,18 @@ enum Command {
     /// Explain what statements are and where they go
     #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
     Explain(explain::ExplainArgs),
-    /// Take a node out of service: nothing new goes there
+    /// Take a node out of service, or send a cluster's clients away
     #[command(long_about = maintain::DRAIN, after_help = maintain::EXAMPLES)]
     Drain(maintain::NodeArgs),
-    /// Put a drained node back into service
+    /// Put a drained node or cluster back into service
     #[command(after_help = maintain::EXAMPLES)]
     Undrain(maintain::NodeArgs),
-    /// Hold all requests of a cluster
+    /// Hold all requests of a cluster, or those that need one node
     #[command(long_about = maintain::PAUSE, after_help = maintain::EXAMPLES)]
-    Pause(maintain::ClusterArgs),
-    /// Let the requests of a paused cluster go on
+    Pause(maintain::NodeArgs),
+    /// Let the requests of a paused cluster or node go on
     #[command(after_help = maintain::EXAMPLES)]
-    Resume(maintain::ClusterArgs),
+    Resume(maintain::NodeArgs),
     /// Make a replica the primary in the place of the one that there is
     #[command(long_about = status::SWITCHOVER, after_help = status::EXAMPLES)]
     Switchover(status::SwitchoverArgs),

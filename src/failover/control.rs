@@ -60,6 +60,7 @@ impl Control {
             signs: Signs::default(),
             retry_at: None,
             outcast: None,
+            strays: Vec::new(),
             lease: None,
         };
         (control, tokio::spawn(task.run(received)))
@@ -95,6 +96,8 @@ pub(super) struct Task {
     /// The primary before, while it is neither a replica nor known to be off for good, and when to
     /// look for it.
     outcast: Option<(Arc<str>, Instant)>,
+    /// Replicas that could not be told to follow the primary of now.
+    strays: Vec<Arc<str>>,
     /// Under the terms of the configuration that is in force; `None`: there is no other proxy.
     lease: Option<(LeaseTerms, Option<Arc<Lease>>)>,
 }
@@ -112,7 +115,10 @@ impl Task {
                 },
                 _ = changed.changed() => {}
                 () = until(look_again) => {}
-                _ = returns.tick() => self.look_after_outcast().await,
+                _ = returns.tick() => {
+                    self.look_after_outcast().await;
+                    self.look_after_strays().await;
+                }
             }
         }
     }
@@ -339,22 +345,51 @@ impl Task {
         Ok(((), "requests go on".to_owned()))
     }
 
-    /// All other replicas are to receive from the new primary; one that cannot stays as it is, and
+    /// All other replicas are to receive from the new primary; one that cannot is looked for, and
     /// the audit says why.
     pub(super) async fn follow(
-        &self,
+        &mut self,
         servers: &Servers,
         act: &Act,
         (old, new): (&NodeConfig, &NodeConfig),
     ) {
         let bound = servers.cluster.failover.step_timeout;
+        self.strays.clear();
         for node in others(servers, old, new) {
             let follow = async {
                 let told = super::takeover::bounded(bound, servers.follow(node, new)).await?;
                 Ok(((), told))
             };
-            // What is left to do is the operator's; the change itself is made.
-            let _ = act.step(format!("let {} follow {}", node.name, new.name), follow).await;
+            let what = format!("let {} follow {}", node.name, new.name);
+            if act.step(what, follow).await.is_err() {
+                self.strays.push(node.name.clone());
+            }
+        }
+    }
+
+    /// Replicas that were away when the primary changed follow the one of now when they are back.
+    async fn look_after_strays(&mut self) {
+        let snapshot = self.topology.load_full();
+        let Some(primary) = snapshot.open_primary().filter(|_| !self.strays.is_empty()) else {
+            return;
+        };
+        if self.may_act().is_err() {
+            return;
+        }
+        let servers = self.servers.load_full();
+        let new = &servers.cluster.nodes[usize::from(primary.0)];
+        for name in std::mem::take(&mut self.strays) {
+            let known = snapshot.node_by_name(&name).filter(|node| node.id != primary);
+            let Some(node) = known else { continue };
+            let config = &servers.cluster.nodes[usize::from(node.id.0)];
+            let follows = node.role == Role::Replica
+                && super::takeover::bounded(servers.patience(), servers.repoint(config, new))
+                    .await
+                    .is_ok();
+            match follows {
+                true => tracing::info!(node = %name, "it is back, and follows {}", new.name),
+                false => self.strays.push(name),
+            }
         }
     }
 

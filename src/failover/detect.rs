@@ -141,6 +141,7 @@ mod tests {
                 primary: None,
                 no_primary_because: "".into(),
                 hold: Hold::Nothing,
+                closed: false,
                 lost: Some(lost),
                 branch: None,
                 nodes: Vec::new(),

@@ -129,6 +129,7 @@ mod tests {
             primary: primary.map(NodeId),
             no_primary_because: Arc::from("pg-a does not answer"),
             hold: Hold::Nothing,
+            closed: false,
             lost: None,
             branch: None,
             nodes: Vec::new(),

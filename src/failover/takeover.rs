@@ -242,7 +242,7 @@ async fn survey<'a>(
                 position: standing.position.clone()?,
                 priority: node.priority,
                 zone: node.zone.clone(),
-                drained: orders.drained.contains(&node.name),
+                drained: orders.is_out(&node.name),
             })
         })
         .collect();

@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// Logins that are remembered, with their parameters if the server tells any, per worker.
 const WELCOMES_MAX: usize = 1024;
 
+/// What a client is told that comes while an operator has drained its cluster.
+pub const DRAINED: &str = "an operator has drained the cluster";
+
 /// What is greeted with as long as no server has been seen: the oldest that is spoken of here.
 const VERSION_MYSQL: &str = "8.0.0";
 const VERSION_MARIADB: &str = "10.6.0-MariaDB";

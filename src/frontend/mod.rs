@@ -10,5 +10,6 @@ mod failure;
 mod farewell;
 pub mod mysql;
 pub mod postgres;
+pub mod repeats;
 pub mod stall;
 pub mod worker;

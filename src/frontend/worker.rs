@@ -9,6 +9,7 @@ use crate::metrics::WorkerStats;
 use crate::protocol::buffer::Buffer;
 use crate::session::Settings;
 use crate::sql::Classifier;
+use crate::topology::Topology;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -334,7 +335,13 @@ impl Worker {
         outcome.await.unwrap_or(Killed::NotThere)
     }
 
-    /// Wakes every session so that it looks at `draining`.
+    /// Whether clients of this cluster leave as soon as they are free: the proxy ends, or an operator
+    /// has drained the cluster.
+    pub fn sends_away(&self, topology: &Topology) -> bool {
+        self.draining.get() || topology.is_closed()
+    }
+
+    /// Wakes every session so that it looks at [`Worker::sends_away`].
     pub fn wake_all(&self) {
         for entry in self.entries.borrow().values() {
             entry.wake();

@@ -57,6 +57,10 @@ pub enum Change {
     Held,
     /// They no longer do.
     Released,
+    /// Clients of the cluster are sent away.
+    Closed,
+    /// They are let in again.
+    Reopened,
 }
 
 /// The last changes of one cluster; shared by the monitor, which writes, and the admin pages.
@@ -94,8 +98,14 @@ pub fn changes(before: &Snapshot, after: &Snapshot) -> Vec<(Change, String)> {
     if before.hold != after.hold {
         found.push(match after.hold {
             Hold::Nothing => (Change::Released, "requests go on".to_owned()),
-            Hold::Writes => (Change::Held, "writes are held: the primary changes".to_owned()),
+            Hold::Writes => (Change::Held, format!("writes are held: {}", after.closed_because())),
             Hold::Everything => (Change::Held, "paused by an operator".to_owned()),
+        });
+    }
+    if before.closed != after.closed {
+        found.push(match after.closed {
+            true => (Change::Closed, "drained by an operator: clients leave".to_owned()),
+            false => (Change::Reopened, "clients are let in again".to_owned()),
         });
     }
     match (before.primary, after.primary) {

@@ -227,6 +227,7 @@ impl Judged {
             session_defaults: self.report.as_ref().and_then(Report::session_defaults),
             round_trip: self.round_trip,
             drained: false,
+            paused: false,
         }
     }
 }

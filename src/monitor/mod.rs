@@ -81,6 +81,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         session_defaults: None,
         round_trip: Duration::ZERO,
         drained: false,
+        paused: false,
     });
     Snapshot {
         version: 0,
@@ -88,6 +89,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         primary: None,
         no_primary_because: Arc::from("no node has answered yet"),
         hold: Hold::Nothing,
+        closed: false,
         lost: None,
         branch: None,
         nodes: nodes.collect(),

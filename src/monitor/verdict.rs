@@ -183,6 +183,7 @@ impl Judge {
             primary,
             no_primary_because: Arc::from(why.unwrap_or_default()),
             hold: Hold::Nothing,
+            closed: false,
             lost: self.lost(),
             branch: self.branch.filter(|_| primary.is_some()),
             nodes,

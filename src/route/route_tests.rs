@@ -27,6 +27,7 @@ fn node(id: u16, role: Role, lag_ms: u64, applied_at: Instant) -> Node {
         session_defaults: None,
         round_trip: Duration::from_millis(1),
         drained: false,
+        paused: false,
     }
 }
 
@@ -38,6 +39,7 @@ fn snapshot(nodes: Vec<Node>) -> Snapshot {
         primary,
         no_primary_because: "".into(),
         hold: Hold::Nothing,
+        closed: false,
         lost: None,
         branch: None,
         nodes,

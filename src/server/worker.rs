@@ -402,6 +402,14 @@ impl Thread {
         for cluster in self.worker.mysql_clusters.borrow().iter() {
             self.tidy_cluster(cluster);
         }
+        let (postgres, mysql) =
+            (self.worker.clusters.borrow(), self.worker.mysql_clusters.borrow());
+        let mut topologies = postgres.iter().map(|cluster| &cluster.handle.topology);
+        let mut more = mysql.iter().map(|cluster| &cluster.handle.topology);
+        if topologies.any(|it| it.is_closed()) || more.any(|it| it.is_closed()) {
+            // Who is silent does not see that it is to leave.
+            self.worker.wake_all();
+        }
     }
 
     fn tidy_cluster<E: Engine>(&self, cluster: &LocalCluster<E>) {

@@ -29,6 +29,7 @@ fn node(id: u16, gtids: Gtids, applied_at: Instant) -> Node {
         session_defaults: None,
         round_trip: Duration::ZERO,
         drained: false,
+        paused: false,
     }
 }
 

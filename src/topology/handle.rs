@@ -3,7 +3,7 @@
 use super::{Epoch, NodeId, Orders, Snapshot};
 use arc_swap::{ArcSwap, Guard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
 
 /// Evidence that waits for the monitor. A monitor that is this far behind looks again anyway, so
@@ -29,6 +29,8 @@ pub struct Topology {
     current: ArcSwap<Snapshot>,
     /// That of the current snapshot, for whoever needs no more.
     epoch: AtomicU64,
+    /// Whether the current snapshot's cluster takes no clients.
+    closed: AtomicBool,
     moved: watch::Sender<Epoch>,
     orders: ArcSwap<Orders>,
     changed: watch::Sender<u64>,
@@ -43,7 +45,8 @@ impl Topology {
         let epoch = AtomicU64::new(first.epoch.0);
         let (moved, _) = watch::channel(first.epoch);
         let (current, orders) = (ArcSwap::from_pointee(first), ArcSwap::default());
-        (Arc::new(Topology { current, epoch, moved, orders, changed, evidence }), received)
+        let closed = AtomicBool::new(false);
+        (Arc::new(Topology { current, epoch, closed, moved, orders, changed, evidence }), received)
     }
 
     /// The current snapshot; cheap enough for every statement, not to be held across an await.
@@ -61,6 +64,7 @@ impl Topology {
     pub fn publish(&self, next: Snapshot) {
         let (version, epoch) = (next.version, next.epoch);
         self.epoch.store(epoch.0, Ordering::Release);
+        self.closed.store(next.closed, Ordering::Relaxed);
         self.current.store(Arc::new(next));
         self.changed.send_replace(version);
         self.moved.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
@@ -80,6 +84,12 @@ impl Topology {
     #[inline]
     pub fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Whether clients are to leave: an operator has drained the cluster.
+    #[inline]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// What is wanted of the cluster.

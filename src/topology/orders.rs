@@ -21,6 +21,10 @@ pub struct Orders {
     pub paused: bool,
     /// Requests that need the primary wait: another one is about to take over.
     pub switching: bool,
+    /// What would go to one of these waits, or goes elsewhere where another one will do.
+    pub paused_nodes: BTreeSet<Arc<str>>,
+    /// No client is let in, and those that are in leave as soon as they are in no transaction.
+    pub closed: bool,
     /// Out of service.
     pub drained: BTreeSet<Arc<str>>,
     /// Never believed to be the primary, whatever it says: another node is being promoted.
@@ -32,29 +36,40 @@ pub struct Orders {
 }
 
 impl Orders {
-    pub fn hold(&self) -> Hold {
-        match (self.paused, self.switching) {
+    fn hold(&self, snapshot: &Snapshot) -> Hold {
+        // A paused primary may restart: it is missed then, and nobody takes its place.
+        let primary = snapshot.primary.or(snapshot.lost.map(|lost| lost.node));
+        let is_paused = primary.is_some_and(|id| snapshot.node(id).paused);
+        match (self.paused, self.switching || is_paused) {
             (true, _) => Hold::Everything,
             (false, true) => Hold::Writes,
             (false, false) => Hold::Nothing,
         }
     }
 
+    /// Whether a node is out of service by an operator's order.
+    pub fn is_out(&self, name: &str) -> bool {
+        self.drained.contains(name) || self.paused_nodes.contains(name)
+    }
+
     /// Makes a snapshot say what is wanted.
     pub fn mark(&self, snapshot: &mut Snapshot) {
-        snapshot.hold = self.hold();
         for node in &mut snapshot.nodes {
             let is_primary = snapshot.primary == Some(node.id);
             let drained = self.drained.contains(&node.name);
             let no_reads = self.no_reads.contains(&node.name) && !is_primary;
-            node.drained = drained || no_reads;
+            node.paused = self.paused_nodes.contains(&node.name);
+            node.drained = drained || no_reads || (node.paused && !is_primary);
             if node.drained && !is_primary {
                 node.in_read_set = false;
-                node.out_because = Arc::from(match drained {
-                    true => "an operator has drained it",
-                    false => "Patroni's tag noloadbalance keeps reads away",
+                node.out_because = Arc::from(match (drained, node.paused) {
+                    (true, _) => "an operator has drained it",
+                    (false, true) => "an operator has paused it",
+                    (false, false) => "Patroni's tag noloadbalance keeps reads away",
                 });
             }
         }
+        snapshot.hold = self.hold(snapshot);
+        snapshot.closed = self.closed;
     }
 }

@@ -135,6 +135,8 @@ pub struct Node {
     pub round_trip: Duration,
     /// An operator has taken it out of service: as a replica it gets nothing new.
     pub drained: bool,
+    /// An operator has paused it: as the primary it gets no new requests either.
+    pub paused: bool,
 }
 
 /// Immutable picture of a cluster.
@@ -147,6 +149,8 @@ pub struct Snapshot {
     /// Why there is no primary (none found, split brain in words); empty when there is one.
     pub no_primary_because: Arc<str>,
     pub hold: Hold,
+    /// An operator has drained the cluster: it has no clients, or soon none.
+    pub closed: bool,
     /// The primary that is missed; `None` while there is one, and before the first.
     pub lost: Option<Lost>,
     /// `None`: the primary is the first, or nobody has seen its promotion from before to after.
@@ -189,6 +193,9 @@ impl Snapshot {
         match (self.primary, self.hold) {
             (None, _) => &self.no_primary_because,
             (_, Hold::Nothing) => "",
+            (Some(primary), Hold::Writes) if self.node(primary).paused => {
+                "an operator has paused the primary"
+            }
             (_, Hold::Writes) => "the primary is being changed",
             (_, Hold::Everything) => "an operator has paused the cluster",
         }

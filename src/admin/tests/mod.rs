@@ -87,6 +87,7 @@ pub(super) fn snapshot(now: Instant) -> Snapshot {
         primary: Some(NodeId(0)),
         no_primary_because: "".into(),
         hold: Hold::Nothing,
+        closed: false,
         lost: None,
         branch: None,
         nodes: vec![
@@ -130,6 +131,7 @@ fn node(id: u16, name: &str, role: Role) -> Node {
         session_defaults: None,
         round_trip: Duration::from_micros(250),
         drained: false,
+        paused: false,
     }
 }
 

@@ -17,6 +17,7 @@ fn a_snapshot_is_told_with_what_is_known_and_null_for_the_rest() {
         "primary": "pg-a",
         "no_primary_because": null,
         "held": null,
+        "drained": false,
         "last_change": { "age_ms": 5000.0, "what": "pg-a took over from pg-c" },
         "nodes": [
             {
@@ -24,14 +25,14 @@ fn a_snapshot_is_told_with_what_is_known_and_null_for_the_rest() {
                 "role": "primary", "health": "healthy", "unhealthy_because": null,
                 "in_read_set": false, "out_because": null,
                 "timeline": 2, "position": "1/3000060", "lag_ms": null, "lag_bytes": null,
-                "applied_age_ms": 0.0, "round_trip_ms": 0.25, "incarnation": 1, "drained": false,
+                "applied_age_ms": 0.0, "round_trip_ms": 0.25, "incarnation": 1, "drained": false, "paused": false,
             },
             {
                 "name": "pg-b", "address": "10.0.0.1:5432", "zone": "east", "weight": 1,
                 "role": "replica", "health": "healthy", "unhealthy_because": null,
                 "in_read_set": true, "out_because": null,
                 "timeline": 2, "position": "1/2FFF000", "lag_ms": 12.5, "lag_bytes": 4192,
-                "applied_age_ms": 20.0, "round_trip_ms": 0.25, "incarnation": 7, "drained": false,
+                "applied_age_ms": 20.0, "round_trip_ms": 0.25, "incarnation": 7, "drained": false, "paused": false,
             },
             {
                 "name": "pg-c", "address": "10.0.0.2:5432", "zone": null, "weight": 1,
@@ -39,7 +40,7 @@ fn a_snapshot_is_told_with_what_is_known_and_null_for_the_rest() {
                 "unhealthy_because": "connection refused",
                 "in_read_set": false, "out_because": "not healthy",
                 "timeline": null, "position": null, "lag_ms": null, "lag_bytes": null,
-                "applied_age_ms": null, "round_trip_ms": 0.25, "incarnation": 1, "drained": false,
+                "applied_age_ms": null, "round_trip_ms": 0.25, "incarnation": 1, "drained": false, "paused": false,
             },
         ],
     });

@@ -28,6 +28,7 @@ use crate::config::PoolMode;
 use crate::frontend::acquire::{acquire, keep, reads};
 use crate::frontend::cluster::{LocalCluster, Mysql};
 use crate::frontend::failure::Failure;
+use crate::frontend::repeats::Repeats;
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::{Entry, Worker};
 use crate::metrics::{NodeIndex, PinGuard, RouteReason, ServerClosed};
@@ -46,9 +47,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
-
-/// How often a read is sent to another server before its error is the client's.
-const REPEATS_MAX: u32 = 3;
 
 /// A free session keeps its connection for this long after a statement with warnings or an error:
 /// whoever asks for them does so next.
@@ -140,16 +138,15 @@ impl Conversation {
             }
         }
         let reads = reads(Some(&request.class));
-        for repeats in 0.. {
+        let mut repeats = Repeats::default();
+        loop {
             if let Some(node) = self.active.as_ref().map(|active| active.server.node) {
                 if let Err(fault) = self.check_epoch() {
                     match self.recover(&request, fault).await? {
                         Recovered::Answered => return Ok(()),
-                        Recovered::GoesOn => {
-                            self.translation.begin();
-                            continue;
-                        }
+                        Recovered::GoesOn => self.translation.begin(),
                     }
+                    continue;
                 }
                 keep(self, Some(node), reads).await?;
             } else if let Err(refused) = acquire(self, &need, reads).await? {
@@ -160,7 +157,11 @@ impl Conversation {
                 self.settle().await;
                 return self.refuse(&request, &refused).await;
             }
-            match self.run_on_server(&mut request, repeats < REPEATS_MAX).await {
+            let served = self.run_on_server(&mut request, repeats.are_left()).await;
+            if matches!(served, Ok(Served::Repeat) | Err(_)) {
+                repeats.failed(Instant::now(), self.opened_at());
+            }
+            match served {
                 Ok(Served::Done) => {
                     self.settle().await;
                     return Ok(());
@@ -189,7 +190,11 @@ impl Conversation {
             }
             self.translation.begin();
         }
-        Ok(())
+    }
+
+    /// When the connection that is held was opened.
+    fn opened_at(&self) -> Option<Instant> {
+        self.active.as_ref().map(|active| active.server.pooled.connection.life.opened_at)
     }
 
     pub(super) fn need(&self, request: &Request) -> Need {
@@ -258,7 +263,9 @@ impl Conversation {
                     self.stall.clear();
                     return Poll::Ready(Ok(extent));
                 }
-            } else if self.worker.cutting.get() || self.worker.draining.get() && self.is_free() {
+            } else if self.worker.cutting.get()
+                || self.worker.sends_away(&self.cluster.handle.topology) && self.is_free()
+            {
                 return Poll::Ready(Err(Fault::ShuttingDown));
             }
             self.entry.remember(cx.waker());

@@ -12,6 +12,7 @@ use super::startup::Accepted;
 use crate::backend::mysql::variables::Variables;
 use crate::config::Engine;
 use crate::frontend::acquire::acquire;
+use crate::frontend::cluster::DRAINED;
 use crate::frontend::worker::{Entry, Worker};
 use crate::metrics::{AuthFailure, PinGuard, ServerClosed};
 use crate::protocol::buffer::Buffer;
@@ -73,10 +74,7 @@ impl Conversation {
         });
         this.begin_anew();
         let schema = database.filter(|schema| !schema.is_empty());
-        let mut begun = this.log_in(schema.as_deref()).await;
-        if let Ok(Ok(())) = begun {
-            begun = this.initiate().await;
-        }
+        let begun = this.enter(schema.as_deref()).await;
         let mut out = Vec::new();
         let mut sequence = sequence;
         match begun {
@@ -110,6 +108,17 @@ impl Conversation {
             self.client = ClientStream::new(stream, compression, leftover);
         }
         self
+    }
+
+    /// Lets the client in, unless an operator has sent everybody away.
+    async fn enter(&mut self, schema: Option<&str>) -> Result<Result<(), Refused>, Fault> {
+        if self.cluster.handle.topology.is_closed() {
+            return Ok(Err(Refused::new(errors::SHUTDOWN, DRAINED)));
+        }
+        match self.log_in(schema).await {
+            Ok(Ok(())) => self.initiate().await,
+            refused => refused,
+        }
     }
 
     /// Whether a server lets the user in and knows the schema. Asked once for each.

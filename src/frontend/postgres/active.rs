@@ -198,6 +198,11 @@ impl Default for Progress {
 }
 
 impl Active {
+    /// When the connection that is held was opened.
+    pub fn opened_at(&self) -> Option<Instant> {
+        Some(self.server.as_ref()?.pooled.connection.life.opened_at)
+    }
+
     /// Whether everything that was sent is answered and everything that came is passed on.
     pub fn is_quiet(&self) -> bool {
         self.replies.is_quiet()

@@ -27,6 +27,7 @@ use crate::backend::postgres::connection::Reported;
 use crate::backend::stream::Stream;
 use crate::frontend::acquire::{acquire, keep, reads};
 use crate::frontend::cluster::LocalCluster;
+use crate::frontend::repeats::Repeats;
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::{Entry, Worker};
 use crate::metrics::{NodeIndex, PinGuard, RouteReason, ServerClosed};
@@ -43,6 +44,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
@@ -52,9 +54,6 @@ const HOLD_MARGIN_BYTES: usize = 16 * 1024;
 
 /// Room that a read from a client asks for.
 const READ_BYTES_MIN: usize = 8 * 1024;
-
-/// How often a read is sent to another server before its error is the client's.
-const REPEATS_MAX: u32 = 3;
 
 /// Who the client is.
 #[derive(Debug)]
@@ -168,12 +167,12 @@ impl Conversation {
         let mut need = self.need(&batch, open);
         let reads = reads(batch.class.as_ref());
         let mut batch = Some(batch);
-        let is_kept = self.active.is_some();
-        let mut goes_on = false;
+        let (is_kept, mut goes_on) = (self.active.is_some(), false);
         keep(self, self.held_node(), reads).await?;
-        for repeats in 0.. {
+        let (mut repeats, mut first) = (Repeats::default(), true);
+        loop {
             if !std::mem::take(&mut goes_on) {
-                let acquired = match is_kept && repeats == 0 {
+                let acquired = match is_kept && std::mem::take(&mut first) {
                     true => self.keep_on_replica(batch.as_deref(), &need),
                     false => acquire(self, &need, reads).await?,
                 };
@@ -183,10 +182,13 @@ impl Conversation {
                     self.keep_batch(batch);
                     return Ok(());
                 }
-                let may_repeat = !is_kept && repeats < REPEATS_MAX;
+                let may_repeat = !is_kept && repeats.are_left();
                 self.send(batch.take().unwrap_or_default(), open, may_repeat);
             }
             let served = self.serve_here().await;
+            if matches!(served, Ok(Served::Repeat) | Err(_)) {
+                repeats.failed(Instant::now(), self.active.as_ref().and_then(|it| it.opened_at()));
+            }
             match served {
                 Ok(Served::Done | Served::RepeatHere | Served::Settled) => {
                     self.release().await;
@@ -226,7 +228,6 @@ impl Conversation {
                 },
             }
         }
-        Ok(())
     }
 
     fn need(&self, batch: &Batch, open: bool) -> Need {
@@ -280,7 +281,9 @@ impl Conversation {
                     }
                     Extent::Partial => {}
                 }
-            } else if self.worker.draining.get() && self.session.is_free() {
+            } else if self.worker.sends_away(&self.cluster.handle.topology)
+                && self.session.is_free()
+            {
                 return Poll::Ready(Err(Fault::ShuttingDown));
             }
             match self.poll_read_client(cx) {

@@ -86,16 +86,15 @@ impl Conversation {
             _ => return Err(fault),
         };
         let is_uncommitted = self.active.as_ref().is_some_and(|active| active.is_uncommitted());
-        let guard = self.active.as_ref().map(|active| active.progress.guard.as_deref());
-        let why = match guard.map(|guard| guard.map(|guard| guard.mark)) {
-            None => "nothing was under way",
-            Some(None) => "the server was not asked for its id",
-            Some(Some(None)) => "the answer with its id was lost",
-            Some(Some(Some(_))) => "it is no lost server",
+        let guard = self.active.as_ref().and_then(|active| active.progress.guard.as_deref());
+        let why = match guard.map(|guard| guard.mark) {
+            None => "the server was not asked for its id",
+            Some(None) => "the answer with its id was lost",
+            Some(Some(_)) => "its server is there",
         };
-        tracing::info!("{fault}: {why} (uncommitted: {is_uncommitted})");
         let guarded = self.active.as_deref_mut().and_then(take_guard);
         let (Fault::ServerLost { node, error, .. }, Some((guard, mark))) = (&fault, guarded) else {
+            tracing::info!("{fault}: not asking for its transaction: {why}");
             return self.replay(fault, lost, is_uncommitted).await;
         };
         tracing::debug!("asking what became of a commit: {node}: {error}");

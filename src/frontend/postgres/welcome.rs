@@ -8,7 +8,7 @@ use super::startup::{Accepted, PeerAddress};
 use super::statements::Statements;
 use crate::backend::postgres::connection::Reported;
 use crate::frontend::acquire::acquire;
-use crate::frontend::cluster::{LocalCluster, WelcomeKey};
+use crate::frontend::cluster::{DRAINED, LocalCluster, WelcomeKey};
 use crate::frontend::stall::Stall;
 use crate::frontend::worker::Worker;
 use crate::metrics::PinGuard;
@@ -92,6 +92,9 @@ impl Conversation {
             greeting: true,
         });
         let welcomed = match conversation.own_settings(&own) {
+            Ok(()) if conversation.cluster.handle.topology.is_closed() => {
+                Err(Fault::Login { sqlstate: "57P03".to_owned(), message: DRAINED.to_owned() })
+            }
             Ok(()) => conversation.welcome().await,
             Err(fault) => Err(fault),
         };

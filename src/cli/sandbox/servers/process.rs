@@ -160,7 +160,12 @@ impl Process {
         // The first one first: the others have the limit from it.
         for pid in std::iter::once(pid).chain(children(pid)) {
             let limits = [format!("--pid={pid}"), format!("--fsize={FULL_DISK_BYTES}")];
-            let done = Command::new("prlimit").args(limits).output().context("prlimit")?;
+            let mut command = Command::new("prlimit");
+            if let Some((uid, gid)) = self.place.binaries.run_as {
+                // Another user's limits even root may not change everywhere (CAP_SYS_RESOURCE).
+                command.uid(uid).gid(gid);
+            }
+            let done = command.args(limits).output().context("prlimit")?;
             let told = String::from_utf8_lossy(&done.stderr).into_owned();
             if !done.status.success() && Path::new(&format!("/proc/{pid}")).exists() {
                 bail!("prlimit: {told}");
