@@ -55,7 +55,7 @@ fn clusters_of_both_kinds_are_served_at_once() {
     let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
     let opts = crate::support::mysql::client_opts(port, &mariadb.app);
     let opts = opts.user(Some("maria")).pass(Some(password));
-    let maria = crate::support::mysql::Session::connect(&opts.into()).expect("a login");
+    let maria = Session::connect(&opts.into()).expect("a login");
     maria.execute("CREATE TABLE both_kinds (n int)").unwrap();
     assert!(maria.value("SELECT version()").unwrap().contains("MariaDB"));
     let session = crate::support::Session::connect(&crate::support::client_config(
@@ -515,7 +515,7 @@ fn limits_have_errors(engine: Engine) {
     });
     let nowhere: Opts = fixture.opts().db_name(Some("nowhere")).into();
     drop(two);
-    let refused = || match crate::support::mysql::Session::connect(&nowhere) {
+    let refused = || match Session::connect(&nowhere) {
         Ok(_) => panic!("there is no such schema"),
         Err(error) => errno(&error),
     };
