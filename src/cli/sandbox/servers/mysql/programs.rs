@@ -87,8 +87,17 @@ impl Programs {
         command.args(["--innodb-flush-method=nosync", "--innodb-doublewrite=OFF"]);
         command.arg("--innodb-autoextend-increment=8");
         command.arg(format!("--datadir={}", data.display()));
+        if let Some(home) = data.parent() {
+            command.arg(tmpdir(home));
+        }
         command
     }
+}
+
+/// A folder for temporary tables of its own: a server that starts removes all that it finds there
+/// (`mysql_rm_tmp_tables`, `sql/sql_base.cc`), also another server's.
+pub(super) fn tmpdir(home: &Path) -> String {
+    format!("--tmpdir={}", home.display())
 }
 
 /// Whether this folder has the engine's server: MariaDB also calls itself `mysqld`.

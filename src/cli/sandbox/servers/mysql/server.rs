@@ -4,7 +4,7 @@ use super::super::group::{Login, Member};
 use super::super::process::{Place, Process, STOP_TIMEOUT, on_free_port};
 use super::super::query::{Rows, quote};
 use super::super::wait_until;
-use super::programs::Programs;
+use super::programs::{Programs, tmpdir};
 use super::query::{self, Session, client_opts};
 use super::{Cluster, Engine, Options, option_file};
 use anyhow::{Context, Result};
@@ -69,6 +69,7 @@ impl Server {
         command.arg(format!("--defaults-file={}", home.join("my.cnf").display()));
         command.arg(format!("--datadir={}", self.place.data.display()));
         command.arg(format!("--socket={}", self.socket.display()));
+        command.arg(tmpdir(home));
         command.arg(format!("--pid-file={}", home.join("pid").display()));
         command
             .arg(format!("--port={}", self.port))
