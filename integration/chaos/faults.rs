@@ -274,6 +274,8 @@ impl<'a, S: Stand> Round<'a, '_, S> {
     fn restore(&self, fault: Fault, new: &S) {
         let Arena { fixture, cables, .. } = *self.arena;
         if new.name == self.old.name {
+            // A crash leaves nothing of what was set at run time.
+            new.confirm();
             return;
         }
         match fault {
