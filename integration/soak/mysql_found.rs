@@ -64,6 +64,12 @@ pub const FOUND: &[&str] = &[
 0 Q SELECT count(*) FROM fixed
 0 Q ROLLBACK; SELECT f_lock()
 0 Q SELECT RELEASE_LOCK('fl')",
+    // What is held for questions about warnings is not held for a reset.
+    "narrow clients=2
+0 P SELECT CAST(? AS SIGNED)
+0 E 1 'x'
+0 R 1
+0 A 1 2",
     // A statement that the held connection has not been given yet has no cursor.
     "wide clients=2
 0 P SELECT @a, ?

@@ -144,8 +144,12 @@ impl Conversation {
         (!self.is_on_server(id)).then_some(Ok(()))
     }
 
-    /// Whether the connection that is held knows the statement.
+    /// Whether the connection that is held knows the statement. One that is held only for questions
+    /// about the last statement is given back before this command.
     fn is_on_server(&mut self, id: u32) -> bool {
+        if self.is_free() {
+            return false;
+        }
         let active = self.active.as_mut();
         active.is_some_and(|active| active.connection().traces.prepared.touch(id).is_some())
     }
