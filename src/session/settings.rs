@@ -52,6 +52,9 @@ pub struct Settings {
     serializable_by_default: bool,
 }
 
+/// What no text sets anything to.
+const UNKNOWN: &str = "";
+
 const ISOLATION: &str = "default_transaction_isolation";
 
 impl Settings {
@@ -86,6 +89,18 @@ impl Settings {
     pub fn remove(&mut self, name: &str) {
         self.values.remove(name);
         self.serializable_by_default &= name != ISOLATION;
+    }
+
+    /// Nobody knows what a connection has for this setting: [`Settings::difference`] changes it,
+    /// whatever is wanted.
+    pub fn doubt(&mut self, name: Arc<str>) {
+        self.remove(&name);
+        self.values.insert(name, Value { sql: UNKNOWN.into(), by: Identity::default() });
+    }
+
+    /// Whether it is set, to a value that is known.
+    pub fn knows(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|sql| **sql != *UNKNOWN)
     }
 
     /// Whether transactions are SERIALIZABLE where they say nothing.

@@ -71,7 +71,7 @@ impl Watch for Observer<'_> {
     fn own_answered(&mut self, out: &mut Buffer) {
         // What is not known of the connection is set before it is compared.
         let known = self.connection.settings.as_ref();
-        let lacks = |name| known.is_none_or(|known| known.get(name).is_none());
+        let lacks = |name| known.is_none_or(|known| !known.knows(name));
         let mut startup = self.session.startup.names();
         let is_set = known.is_some()
             && !startup.any(|name| self.session.settings.get(name).is_some() && lacks(name));
@@ -370,7 +370,8 @@ impl Observer<'_> {
                 *settings = self.session.settings.clone();
             }
             for (name, _) in dropped {
-                Arc::make_mut(settings).remove(&name);
+                // A rollback may have brought it back.
+                Arc::make_mut(settings).doubt(name);
             }
         }
     }
