@@ -32,7 +32,7 @@ fn with_token<S: Stand>(which: Which) -> Stage<S> {
     S::stage(which, 2, |config| config["api"]["token"] = TOKEN.into())
 }
 
-fn topology<S: Stand>(fixture: &Stage<S>) -> Value {
+pub fn topology<S: Stand>(fixture: &Stage<S>) -> Value {
     let (status, body) = fixture.proxy.get("/api/v1/topology").unwrap();
     assert_eq!(status, 200);
     let mut body: Value = serde_json::from_str(&body).unwrap();

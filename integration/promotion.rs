@@ -1,6 +1,6 @@
 //! The proxy itself promotes a replica: when the primary is lost, and when an operator wants it.
 
-use crate::maintenance::{TOKEN, said, tiffin};
+use crate::maintenance::{TOKEN, said, tiffin, topology};
 use crate::support::relay::{Behaviour, Relay};
 use crate::support::{
     Fixture, Group, Member, PATIENCE, Server, Sql, Stage, Stand, Which, on_every_engine,
@@ -329,6 +329,8 @@ fn a_proxy_that_sees_a_minority_writes_nothing<S: Stand>(which: Which) {
     let primary = fixture.cluster.primary();
     for (round, cut) in [Behaviour::Refuse, Behaviour::Silence].into_iter().enumerate() {
         relays.iter().for_each(|relay| relay.set(cut));
+        // A write under way while the primary is given up would end its session.
+        wait_until(PATIENCE, || topology(&fixture)["primary"].is_null()).expect("it is given up");
         let refused = || writer.query("INSERT INTO t VALUES (1)").err();
         let mut told = String::new();
         wait_until(PATIENCE, || {
