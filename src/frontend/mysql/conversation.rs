@@ -157,7 +157,8 @@ impl Conversation {
                 self.settle().await;
                 return self.refuse(&request, &refused).await;
             }
-            let served = self.run_on_server(&mut request, repeats.are_left()).await;
+            let may_repeat = repeats.are_left();
+            let served = self.run_on_server(&mut request, may_repeat).await;
             if matches!(served, Ok(Served::Repeat) | Err(_)) {
                 repeats.failed(Instant::now(), self.opened_at());
             }
@@ -179,7 +180,7 @@ impl Conversation {
                     self.drop_or_give_up();
                     need = Need::Primary(RouteReason::RetriedOnPrimary);
                 }
-                Err(fault) if self.can_repeat(&fault) => {
+                Err(fault) if may_repeat && self.can_repeat(&fault) => {
                     self.count_retry();
                     self.drop_server(ServerClosed::Broken);
                 }
