@@ -295,13 +295,16 @@ fn columns(body: &[u8]) -> String {
 /// Refused either way: the portal of a BEGIN that no server has seen yet is executed once more, in
 /// its transaction or after that has failed; a
 /// Bind in an aborted transaction, of a statement that can not be prepared on this server any more,
-/// has the wrong parameters, or a Parse of its name comes again.
+/// has the wrong parameters, or a Parse of its name comes again; a Bind with the wrong number of
+/// parameters, of a statement that is prepared anew because the search path has changed, and whose
+/// table is not there.
 fn is_refused_alike(direct: &str, proxied: &str) -> bool {
     let codes = |one: &str, other: &str| direct.contains(one) && proxied.contains(other);
     codes("C=55000", "C=34000") && direct.contains("cannot be run")
         || codes("C=25P02", "C=34000")
         || codes("C=08P01", "C=25P02")
         || codes("C=42P05", "C=25P02")
+        || codes("M=bind message supplies", "M=relation")
 }
 
 /// A READ ONLY transaction with a snapshot or other state on a replica, or a session with what such
@@ -325,8 +328,9 @@ fn on_used_connection(line: &str) -> bool {
 
 /// In a transaction that has failed nothing can be prepared on the server that it is on.
 fn is_not_described(found: &Difference) -> bool {
-    let refused = |line: &String| line.contains("C=25P02");
-    found.proxied.iter().any(refused) && !found.direct.iter().any(|line| line.starts_with('E'))
+    let mut pairs = found.direct.iter().zip(&found.proxied);
+    let first = pairs.find(|(direct, proxied)| direct != proxied);
+    first.is_some_and(|(direct, proxied)| !direct.starts_with('E') && proxied.contains("C=25P02"))
 }
 
 /// What a client has asked for when it connected is reset in a text of several statements, and those

@@ -226,7 +226,9 @@ pub const LOOKS: &[&str] = &[
     "SELECT coalesce(current_setting('soak.a', true), ''), \
      coalesce(current_setting('soak.b', true), '')",
     "SELECT current_user, session_user, current_schema",
-    "SELECT name, statement, is_holdable FROM pg_cursors ORDER BY name",
+    // The portal of a BEGIN that the extended protocol has brought is not there behind the proxy.
+    "SELECT name, statement, is_holdable FROM pg_cursors WHERE statement !~* '(begin|start)' \
+     ORDER BY name",
     "SELECT * FROM pg_listening_channels() ORDER BY 1",
     "SELECT name, statement FROM pg_prepared_statements WHERE from_sql ORDER BY name",
     "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'",
