@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! proof by another plugin, or none ─▶ AuthSwitchRequest ─▶ proof
+//! without a password to check       ─▶ let in, whatever the proof says
 //! mysql_native_password             ─▶ checked
 //! caching_sha2_password             ─▶ checked by the digest ─▶ 0x03
 //!                                   └▶ no digest yet: 0x04 ─▶ password (TLS), or key asked for,
@@ -92,16 +93,12 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         .await
         .map_err(|error| Refusal::lookup_failed(&error.reason))?;
     let credentials = credentials.as_deref();
+    let mut exchange = Exchange { packets, context, secure: applicant.secure, said, default };
     let checked = match settings.method_of(credentials) {
-        AuthMethod::Trust => trusted(credentials).map_err(|why| (why, false).into()),
-        AuthMethod::Cert => {
-            by_certificate(credentials, applicant).map_err(|why| (why, false).into())
-        }
+        AuthMethod::Trust => exchange.let_in(trusted(credentials)).await,
+        AuthMethod::Cert => exchange.let_in(by_certificate(credentials, applicant)).await,
         AuthMethod::ScramSha256 | AuthMethod::Md5 | AuthMethod::Password => {
-            let known = credentials.map(|credentials| &credentials.known);
-            let mut exchange =
-                Exchange { packets, context, secure: applicant.secure, said, default };
-            exchange.check(known).await
+            exchange.check(credentials.map(|credentials| &credentials.known)).await
         }
     };
     match checked {
@@ -157,6 +154,11 @@ fn by_certificate(
     }
 }
 
+/// A single zero byte is caching_sha2's way to say that there is no password.
+fn is_password_used(proof: &[u8]) -> bool {
+    !matches!(proof, b"" | b"\0")
+}
+
 /// One client's proof.
 struct Exchange<'a, S> {
     packets: &'a mut Packets<S>,
@@ -168,19 +170,35 @@ struct Exchange<'a, S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
-    async fn check(&mut self, known: Option<&Known>) -> Result<Shown, Failure> {
-        let offered = match self.said.plugin {
+    /// The plugin that the client would use, if it can be checked here.
+    fn offered(&self) -> Plugin {
+        match self.said.plugin {
             Some(plugin @ (Plugin::Native | Plugin::CachingSha2)) => plugin,
             _ => self.default,
-        };
+        }
+    }
+
+    /// Without a look at the proof, which has to be asked for all the same: a client whose plugin
+    /// has not been given its scramble takes an OK for that, and goes on proving.
+    async fn let_in(&mut self, decided: Result<Shown, Denied>) -> Result<Shown, Failure> {
+        let shown = decided.map_err(|why| Failure::from((why, false)))?;
+        let plugin = self.offered();
+        let (proof, _) = self.proof(plugin).await?;
+        if plugin == Plugin::CachingSha2 && is_password_used(&proof) {
+            self.packets.send(|out, sequence| put_auth_more(out, sequence, &[FAST_OK])).await?;
+        }
+        Ok(shown)
+    }
+
+    async fn check(&mut self, known: Option<&Known>) -> Result<Shown, Failure> {
+        let offered = self.offered();
         let plugin = match known {
             Some(Known::Native(_)) => Plugin::Native,
             Some(Known::Sha2(_)) => Plugin::CachingSha2,
             Some(Known::Password { .. } | Known::Nothing) | None => offered,
         };
         let (proof, scramble) = self.proof(plugin).await?;
-        // A single zero byte is caching_sha2's way to say that there is no password.
-        let used = !matches!(&proof[..], b"" | b"\0");
+        let used = is_password_used(&proof);
         let denied = |why| Failure::from((why, used));
         let fits = match (known, plugin) {
             (Some(Known::Password { password, digest }), _) => {

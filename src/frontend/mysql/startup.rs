@@ -36,6 +36,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// The longest first packet of a client. Attributes are most of it; servers take 64 KiB of them.
 const RESPONSE_BYTES_MAX: usize = 128 * 1024;
 
+/// What libmariadb says when it cannot load the plugin of the greeting: caching_sha2_password is a
+/// file of its own there, which may be missing, and is not found while another thread loads it.
+/// mysql_native_password is built in.
+const LIBMARIADB_WITHOUT: &[u8] = b"dummy_fallback_auth";
+
 /// What the proxy is towards clients: what its greeting says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Face {
@@ -388,8 +393,12 @@ fn said<'a>(
     greeted: Plugin,
 ) -> Said<'a> {
     let named = capabilities.has(Capabilities::PLUGIN_AUTH);
-    let plugin = if named { Plugin::of(response.plugin) } else { Some(Plugin::Native) };
-    let counts = plugin == Some(greeted) || !named;
+    if !named || response.plugin == LIBMARIADB_WITHOUT {
+        let proof = (!named).then_some((response.proof, scramble));
+        return Said { plugin: Some(Plugin::Native), proof };
+    }
+    let plugin = Plugin::of(response.plugin);
+    let counts = plugin == Some(greeted);
     Said { plugin, proof: counts.then_some((response.proof, scramble)) }
 }
 
