@@ -61,7 +61,7 @@ fn only_the_proxy_with_the_lease_promotes<S: Stand>(which: Which) {
     // lease has run out, also if a third one is started that could not, as it has seen no primary.
     let name = primary(other).unwrap();
     let new = fixture.cluster.servers().iter().find(|server| server.name == name).unwrap();
-    S::remake(&fixture, old, new);
+    S::remake(&fixture, old, new, new.port);
     wait_until(PATIENCE, || new.are_writes_confirmed()).unwrap();
     holder.kill();
     new.kill9().unwrap();

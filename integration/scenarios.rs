@@ -195,7 +195,10 @@ fn pairs_of<S: Stand>(stage: &Stage<S>, id: u64, pairs: u64) -> Seen {
 }
 
 fn a_promotion_is_followed<S: Stand>(which: Which) {
-    let stage = S::stage(which, 2, as_it_is);
+    let stage = S::stage(which, 2, |config| {
+        // A busy machine takes its time with a promotion.
+        config["clusters"]["main"]["gate"]["hold"] = "2min".into();
+    });
     stage.create_table("t", "n int PRIMARY KEY, port int");
     let (old, new, other) =
         (stage.cluster.primary(), stage.cluster.replica(0), stage.cluster.replica(1));

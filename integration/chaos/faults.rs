@@ -65,8 +65,6 @@ impl Fault {
             Two => which != Which::MariaDb,
             // MySQL and MariaDB do not fail: they wait for room, and so do their clients.
             DiskFull => which == Which::Postgres,
-            // There the second replica does not always come to follow; why is not known.
-            ByHand => which != Which::MariaDb,
             _ => true,
         }
     }
@@ -222,19 +220,19 @@ impl<'a, S: Stand> Round<'a, '_, S> {
         // The proxy lets it follow the new primary, unless it had received more than that one: then
         // it has to be made anew.
         if !self.play.goes_on(1, FOLLOW_TIMEOUT) {
-            S::remake(self.arena.fixture, best, new);
-            best.lead(self.arena.cables.of(new).port);
+            S::remake(self.arena.fixture, best, new, self.arena.cables.of(new).port);
         }
     }
 
     /// Promotes the one that has most, and lets the other follow.
     fn promote_by_hand(&self) -> &'a S {
         let [one, two] = self.others()[..] else { panic!("two replicas") };
-        let (new, other) = if two.received() > one.received() { (two, one) } else { (one, two) };
+        // What was on its way to one of them may still have come after the primary has gone.
+        let [by_one, by_two] = [one, two].map(Stand::stop_receiving);
+        let (new, other) = if by_two > by_one { (two, one) } else { (one, two) };
         new.take_over().unwrap();
         new.confirm();
-        other.follow(&self.arena.fixture.cluster, new).unwrap();
-        other.lead(self.arena.cables.of(new).port);
+        other.follow_at(&self.arena.fixture.cluster, new, self.arena.cables.of(new).port);
         self.arena.fixture.wait_primary(new);
         new
     }
@@ -282,10 +280,9 @@ impl<'a, S: Stand> Round<'a, '_, S> {
         }
         match fault {
             // The proxy did not promote, and does not look after it.
-            ByHand | Paused => S::remake(fixture, self.old, new),
-            _ => S::restore(fixture, self.old, new),
+            ByHand | Paused => S::remake(fixture, self.old, new, cables.of(new).port),
+            _ => S::restore(fixture, self.old, new, cables.of(new).port),
         }
-        self.old.lead(cables.of(new).port);
         if fault == ByHand {
             fixture.reload(&fixture.config);
         }

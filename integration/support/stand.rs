@@ -47,8 +47,12 @@ pub trait Stand: Member + 'static {
     /// Makes a replica reach its upstream at another port.
     fn lead(&self, port: u16);
 
-    /// Brings a former primary of such a cluster back, whatever has become of it.
-    fn restore(stage: &Stage<Self>, old: &Self, new: &Self);
+    /// Makes a replica follow this server at that port, in one step.
+    fn follow_at(&self, cluster: &Group<Self>, upstream: &Self, port: u16);
+
+    /// Brings a former primary of such a cluster back, whatever has become of it; it reaches the new
+    /// one at this port.
+    fn restore(stage: &Stage<Self>, old: &Self, new: &Self, port: u16);
 
     /// Whether both replicas confirm what this primary writes.
     fn are_writes_confirmed(&self) -> bool;
@@ -62,12 +66,12 @@ pub trait Stand: Member + 'static {
     /// Begins to wait for replicas, where a server that was promoted by hand does not by itself.
     fn confirm(&self);
 
-    /// A number that grows with what a replica has received; to be compared while there is no
-    /// primary.
-    fn received(&self) -> u64;
+    /// Ends a replica's receiver; a number that grows with what it has received.
+    fn stop_receiving(&self) -> u64;
 
-    /// Makes a former primary a replica of the new one, without the proxy.
-    fn remake(stage: &Stage<Self>, old: &Self, new: &Self);
+    /// Makes a former primary a replica of the new one, which it reaches at this port, without the
+    /// proxy.
+    fn remake(stage: &Stage<Self>, old: &Self, new: &Self, port: u16);
 
     /// The addresses that another proxy in front of this cluster can listen on.
     fn listen(cluster: &Group<Self>) -> Value;
@@ -104,8 +108,13 @@ impl Stand for Server {
         self.set("primary_conninfo", &format!("'{conninfo}'")).unwrap();
     }
 
-    fn restore(stage: &Stage<Server>, old: &Server, new: &Server) {
-        Server::remake(stage, old, new);
+    fn follow_at(&self, cluster: &Group<Server>, upstream: &Server, port: u16) {
+        self.follow(cluster, upstream).unwrap();
+        self.lead(port);
+    }
+
+    fn restore(stage: &Stage<Server>, old: &Server, new: &Server, port: u16) {
+        Server::remake(stage, old, new, port);
     }
 
     fn start_again(&self) {
@@ -119,13 +128,15 @@ impl Stand for Server {
 
     fn confirm(&self) {}
 
-    fn received(&self) -> u64 {
+    fn stop_receiving(&self) -> u64 {
+        self.cut_receiver().unwrap();
         let number = self.value("SELECT pg_last_wal_receive_lsn() - '0/0'").unwrap();
         number.parse().expect("a place in the log")
     }
 
-    fn remake(stage: &Stage<Server>, old: &Server, new: &Server) {
+    fn remake(stage: &Stage<Server>, old: &Server, new: &Server, port: u16) {
         stage.cluster.rewind(old, new).unwrap();
+        old.lead(port);
     }
 
     fn listen(cluster: &Group<Server>) -> Value {
@@ -197,7 +208,14 @@ impl Stand for mysql::Server {
         }
     }
 
-    fn restore(stage: &Stage<mysql::Server>, old: &mysql::Server, new: &mysql::Server) {
+    /// MariaDB's primary may hang for ever when a semi-synchronous replica leaves it as soon as it
+    /// has come: `Ack_receiver::remove_slave` waits for a thread that it does not wake
+    /// (`sql/semisync_master_ack_receiver.cc`).
+    fn follow_at(&self, cluster: &Group<mysql::Server>, _: &mysql::Server, port: u16) {
+        self.replicate_from(port, &cluster.replicator).unwrap();
+    }
+
+    fn restore(stage: &Stage<mysql::Server>, old: &mysql::Server, new: &mysql::Server, port: u16) {
         if !old.is_running() {
             old.start().unwrap();
         }
@@ -210,7 +228,7 @@ impl Stand for mysql::Server {
         };
         wait_until(PATIENCE, || joined().is_some()).expect("it was looked after");
         if joined() == Some(false) {
-            mysql::Server::remake(stage, old, new);
+            mysql::Server::remake(stage, old, new, port);
         }
     }
 
@@ -228,7 +246,8 @@ impl Stand for mysql::Server {
         mysql::confirm_writes(self);
     }
 
-    fn received(&self) -> u64 {
+    fn stop_receiving(&self) -> u64 {
+        mysql::Server::stop_receiving(self).unwrap();
         let (parse, column): (fn(&str) -> Result<Gtids, _>, _) = match self.engine {
             mysql::Engine::MySql => (Gtids::parse_set, "Retrieved_Gtid_Set"),
             mysql::Engine::MariaDb => (Gtids::parse_heads, "Gtid_IO_Pos"),
@@ -238,8 +257,13 @@ impl Stand for mysql::Server {
         gtids.count_beyond(&gtids.none())
     }
 
-    fn remake(stage: &Stage<mysql::Server>, old: &mysql::Server, new: &mysql::Server) {
-        stage.cluster.rebuild(old, new, &cache().expect("a folder")).unwrap();
+    /// Where there is another replica, from that one: to apply everything again would take longer
+    /// with each round.
+    fn remake(stage: &Stage<mysql::Server>, old: &mysql::Server, new: &mysql::Server, port: u16) {
+        let mut others = stage.cluster.servers().iter();
+        let other = others.find(|one| ![&old.name, &new.name].contains(&&one.name));
+        let other = other.filter(|server| server.is_running());
+        stage.cluster.rebuild(old, other, port, &cache().expect("a folder")).unwrap();
     }
 
     fn listen(cluster: &Group<mysql::Server>) -> Value {

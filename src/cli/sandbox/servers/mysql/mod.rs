@@ -19,7 +19,7 @@ use super::folder::{self, Folder};
 use super::group::{Group, Login, Logins};
 use super::process::Place;
 use super::query::quote;
-use super::{CATCH_UP_TIMEOUT, Tls, from_template, join, wait_until};
+use super::{CATCH_UP_TIMEOUT, Tls, copy, from_template, join, wait_until};
 use anyhow::{Context, Result};
 use programs::Programs;
 use std::fs;
@@ -191,16 +191,32 @@ impl Cluster {
         self.follow(server, upstream)
     }
 
-    /// Makes a server anew, with nothing of its own, as a replica of `upstream`, whose binary logs
-    /// must have everything. `template_cache` is as in [`Options`].
-    pub fn rebuild(&self, server: &Server, upstream: &Server, template_cache: &Path) -> Result<()> {
+    /// Makes a server anew, with nothing of its own, as a replica of the one that it reaches at
+    /// `port`: from a copy of this replica of that one, which is stopped for it, or from nothing but
+    /// that one's binary logs. `template_cache` is as in [`Options`].
+    pub fn rebuild(
+        &self,
+        server: &Server,
+        replica: Option<&Server>,
+        port: u16,
+        template_cache: &Path,
+    ) -> Result<()> {
         if server.is_running() {
             server.kill9()?;
         }
         fs::remove_dir_all(&server.place.data)?;
-        make_data_directory(&server.place, &server.programs, template_cache)?;
+        match replica {
+            Some(replica) => {
+                replica.stop()?;
+                copy(&replica.place.data, &server.place.data)?;
+                forget_uuid(&server.place)?;
+                replica.start_read_only()?;
+            }
+            None => make_data_directory(&server.place, &server.programs, template_cache)?,
+        }
         server.take_another_id();
-        self.rejoin(server, upstream)
+        server.start_read_only()?;
+        server.replicate_from(port, &self.logins.replicator)
     }
 }
 
@@ -230,12 +246,16 @@ fn accounts(engine: Engine, login: &Login) -> Vec<String> {
 fn make_data_directory(place: &Place, programs: &Programs, cache: &Path) -> Result<()> {
     from_template(place, cache, || {
         folder::run(programs.initialise(&place.data).current_dir(place.folder.path()))?;
-        // The server's UUID: each copy makes one of its own.
-        match fs::remove_file(place.data.join("auto.cnf")) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
+        forget_uuid(place)
     })
+}
+
+/// Each copy of a data directory makes a UUID of its own; MariaDB has none.
+fn forget_uuid(place: &Place) -> Result<()> {
+    match fs::remove_file(place.data.join("auto.cnf")) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// The server's option file.

@@ -194,7 +194,7 @@ impl Server {
     }
 
     /// Replicates from the server with this port, and is read-only.
-    pub(super) fn replicate_from(&self, port: u16, login: &Login) -> Result<()> {
+    pub fn replicate_from(&self, port: u16, login: &Login) -> Result<()> {
         let Words { replica, change, prefix, by_gtid, .. } = self.words();
         let Login { user, password } = login;
         self.execute(&format!("STOP {replica}"))?;
