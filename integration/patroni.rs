@@ -13,14 +13,14 @@ use tiffin::cli::sandbox::servers::process::free_port;
 
 const WRITERS: usize = 3;
 /// The default; the figures are told in it.
-const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two looks at who takes writes.
 const LOOK: Duration = Duration::from_millis(5);
 
-fn start_proxy(patroni: &Patroni) -> Proxy {
+pub fn start_proxy(patroni: &Patroni, change: impl FnOnce(&mut Value)) -> Proxy {
     let urls: Vec<String> =
         patroni.members.iter().map(|member| format!("http://127.0.0.1:{}", member.api)).collect();
-    let config = json!({
+    let mut config = json!({
         "listen": {
             "postgres": [format!("127.0.0.1:{}", free_port().unwrap())],
             "http": format!("127.0.0.1:{}", free_port().unwrap()),
@@ -34,6 +34,7 @@ fn start_proxy(patroni: &Patroni) -> Proxy {
             "gate": { "hold": "1min" },
         } },
     });
+    change(&mut config["clusters"]["main"]);
     Proxy::spawn_in(binary(), patroni.folder.path(), &config).unwrap()
 }
 
@@ -44,12 +45,12 @@ fn node(proxy: &Proxy, name: &str) -> Option<Value> {
     body["clusters"][0]["nodes"].as_array()?.iter().find(|node| node["name"] == name).cloned()
 }
 
-fn wait_node(proxy: &Proxy, name: &str, is_so: impl Fn(&Value) -> bool) {
+pub fn wait_node(proxy: &Proxy, name: &str, is_so: impl Fn(&Value) -> bool) {
     wait_until(PATIENCE, || node(proxy, name).is_some_and(|node| is_so(&node)))
         .unwrap_or_else(|_| panic!("{name}: {:#?}\n{}", node(proxy, name), proxy.log()));
 }
 
-fn reads(node: &Value) -> bool {
+pub fn reads(node: &Value) -> bool {
     node["in_read_set"] == true && node["role"] == "replica"
 }
 
@@ -113,7 +114,7 @@ impl Books {
 }
 
 /// Waits until a member other than `old` takes writes; which, and when.
-fn promoted<'a>(patroni: &'a Patroni, old: &str) -> (&'a str, Instant) {
+pub fn promoted<'a>(patroni: &'a Patroni, old: &str) -> (&'a str, Instant) {
     let others: Vec<_> = patroni.members.iter().filter(|member| member.name != old).collect();
     let sessions: Vec<_> =
         others.iter().map(|member| patroni.session(member, "postgres")).collect();
@@ -136,7 +137,7 @@ fn patroni_leads_and_the_proxy_follows() {
     leader.query("CREATE TABLE t (n bigint PRIMARY KEY)").unwrap();
     leader.query("ALTER TABLE t OWNER TO app").unwrap();
     drop(leader);
-    let proxy = start_proxy(&patroni);
+    let proxy = start_proxy(&patroni, |_| {});
     proxy.wait_ready().unwrap();
     wait_node(&proxy, "p1", reads);
     let books = Books::default();

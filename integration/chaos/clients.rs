@@ -1,12 +1,13 @@
 //! Clients that write and read at random through the proxy, and remember what they were told.
 
 use super::history::{Books, Event, Op, Outcome};
-use crate::support::{PATIENCE, Sql, Stage, Stand, wait_until};
+use super::longer;
+use crate::support::{Login, PATIENCE, Sql, Stage, Stand, wait_until};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-pub const SESSIONS: usize = 6;
+const SESSIONS: usize = 6;
 pub const LISTS: usize = 8;
 pub const ACCOUNTS: usize = 8;
 pub const START: i64 = 1000;
@@ -14,24 +15,37 @@ pub const START: i64 = 1000;
 /// What the clients share.
 #[derive(Default)]
 pub struct Play {
-    pub stop: AtomicBool,
+    stop: AtomicBool,
     next: AtomicU64,
-    pub done: [AtomicUsize; SESSIONS],
+    done: [AtomicUsize; SESSIONS],
     /// Statements that ended with an error, whatever it says.
-    pub errors: AtomicUsize,
-    writes: Mutex<Writes>,
+    errors: AtomicUsize,
+    /// Every second client does what takes longer.
+    longer: bool,
+    /// When whoever it was had a write acknowledged, since this was last asked for.
+    writes: Mutex<Vec<Instant>>,
 }
 
-/// When whoever it was had a write acknowledged, and the longest time without.
-#[derive(Default)]
-struct Writes {
-    last: Option<Instant>,
-    gap: Duration,
+/// Where the clients connect, and as whom.
+pub struct Door {
+    pub port: u16,
+    pub app: Login,
 }
 
-/// Makes the tables.
+/// Makes the tables, and waits until reads of them go to replicas.
 pub fn set_up<S: Stand>(fixture: &Stage<S>) {
-    let session = fixture.session();
+    make_tables::<S>(&fixture.session());
+    // Until the catalog is loaded again, reads of what it does not know go to the primary, and may
+    // write for all that is known.
+    let primary = fixture.cluster.primary();
+    primary.wait_caught_up(&fixture.cluster).expect("replicas catch up");
+    let port = primary.port.to_string();
+    let read = format!("SELECT {}, count(*) FROM registers", S::OWN_PORT);
+    wait_until(PATIENCE, || fixture.try_value(&read).is_ok_and(|ran_on| ran_on != port))
+        .expect("reads go to replicas");
+}
+
+pub fn make_tables<S: Stand>(session: &S::Session) {
     let rows = |count: usize, value: &str| {
         let rows: Vec<String> = (0..count).map(|id| format!("({id}, {value})")).collect();
         rows.join(", ")
@@ -48,14 +62,6 @@ pub fn set_up<S: Stand>(fixture: &Stage<S>) {
     ] {
         session.query(&sql).expect("make the tables");
     }
-    // Until the catalog is loaded again, reads of what it does not know go to the primary, and may
-    // write for all that is known.
-    let primary = fixture.cluster.primary();
-    primary.wait_caught_up(&fixture.cluster).expect("replicas catch up");
-    let port = primary.port.to_string();
-    let read = format!("SELECT {}, count(*) FROM registers", S::OWN_PORT);
-    wait_until(PATIENCE, || fixture.try_value(&read).is_ok_and(|ran_on| ran_on != port))
-        .expect("reads go to replicas");
 }
 
 /// What is there in the end, read where it was written.
@@ -79,6 +85,28 @@ pub fn books(session: &impl Sql) -> Books {
 }
 
 impl Play {
+    pub fn new(longer: bool) -> Play {
+        Play { longer, ..Play::default() }
+    }
+
+    /// The clients, meanwhile; what they saw, and what came of it.
+    pub fn around<S: Stand, T>(&self, door: &Door, then: impl FnOnce() -> T) -> (Vec<Event>, T) {
+        let seed = super::number("CHAOS_SEED", 1);
+        std::thread::scope(|scope| {
+            let players: Vec<_> = (0..SESSIONS)
+                .map(|client| scope.spawn(move || self.run::<S>(door, client, seed)))
+                .collect();
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(then));
+            self.stop.store(true, Ordering::Relaxed);
+            let history = players.into_iter().flat_map(|player| player.join().unwrap()).collect();
+            (history, done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+
+    pub fn errors(&self) -> usize {
+        self.errors.load(Ordering::Relaxed)
+    }
+
     /// Waits until every client has done `more` more.
     pub fn go_on(&self, more: usize) {
         assert!(self.goes_on(more, PATIENCE), "every client goes on");
@@ -94,53 +122,66 @@ impl Play {
 
     /// The longest time without any acknowledged write since this was asked before.
     pub fn longest_gap(&self) -> Duration {
-        std::mem::take(&mut self.writes.lock().unwrap().gap)
+        let mut writes = self.writes.lock().unwrap();
+        let gap = writes.windows(2).map(|pair| pair[1] - pair[0]).max();
+        let last = writes.pop();
+        *writes = Vec::from_iter(last);
+        gap.unwrap_or_default()
+    }
+
+    /// From this moment on, until a write was acknowledged.
+    pub fn until_a_write(&self, from: Instant) -> Option<Duration> {
+        let writes = self.writes.lock().unwrap();
+        writes.iter().find(|at| **at >= from).map(|at| *at - from)
     }
 
     fn note_write(&self) {
         let mut writes = self.writes.lock().unwrap();
-        let now = Instant::now();
-        let gap = writes.last.map_or(Duration::ZERO, |last| now - last);
-        *writes = Writes { last: Some(now), gap: writes.gap.max(gap) };
+        writes.push(Instant::now());
+    }
+
+    pub fn next_id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// One client until it is told to stop.
-    pub fn run<S: Stand>(&self, fixture: &Stage<S>, client: usize, seed: u64) -> Vec<Event> {
+    fn run<S: Stand>(&self, door: &Door, client: usize, seed: u64) -> Vec<Event> {
         let mut history = Vec::new();
         let mut dice = Dice(seed ^ (client as u64) << 32 | 1);
-        let mut connection = fixture.session();
+        let is_long = self.longer && client % 2 == 1;
+        let mut connection = self.connect::<S>(door);
         // A new connection is a new session, which may read what is older.
         let mut session = client;
         let mut set = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            let op = self.choose(&mut dice, client, &mut set);
-            match perform::<S>(&connection, op) {
-                (Some(op), outcome, None) => {
-                    if !matches!(op, Op::Read { .. }) {
-                        self.note_write();
-                    }
-                    history.push(Event { session, op, outcome });
-                }
-                (op, outcome, error) => {
-                    let error = error.unwrap_or_default();
-                    println!("client {client}: {op:?} {outcome:?}: {error}");
-                    self.errors.fetch_add(1, Ordering::Relaxed);
-                    history.extend(op.map(|op| Event { session, op, outcome }));
-                    if connection.query("SELECT 1").is_err() {
-                        session += SESSIONS;
-                        connection = self.connect(fixture);
-                    }
-                }
+            let Done { events, error } = match is_long {
+                true => longer::perform::<S>(self, door, &connection, &mut dice),
+                false => perform::<S>(&connection, self.choose(&mut dice, client, &mut set)),
+            };
+            let writes =
+                events.iter().any(|(op, _)| !matches!(op, Op::Read { .. } | Op::Sum { .. }));
+            if error.is_none() && writes {
+                self.note_write();
+            }
+            if let Some(error) = &error {
+                println!("client {client}: {events:?}: {error}");
+                self.errors.fetch_add(1, Ordering::Relaxed);
+            }
+            history.extend(events.into_iter().map(|(op, outcome)| Event { session, op, outcome }));
+            // What is left of a transaction of two phases is of no interest.
+            if error.is_some() && (is_long || connection.query("SELECT 1").is_err()) {
+                session += SESSIONS;
+                connection = self.connect::<S>(door);
             }
             self.done[client].fetch_add(1, Ordering::Relaxed);
         }
         history
     }
 
-    fn connect<S: Stand>(&self, fixture: &Stage<S>) -> S::Session {
+    pub fn connect<S: Stand>(&self, door: &Door) -> S::Session {
         let mut connected = None;
         wait_until(PATIENCE, || {
-            connected = S::session(fixture.proxy.port, &fixture.cluster.app).ok();
+            connected = S::copying_session(door.port, &door.app).ok();
             connected.is_some()
         })
         .expect("a new session");
@@ -148,7 +189,7 @@ impl Play {
     }
 
     fn choose(&self, dice: &mut Dice, client: usize, set: &mut u64) -> Op {
-        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = self.next_id();
         match dice.below(10) {
             0..3 => Op::Append { list: dice.below(LISTS), value: id },
             3..5 => {
@@ -165,16 +206,32 @@ impl Play {
     }
 }
 
-/// Performs a step: what is to be remembered of it, how it ended, and the error if there was one.
-fn perform<S: Stand>(session: &S::Session, op: Op) -> (Option<Op>, Outcome, Option<String>) {
-    let write = |sql: &str| match session.query(sql) {
-        Ok(_) => (Some(op), Outcome::Acknowledged, None),
-        Err(error) => (Some(op), outcome::<S>(&error), Some(format!("{error:#}"))),
+/// What is to be remembered of a step, and the error if there was one.
+pub struct Done {
+    pub events: Vec<(Op, Outcome)>,
+    pub error: Option<String>,
+}
+
+pub fn append(list: usize, value: u64) -> String {
+    format!("UPDATE lists SET items = concat(items, ' ', {value}) WHERE id = {list}")
+}
+
+/// What a client knows of a write after this answer, and the error.
+pub fn told<S: Stand>(answer: anyhow::Result<()>) -> (Outcome, Option<String>) {
+    match answer {
+        Ok(()) => (Outcome::Acknowledged, None),
+        Err(error) => (outcome::<S>(&error), Some(format!("{error:#}"))),
+    }
+}
+
+fn perform<S: Stand>(session: &S::Session, op: Op) -> Done {
+    let write = |sql: &str| {
+        let (outcome, error) = told::<S>(session.query(sql).map(drop));
+        Done { events: vec![(op, outcome)], error }
     };
+    let failed = |events, error: anyhow::Error| Done { events, error: Some(format!("{error:#}")) };
     match op {
-        Op::Append { list, value } => write(&format!(
-            "UPDATE lists SET items = concat(items, ' ', {value}) WHERE id = {list}"
-        )),
+        Op::Append { list, value } => write(&append(list, value)),
         Op::Set { register, value } => {
             write(&format!("UPDATE registers SET value = {value} WHERE id = {register}"))
         }
@@ -193,24 +250,25 @@ fn perform<S: Stand>(session: &S::Session, op: Op) -> (Option<Op>, Outcome, Opti
             if let Err(error) = begun {
                 // COMMIT was never sent: whatever the error says, nothing may be there.
                 let _ = session.query("ROLLBACK");
-                return (Some(op), Outcome::Failed, Some(format!("{error:#}")));
+                return failed(vec![(op, Outcome::Failed)], error);
             }
             write("COMMIT")
         }
         Op::Read { register, .. } => {
             match session.value(&format!("SELECT value FROM registers WHERE id = {register}")) {
                 Ok(value) => {
-                    let value = value.parse().expect("a number");
-                    (Some(Op::Read { register, value }), Outcome::Acknowledged, None)
+                    let read = Op::Read { register, value: value.parse().expect("a number") };
+                    Done { events: vec![(read, Outcome::Acknowledged)], error: None }
                 }
-                Err(error) => (None, Outcome::Unknown, Some(format!("{error:#}"))),
+                Err(error) => failed(Vec::new(), error),
             }
         }
+        Op::Sum { .. } => unreachable!("that takes longer"),
     }
 }
 
 /// What an error of a statement that commits says of it.
-fn outcome<S: Stand>(error: &anyhow::Error) -> Outcome {
+pub fn outcome<S: Stand>(error: &anyhow::Error) -> Outcome {
     match S::NOT_RUN.contains(&&*S::code(error)) {
         true => Outcome::Failed,
         false => Outcome::Unknown,
@@ -218,10 +276,10 @@ fn outcome<S: Stand>(error: &anyhow::Error) -> Outcome {
 }
 
 /// SplitMix64.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

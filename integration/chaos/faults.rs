@@ -7,7 +7,6 @@ use crate::promotion::{actions, wait_confirmed};
 use crate::support::relay::Behaviour;
 use crate::support::{PATIENCE, Stand, Which, wait_until};
 use serde_json::Value;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A replica that has nothing too much receives again well within this.
@@ -21,6 +20,9 @@ pub enum Fault {
     /// Its links are cut, those of the proxy and of the replicas; it runs on, and is back afterwards.
     Cut,
     Switchover,
+    /// Killed while every second client copies, sends statements together, commits in two phases or
+    /// reads for long.
+    Longer,
     /// Killed and started again at once. Whether it is given up before it is back is chance.
     Crash,
     /// Frozen, and alive again as soon as it is given up, while a replica is chosen.
@@ -48,6 +50,7 @@ impl Fault {
             Freeze => "freeze",
             Cut => "cut",
             Switchover => "switchover",
+            Longer => "longer",
             Crash => "crash",
             WakeEarly => "wake-early",
             WakeLate => "wake-late",
@@ -93,7 +96,7 @@ pub fn one_round<'a, S: Stand>(
     old: &'a S,
     figures: &mut Figures,
 ) -> &'a S {
-    let errors = play.errors.load(Ordering::Relaxed);
+    let errors = play.errors();
     let logged = arena.fixture.proxy.log().len();
     let before = actions(arena.fixture).iter().filter_map(|action| action["id"].as_u64()).max();
     let round = Round { arena, play, old, before: before.unwrap_or(0) };
@@ -104,7 +107,7 @@ pub fn one_round<'a, S: Stand>(
     play.go_on(5);
     figures.gaps_ms.push(play.longest_gap().as_secs_f64() * 1000.0);
     round.let_return(fault);
-    let seen = play.errors.load(Ordering::Relaxed) - errors;
+    let seen = play.errors() - errors;
     if seen > 0 {
         println!("what the proxy has to say of that:\n{}", &arena.fixture.proxy.log()[logged..]);
     }
@@ -123,7 +126,7 @@ impl<'a, S: Stand> Round<'a, '_, S> {
         let cables = self.arena.cables;
         let old = self.old;
         match fault {
-            Kill => old.kill9().unwrap(),
+            Kill | Longer => old.kill9().unwrap(),
             Freeze => old.sigstop().unwrap(),
             Cut => cables.of(old).set(Behaviour::Silence),
             DiskFull => old.fill_disk().unwrap(),

@@ -33,6 +33,10 @@ pub enum Op {
         register: usize,
         value: u64,
     },
+    /// All balances together, of one moment; always acknowledged.
+    Sum {
+        value: i64,
+    },
     /// Always acknowledged.
     Read {
         register: usize,
@@ -66,6 +70,7 @@ pub fn contradictions(history: &[Event], books: &Books, start: i64) -> Vec<Strin
     transfers(history, books, start, &mut found);
     registers(history, books, &mut found);
     reads(history, &mut found);
+    sums(history, start * books.balances.len() as i64, &mut found);
     found
 }
 
@@ -164,6 +169,18 @@ fn registers(history: &[Event], books: &Books, found: &mut Vec<String>) {
     }
 }
 
+/// Transfers are never seen in halves.
+fn sums(history: &[Event], whole: i64, found: &mut Vec<String>) {
+    for event in history {
+        if let Op::Sum { value } = event.op
+            && value != whole
+        {
+            let session = event.session;
+            found.push(format!("session {session} reads a sum of {value}, not {whole}"));
+        }
+    }
+}
+
 /// A session never reads a value that is older than what it has read or set before, and never one
 /// that was not set.
 fn reads(history: &[Event], found: &mut Vec<String>) {
@@ -224,6 +241,7 @@ mod tests {
             event(0, Op::Set { register: 0, value: 2 }, Failed),
             event(0, Op::Set { register: 0, value: 3 }, Unknown),
             event(1, Op::Read { register: 0, value: 3 }, Acknowledged),
+            event(1, Op::Sum { value: 200 }, Acknowledged),
         ];
         let books = Books {
             lists: vec![vec![1, 2, 3], vec![]],
@@ -276,6 +294,9 @@ mod tests {
             }),
             ("session 0 reads 0 of register 0 after 1", |history, _| {
                 history.push(event(0, Op::Read { register: 0, value: 0 }, Acknowledged));
+            }),
+            ("session 1 reads a sum of 190, not 200", |history, _| {
+                history.push(event(1, Op::Sum { value: 190 }, Acknowledged));
             }),
             ("reads 2 of register 0, whose setting was reported as failed", |history, _| {
                 history.push(event(2, Op::Read { register: 0, value: 2 }, Acknowledged));

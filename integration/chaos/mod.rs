@@ -4,22 +4,23 @@
 //!
 //! `make test` plays one round of each fault on each engine, `make chaos` as many as `CHAOS_ROUNDS`
 //! says (of the kind `CHAOS_FAULT`), and prints the table of figures. [`faults`] are the kinds,
-//! [`clients`] the players; [`history`] is the checker, with faults planted into sound histories.
+//! [`clients`] the players, [`longer`] those whose work takes a while; [`history`] is the checker, with faults planted into sound histories.
 
 mod clients;
 mod faults;
 mod history;
+mod longer;
+mod patroni;
 
 use crate::promotion::wait_confirmed;
 use crate::support::relay::{Behaviour, Relay};
 use crate::support::{Stage, Stand, Which, on_every_engine};
-use clients::{Play, SESSIONS, START};
+use clients::{Door, Play, START};
 use faults::Fault::{self, *};
 use serde_json::Value;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 
 /// How a kind of fault went.
 #[derive(Default)]
@@ -44,6 +45,7 @@ on_every_engine! {
     the_books_balance_through_freezes,
     the_books_balance_through_cut_links,
     the_books_balance_through_switchovers,
+    the_books_balance_through_kills_during_longer_work,
     the_books_balance_through_rarer_faults,
 }
 
@@ -63,17 +65,24 @@ fn the_books_balance_through_switchovers<S: Stand>(which: Which) {
     on::<S>(which, &[Switchover]);
 }
 
+fn the_books_balance_through_kills_during_longer_work<S: Stand>(which: Which) {
+    on::<S>(which, &[Longer]);
+}
+
 fn the_books_balance_through_rarer_faults<S: Stand>(which: Which) {
     on::<S>(which, RARER);
 }
 
+/// Whether this kind of fault is asked for.
+fn is_wanted(kind: &str) -> bool {
+    let wanted = std::env::var("CHAOS_FAULT").unwrap_or_default();
+    wanted.is_empty() || wanted.split(',').any(|word| word == kind)
+}
+
 /// Plays those of these faults that these servers can have and that are asked for.
 fn on<S: Stand>(which: Which, faults: &[Fault]) {
-    let wanted = std::env::var("CHAOS_FAULT").unwrap_or_default();
-    let is_wanted =
-        |fault: &Fault| wanted.is_empty() || wanted.split(',').any(|word| word == fault.word());
-    let faults = faults.iter().copied().filter(|fault| fault.suits(which) && is_wanted(fault));
-    let faults: Vec<Fault> = faults.collect();
+    let suits = |fault: &Fault| fault.suits(which) && is_wanted(fault.word());
+    let faults: Vec<Fault> = faults.iter().copied().filter(suits).collect();
     if faults.is_empty() {
         return;
     }
@@ -114,36 +123,24 @@ fn play<S: Stand>(arena: &Arena<'_, S>) {
     let rounds = number("CHAOS_ROUNDS", 1);
     let Arena { which, faults, fixture, .. } = *arena;
     clients::set_up(fixture);
-    let play = Play::default();
-    let seed = number("CHAOS_SEED", 1);
-    let (history, figures, last) = std::thread::scope(|scope| {
-        let players: Vec<_> = (0..SESSIONS)
-            .map(|client| {
-                let play = &play;
-                scope.spawn(move || play.run(fixture, client, seed))
-            })
-            .collect();
+    let play = Play::new(faults.contains(&Longer));
+    let door = Door { port: fixture.proxy.port, app: fixture.cluster.app.clone() };
+    let (history, (figures, last)) = play.around::<S, _>(&door, || {
         let mut figures: BTreeMap<Fault, Figures> = BTreeMap::new();
         let mut primary = fixture.cluster.primary();
-        let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for (round, fault) in (0..rounds).flat_map(|n| faults.iter().map(move |f| (n, *f))) {
-                println!("round {round}: {}", fault.word());
-                play.go_on(5);
-                let figures = figures.entry(fault).or_default();
-                primary = faults::one_round(arena, fault, &play, primary, figures);
-            }
+        for (round, fault) in (0..rounds).flat_map(|n| faults.iter().map(move |f| (n, *f))) {
+            println!("round {round}: {}", fault.word());
             play.go_on(5);
-        }));
-        play.stop.store(true, Ordering::Relaxed);
-        let history: Vec<_> =
-            players.into_iter().flat_map(|player| player.join().unwrap()).collect();
-        played.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (history, figures, primary)
+            let figures = figures.entry(fault).or_default();
+            primary = faults::one_round(arena, fault, &play, primary, figures);
+        }
+        play.go_on(5);
+        (figures, primary)
     });
     let books = clients::books(&fixture.direct(last));
     let found = history::contradictions(&history, &books, START);
     for (fault, figures) in &figures {
-        tell((which, *fault), figures, history.len(), found.len());
+        tell((which.word(), fault.word()), figures, history.len(), found.len());
     }
     assert!(found.is_empty(), "{found:#?}");
     for (fault, figures) in figures.iter().filter(|(fault, _)| fault.is_unseen()) {
@@ -172,25 +169,24 @@ impl Links {
     }
 }
 
-fn tell((which, fault): (Which, Fault), figures: &Figures, events: usize, contradictions: usize) {
-    let spread = |figures: &[f64]| {
-        let mut sorted = figures.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        match sorted.last() {
-            Some(longest) => {
-                format!(
-                    "for {:.0} ms (median), {longest:.0} ms (longest)",
-                    sorted[sorted.len() / 2]
-                )
-            }
-            None => "never".to_owned(),
+/// The median and the longest.
+fn spread(figures: &[f64]) -> String {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.last() {
+        Some(longest) => {
+            format!("for {:.0} ms (median), {longest:.0} ms (longest)", sorted[sorted.len() / 2])
         }
-    };
+        None => "never".to_owned(),
+    }
+}
+
+fn tell((engine, fault): (&str, &str), figures: &Figures, events: usize, contradictions: usize) {
     println!(
         "measured: {:<8} {:<10} {:>3} rounds, {events:>6} events, {contradictions} contradictions, \
          {} errors seen by clients, {} rounds without any; no writes {}; none acknowledged {}",
-        which.word(),
-        fault.word(),
+        engine,
+        fault,
         figures.rounds,
         figures.errors,
         figures.without_errors,

@@ -59,6 +59,10 @@ pub fn confirming(engine: Engine) -> Options {
     let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     options.settings.extend(settings);
     options.init_sql.extend(privileges.lines().map(str::to_owned));
+    options.settings.push(("local_infile".into(), "ON".into()));
+    if engine == Engine::MySql {
+        options.init_sql.push("GRANT XA_RECOVER_ADMIN ON *.* TO app".into());
+    }
     options
 }
 

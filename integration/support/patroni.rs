@@ -219,6 +219,15 @@ impl PatroniMember {
         }
     }
 
+    /// To Patroni and to all processes of its server.
+    pub fn signal(&self, signal: &str) {
+        let pid_file = fs::read_to_string(self.home.join("data/postmaster.pid")).unwrap();
+        let server = pid_file.lines().next().unwrap();
+        let patroni = self.process().as_ref().expect("it runs").id();
+        let script = format!("kill -{signal} {patroni} {server} $(pgrep -P {server})");
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    }
+
     fn process(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,9 +3,15 @@
 use super::{
     Fixture, Group, Member, Options, Proxy, Server, Stage, binary, cache, mysql, proxy, sqlstate,
 };
-use super::{PATIENCE, wait_until};
+use super::{Login, PATIENCE, Session, wait_until};
+use bytes::Bytes;
+use futures_util::{FutureExt, SinkExt, StreamExt, future, stream};
 use serde_json::{Value, json};
+use std::time::Duration;
 use tiffin::topology::Gtids;
+
+/// Between two rows of [`Stand::copy`], so that something can happen meanwhile.
+const COPY_PAUSE: Duration = Duration::from_millis(30);
 
 /// The engines that scenarios run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +31,15 @@ impl Which {
     }
 }
 
+/// Transactions of two phases; `{id}` is their name, and what they write.
+pub struct TwoPhases {
+    pub prepare: &'static [&'static str],
+    pub commit: &'static str,
+    pub rollback: &'static str,
+    /// Those that are prepared, with their name as the last column.
+    pub prepared: &'static str,
+}
+
 /// Servers that a scenario can be set up with.
 pub trait Stand: Member + 'static {
     /// The code of the error for a pool that has no connection free in time.
@@ -35,6 +50,20 @@ pub trait Stand: Member + 'static {
     const NOT_RUN: &'static [&'static str];
     /// A type for long texts.
     const TEXT: &'static str;
+    /// SQL for the sum of all balances of the chaos, of one moment, that takes a while.
+    const LONG_SUM: &'static str;
+    const TWO_PHASES: TwoPhases;
+
+    /// A session that [`Stand::copy`] can write by.
+    fn copying_session(port: u16, login: &Login) -> anyhow::Result<Self::Session> {
+        Self::session(port, login)
+    }
+
+    /// Writes transfers of these numbers by COPY or LOAD DATA LOCAL.
+    fn copy(session: &Self::Session, ids: [u64; 2]) -> anyhow::Result<()>;
+
+    /// Sends both before the first is answered.
+    fn together(session: &Self::Session, texts: [&str; 2]) -> [anyhow::Result<()>; 2];
 
     /// A cluster with so many replicas and the proxy in front, ready to read from all of them.
     fn stage(which: Which, replicas: u16, change: impl FnOnce(&mut Value) + 'static)
@@ -87,6 +116,42 @@ impl Stand for Server {
     const POOL_IS_FULL: &'static str = "53300";
     const NOT_RUN: &'static [&'static str] = &["57P03", "53300", "40001"];
     const TEXT: &'static str = "text";
+    const LONG_SUM: &'static str = "SELECT sum(balance) FROM accounts, pg_sleep(0.1)";
+    const TWO_PHASES: TwoPhases = TwoPhases {
+        prepare: &["BEGIN", "INSERT INTO transfers VALUES ({id})", "PREPARE TRANSACTION '{id}'"],
+        commit: "COMMIT PREPARED '{id}'",
+        rollback: "ROLLBACK PREPARED '{id}'",
+        prepared: "SELECT gid FROM pg_prepared_xacts",
+    };
+
+    fn copy(session: &Session, ids: [u64; 2]) -> anyhow::Result<()> {
+        let sql = "COPY transfers FROM STDIN";
+        let copied = async {
+            let mut sink = std::pin::pin!(session.client().copy_in(sql).await?);
+            for id in ids {
+                sink.send(Bytes::from(format!("{id}\n"))).await?;
+                tokio::time::sleep(COPY_PAUSE).await;
+            }
+            sink.finish().await
+        };
+        session.block_on(sql, copied).map(drop)
+    }
+
+    fn together(session: &Session, texts: [&str; 2]) -> [anyhow::Result<()>; 2] {
+        let both = async {
+            let [one, two] = texts.map(|sql| session.client().simple_query(sql));
+            Ok(future::join(one, two).await)
+        };
+        match session.block_on("two statements", both) {
+            Ok((one, two)) => {
+                [one.map(drop).map_err(Into::into), two.map(drop).map_err(Into::into)]
+            }
+            Err(error) => {
+                let same = anyhow::anyhow!("{error:#}");
+                [Err(error), Err(same)]
+            }
+        }
+    }
 
     fn stage(_: Which, replicas: u16, change: impl FnOnce(&mut Value) + 'static) -> Stage<Server> {
         Fixture::build().replicas(replicas).config(change).start()
@@ -161,6 +226,46 @@ impl Stand for mysql::Server {
     const POOL_IS_FULL: &'static str = "1040";
     const NOT_RUN: &'static [&'static str] = &["1836", "1040", "1213"];
     const TEXT: &'static str = "mediumtext";
+    const LONG_SUM: &'static str = "SELECT SUM(balance) FROM accounts WHERE SLEEP(0.01) = 0";
+    const TWO_PHASES: TwoPhases = TwoPhases {
+        prepare: &[
+            "XA START '{id}'",
+            "INSERT INTO transfers VALUES ({id})",
+            "XA END '{id}'",
+            "XA PREPARE '{id}'",
+        ],
+        commit: "XA COMMIT '{id}'",
+        rollback: "XA ROLLBACK '{id}'",
+        prepared: "XA RECOVER",
+    };
+
+    /// The name of the file that a server asks for are the rows, with spaces between them.
+    fn copying_session(port: u16, login: &Login) -> anyhow::Result<mysql::Session> {
+        let rows = |name: &[u8]| {
+            let name = String::from_utf8_lossy(name).into_owned();
+            let rows: Vec<String> = name.split(' ').map(|row| format!("{row}\n")).collect();
+            let rows = stream::iter(rows).then(|row| async {
+                tokio::time::sleep(COPY_PAUSE).await;
+                Ok(Bytes::from(row))
+            });
+            future::ready(Ok(rows.boxed())).boxed()
+        };
+        let opts = mysql::client_opts(port, login).local_infile_handler(Some(rows));
+        mysql::Session::connect(&opts.into())
+    }
+
+    fn copy(session: &mysql::Session, ids: [u64; 2]) -> anyhow::Result<()> {
+        let [one, two] = ids;
+        session.execute(&format!("LOAD DATA LOCAL INFILE '{one} {two}' INTO TABLE transfers"))
+    }
+
+    /// As one text, of which only the first error is told: then of neither is anything known.
+    fn together(session: &mysql::Session, texts: [&str; 2]) -> [anyhow::Result<()>; 2] {
+        match session.execute(&texts.join("; ")) {
+            Ok(()) => [Ok(()), Ok(())],
+            Err(error) => [(); 2].map(|()| Err(anyhow::anyhow!("{error:#}"))),
+        }
+    }
 
     fn stage(
         which: Which,

@@ -58,7 +58,16 @@ impl Session {
         self.block_on(sql, self.client.query(sql, parameters))
     }
 
-    fn block_on<T>(
+    /// For what has no method here; to be run by [`Session::block_on`].
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits for an answer of [`Session::client`]; `sql` is for the error.
+    ///
+    /// # Errors
+    /// The server's, with their code, and when there is no answer.
+    pub fn block_on<T>(
         &self,
         sql: &str,
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
