@@ -5,12 +5,15 @@ use super::{Arena, Figures};
 use crate::maintenance::{said, tiffin};
 use crate::promotion::{actions, wait_confirmed};
 use crate::support::relay::Behaviour;
-use crate::support::{PATIENCE, Stand, Which, wait_until};
+use crate::support::{PATIENCE, Sql, Stand, Which, wait_until};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A replica that has nothing too much receives again well within this.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a slow disk takes for each write; a commit has some of them.
+const SLOW_WRITE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -36,8 +39,10 @@ pub enum Fault {
     ByHand,
     /// An operator's change with the cluster paused: stopped in order, another one promoted by hand.
     Paused,
-    /// None of its files can grow any more.
+    /// None of its files can grow any more, for which all of these servers end.
     DiskFull,
+    /// Each write of a file takes its time, for a while; nobody is to be promoted for that.
+    SlowDisk,
 }
 
 use Fault::*;
@@ -58,6 +63,7 @@ impl Fault {
             ByHand => "by-hand",
             Paused => "paused",
             DiskFull => "disk-full",
+            SlowDisk => "slow-disk",
         }
     }
 
@@ -66,15 +72,13 @@ impl Fault {
         match self {
             // MariaDB's primaries wait for one replica, and no more.
             Two => which != Which::MariaDb,
-            // MySQL and MariaDB do not fail: they wait for room, and so do their clients.
-            DiskFull => which == Which::Postgres,
             _ => true,
         }
     }
 
     /// Whether no client may see an error, whatever it does.
     pub fn is_unseen(self) -> bool {
-        matches!(self, Switchover | Paused)
+        matches!(self, Switchover | Paused | SlowDisk)
     }
 }
 
@@ -147,6 +151,7 @@ impl<'a, S: Stand> Round<'a, '_, S> {
             Two => self.confirm_by_two_and_kill(),
             ByHand => return self.by_hand(),
             Paused => return self.by_hand_while_paused(),
+            SlowDisk => return self.slow_disk(),
         }
         self.promoted()
     }
@@ -256,6 +261,19 @@ impl<'a, S: Stand> Round<'a, '_, S> {
         let new = self.promote_by_hand();
         self.run(&["resume"]);
         new
+    }
+
+    fn slow_disk(&self) -> &'a S {
+        let session = self.arena.fixture.direct(self.old);
+        session.query("CREATE TABLE IF NOT EXISTS slow (n int)").unwrap();
+        self.old.slow_disk(SLOW_WRITE).unwrap();
+        let begun = Instant::now();
+        session.query("INSERT INTO slow VALUES (1)").unwrap();
+        assert!(begun.elapsed() >= SLOW_WRITE, "it is slow");
+        self.play.go_on(2);
+        self.old.slow_disk(Duration::ZERO).unwrap();
+        assert_eq!(self.records(), Vec::<Value>::new(), "nobody is promoted");
+        self.old
     }
 
     /// Who was frozen or cut off comes to life, and answers those whom it has kept waiting.

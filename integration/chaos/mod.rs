@@ -38,7 +38,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 }
 
 /// Those that tests come less often to: played on the same servers, one after the other.
-const RARER: &[Fault] = &[Crash, WakeEarly, WakeLate, Two, ByHand, Paused, DiskFull];
+const RARER: &[Fault] = &[Crash, WakeEarly, WakeLate, Two, ByHand, Paused, DiskFull, SlowDisk];
 
 on_every_engine! {
     the_books_balance_through_kills,

@@ -1,6 +1,6 @@
 //! What every test stands on: [`Fixture`], a cluster of real servers with the built proxy in
 //! front; [`Stage`] is the same for any engine, [`stand`] how it is set up for a scenario.
-//! [`relay`] is a cable that can be cut, [`wire`] speaks raw bytes, [`psql`] is libpq,
+//! [`relay`] is a cable that can be cut, [`slow_disk`] makes disks slow, [`wire`] speaks raw bytes, [`psql`] is libpq,
 //! [`versions`] is the second server version, [`mysql`] has clusters of MySQL and MariaDB,
 //! [`etcd`] and [`patroni`] are these programs.
 
@@ -14,6 +14,7 @@ pub mod mysql_wire;
 pub mod patroni;
 pub mod psql;
 pub mod relay;
+pub mod slow_disk;
 pub mod stand;
 pub mod versions;
 pub mod wire;

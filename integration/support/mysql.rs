@@ -60,6 +60,7 @@ pub fn confirming(engine: Engine) -> Options {
     options.settings.extend(settings);
     options.init_sql.extend(privileges.lines().map(str::to_owned));
     options.settings.push(("local_infile".into(), "ON".into()));
+    options.preload = Some(super::slow_disk::library());
     if engine == Engine::MySql {
         options.init_sql.push("GRANT XA_RECOVER_ADMIN ON *.* TO app".into());
     }

@@ -158,7 +158,10 @@ impl Stand for Server {
     }
 
     fn promoting(_: Which, change: impl FnOnce(&mut Value) + 'static) -> Stage<Server> {
-        let stage = crate::promotion::promoting().config(change).start();
+        let stage = crate::promotion::promoting()
+            .options(|options| options.preload = Some(super::slow_disk::library()))
+            .config(change)
+            .start();
         // Whoever becomes the primary waits for a replica to confirm.
         stage.cluster.servers().iter().for_each(|server| server.set_confirmations(1));
         crate::promotion::confirm_writes(stage.cluster.primary());

@@ -93,6 +93,8 @@ pub struct Options {
     pub keep: Option<PathBuf>,
     /// The folder of the server's programs. `None`: where [`Binaries::find`] finds them.
     pub binaries: Option<PathBuf>,
+    /// A library that each server is started with (`LD_PRELOAD`), for `Process::slow_disk`.
+    pub preload: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -106,6 +108,7 @@ impl Default for Options {
             template_cache: None,
             keep: None,
             binaries: None,
+            preload: None,
         }
     }
 }
@@ -138,7 +141,10 @@ impl Cluster {
         let folder = Arc::new(Folder::create(&binaries, options.keep.as_deref())?);
         let logins = Logins::random("postgres")?;
 
-        let place = |number| Place::new(binaries.clone(), folder.clone(), format!("pg{number}"));
+        let place = |number| {
+            let name = format!("pg{number}");
+            Place::new(binaries.clone(), folder.clone(), name, options.preload.clone())
+        };
         let primary = place(0)?;
         make_data_directory(&primary, options.template_cache.as_deref())?;
         configure(&primary, &options)?;

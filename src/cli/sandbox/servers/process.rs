@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, chown};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -36,16 +36,23 @@ pub struct Place {
     /// `pg0`, `pg1` …; also the name of its replication slot. `my0`, `my1` … for MySQL.
     pub name: String,
     pub data: PathBuf,
+    /// See `Options`.
+    pub preload: Option<PathBuf>,
 }
 
 impl Place {
-    pub fn new(binaries: Arc<Binaries>, folder: Arc<Folder>, name: String) -> Result<Place> {
+    pub fn new(
+        binaries: Arc<Binaries>,
+        folder: Arc<Folder>,
+        name: String,
+        preload: Option<PathBuf>,
+    ) -> Result<Place> {
         let home = folder.path().join(&name);
         fs::create_dir(&home).with_context(|| format!("make {}", home.display()))?;
         if let Some((uid, gid)) = binaries.run_as {
             chown(&home, Some(uid), Some(gid))?;
         }
-        Ok(Place { data: home.join("data"), binaries, folder, name })
+        Ok(Place { data: home.join("data"), binaries, folder, name, preload })
     }
 
     /// Writes a file of the data directory, readable by the servers' user alone.
@@ -100,6 +107,13 @@ impl Process {
             .open(self.place.log_path())
             .context("open the server's log")?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if let Some(library) = &self.place.preload {
+            // Where the servers' user can read it.
+            let copy = self.place.home().join("preload.so");
+            fs::copy(library, &copy).with_context(|| format!("copy {}", library.display()))?;
+            self.slow_disk(Duration::ZERO)?;
+            command.env("LD_PRELOAD", copy).env("TIFFIN_DISK", self.disk_path());
+        }
         // Ctrl-C on the terminal is for the one who holds the cluster.
         command.current_dir(&self.place.data).process_group(0);
         let mut child = self.child();
@@ -154,7 +168,7 @@ impl Process {
     }
 
     /// Lets none of its files grow any more, as on a disk that is full, until it is started again
-    /// (`prlimit` of util-linux; PostgreSQL is told EFBIG, where a full disk says ENOSPC).
+    /// (`prlimit` of util-linux; servers are told EFBIG, where a full disk says ENOSPC).
     pub fn fill_disk(&self) -> Result<()> {
         let pid = self.pid().with_context(|| format!("{} is not running", self.name))?;
         // The first one first: the others have the limit from it.
@@ -172,6 +186,23 @@ impl Process {
             }
         }
         Ok(())
+    }
+
+    /// Each write of one of its files takes this much longer from now on, until it is started again.
+    /// It must have been started with a library that reads this (`Options::preload`): milliseconds,
+    /// as four bytes.
+    pub fn slow_disk(&self, delay: Duration) -> Result<()> {
+        let ms = u32::try_from(delay.as_millis())?;
+        // In place: servers have it mapped.
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        let file = options.open(self.disk_path()).context("what the disk is like")?;
+        file.write_all_at(&ms.to_ne_bytes(), 0)?;
+        Ok(())
+    }
+
+    fn disk_path(&self) -> PathBuf {
+        self.place.home().join("disk")
     }
 
     fn signal_all(&self, signal: &str) -> Result<()> {

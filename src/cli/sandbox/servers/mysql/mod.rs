@@ -101,6 +101,8 @@ pub struct Options {
     pub keep: Option<PathBuf>,
     /// The folder of the server's program. `None`: where it is found.
     pub binaries: Option<PathBuf>,
+    /// A library that each server is started with (`LD_PRELOAD`), for `Process::slow_disk`.
+    pub preload: Option<PathBuf>,
 }
 
 impl Options {
@@ -114,6 +116,7 @@ impl Options {
             template_cache: None,
             keep: None,
             binaries: None,
+            preload: None,
         }
     }
 }
@@ -136,7 +139,8 @@ impl Cluster {
         let cache = cache.unwrap_or_else(|| folder.path().join("template"));
         let starts = |number: u16| {
             let name = format!("my{number}");
-            let place = Place::new(programs.binaries.clone(), folder.clone(), name)?;
+            let (binaries, preload) = (programs.binaries.clone(), options.preload.clone());
+            let place = Place::new(binaries, folder.clone(), name, preload)?;
             make_data_directory(&place, &programs, &cache)?;
             Server::start_new(place, programs.clone(), &options, number)
         };
