@@ -83,7 +83,23 @@ impl World {
         let replicas = replicas.collect();
         fixture.cluster.wait_caught_up(primary).unwrap();
         fixture.proxy.wait_ready().expect("the proxy is ready");
-        World { places: places.into(), replicas, fixture }
+        let world = World { places: places.into(), replicas, fixture };
+        world.wait_for_catalog();
+        world
+    }
+
+    /// What a function leaves is followed as soon as it is known.
+    fn wait_for_catalog(&self) {
+        let mut config = client_config(self.fixture.proxy.port, &self.fixture.cluster.app);
+        for (name, _) in &DATABASES[1..] {
+            let session = Session::connect(config.dbname(*name)).unwrap();
+            let on_replica = "SELECT pg_is_in_recovery() AND f_read(1) IS NOT NULL";
+            let known = || {
+                let rows = session.query(on_replica).unwrap_or_default();
+                rows.first().is_some_and(|row| row[0].as_deref() == Some("t"))
+            };
+            wait_until(PATIENCE, known).expect("the catalog is loaded");
+        }
     }
 
     fn place(&self, side: Side) -> &Place {

@@ -12,6 +12,7 @@
 
 mod arena;
 mod client;
+mod found;
 mod generate;
 mod mysql_found;
 mod mysql_generate;

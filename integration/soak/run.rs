@@ -2,6 +2,7 @@
 
 use super::arena::{Side, World};
 use super::client::{Broken, Client, Door};
+use super::found::FOUND;
 use super::script::{Act, Message, Script, Step};
 use super::{Outcome, Play, generate, script};
 use crate::support::wire;
@@ -59,7 +60,7 @@ impl Play for World {
     type Script = Script;
 
     const SHORT_SEED: u64 = 60;
-    const FOUND: &[&str] = &[];
+    const FOUND: &[&str] = FOUND;
 
     fn again(&self) -> World {
         World::start()
@@ -297,7 +298,8 @@ fn columns(body: &[u8]) -> String {
 /// Bind in an aborted transaction, of a statement that can not be prepared on this server any more,
 /// has the wrong parameters, or a Parse of its name comes again; a Bind with the wrong number of
 /// parameters, of a statement that is prepared anew because the search path has changed, and whose
-/// table is not there.
+/// table is not there; in a transaction that has failed, a Parse of a taken name with a text that is
+/// none.
 fn is_refused_alike(direct: &str, proxied: &str) -> bool {
     let codes = |one: &str, other: &str| direct.contains(one) && proxied.contains(other);
     codes("C=55000", "C=34000") && direct.contains("cannot be run")
@@ -305,6 +307,7 @@ fn is_refused_alike(direct: &str, proxied: &str) -> bool {
         || codes("C=08P01", "C=25P02")
         || codes("C=42P05", "C=25P02")
         || codes("M=bind message supplies", "M=relation")
+        || codes("C=42601", "C=25P02")
 }
 
 /// A READ ONLY transaction with a snapshot or other state on a replica, or a session with what such

@@ -296,7 +296,6 @@ impl Session {
         self.doubts = Doubts::default();
         let hidden = self.pins.without(self.pins.visible());
         self.pins = if on_replica { held } else { held.or(hidden) };
-        self.pins.remove(Pin::Setting);
         let mut settings = Settings::default();
         for (name, value) in values {
             match value {
@@ -322,13 +321,15 @@ impl Session {
         }
     }
 
+    /// Whether the session keeps its connection for settings of which only that one knows.
+    pub fn has_hidden_settings(&self) -> bool {
+        self.pins.contains(Pin::Setting) || self.pins.contains(Pin::Unknown)
+    }
+
     /// The settings by which the names in a text are understood now; `None` when they are not
     /// known.
     pub fn naming(&self) -> Option<&Settings> {
-        if !self.doubts.settings.is_empty()
-            || self.doubts.everything
-            || self.pins.contains(Pin::Setting)
-            || self.pins.contains(Pin::Unknown)
+        if !self.doubts.settings.is_empty() || self.doubts.everything || self.has_hidden_settings()
         {
             return None;
         }

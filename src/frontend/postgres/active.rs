@@ -7,6 +7,7 @@ use super::plan::Batch;
 use super::replay::Record;
 use super::resolve::Inquiry;
 use super::send::Commit;
+use super::shapes::Comparing;
 use super::{LocalPool, Pooled};
 use crate::backend::postgres::connection::{Connection, Traces};
 use crate::backend::postgres::replies::Replies;
@@ -123,7 +124,7 @@ pub struct Progress {
     /// Requests that were answered.
     pub readies: u64,
     /// What the client was told of its results is compared with what they are.
-    pub comparing: bool,
+    pub comparing: Option<Comparing>,
     /// The transaction needs the primary from here on, and this is a replica.
     pub leaving: bool,
     /// The server has said that nothing of the transaction's snapshot is to be kept.
@@ -183,7 +184,7 @@ impl Default for Progress {
             dropped: Dropped::default(),
             commits: Vec::new(),
             readies: 0,
-            comparing: false,
+            comparing: None,
             leaving: false,
             may_leave: false,
             syntax_error: false,

@@ -92,7 +92,9 @@ impl Observer<'_> {
                 Pin::Unknown => {
                     self.session.suspect(Pins::all_visible());
                     self.connection.traces.unknown = true;
-                    self.connection.settings = None;
+                    if !self.session.has_hidden_settings() {
+                        self.connection.settings = None;
+                    }
                 }
                 _ => {}
             }
@@ -111,7 +113,8 @@ impl Observer<'_> {
                     self.session.opened();
                 }
             }
-            SessionEffect::PrepareTransaction => self.session.closed(true),
+            // Of a transaction that has failed it is a rollback.
+            SessionEffect::PrepareTransaction => self.session.closed(!facts.was_failed),
             SessionEffect::Prepare { name, .. } => {
                 self.statements.take_name(name.as_bytes());
                 self.session.apply(effect);

@@ -102,7 +102,7 @@ impl Conversation {
             || progress.silent
             || progress.intercepted
             || progress.leaving
-            || progress.comparing
+            || progress.comparing.is_some()
             || guarded
         {
             return false;

@@ -145,6 +145,7 @@ impl Conversation {
     /// was held back. Whether there was one.
     pub(super) fn prelude(&mut self, active: &mut Active, asks_sequences: bool) -> bool {
         let wanted = self.session.settings_before().clone();
+        let hidden = self.session.has_hidden_settings();
         let clean = std::mem::replace(&mut active.progress.clean, Clean::Nothing);
         let mut settling = false;
         let Some((mut encoder, is_idle)) = self.encoder(active) else { return false };
@@ -156,6 +157,8 @@ impl Conversation {
             if !same {
                 let mut sql = match known {
                     Some(known) => known.difference(&wanted),
+                    // RESET ALL, and something that nobody knows behind it.
+                    None if hidden => Settings::default().difference(&wanted),
                     None => FROM_SCRATCH.to_owned() + &Settings::default().difference(&wanted),
                 };
                 sql.retain(|character| character != '\0');

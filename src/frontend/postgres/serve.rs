@@ -118,7 +118,7 @@ impl Conversation {
             active.progress.leaving = !stays;
             return Ok(Some(if stays { Served::Settled } else { Served::Leave }));
         }
-        if active.progress.comparing {
+        if active.progress.comparing.is_some() {
             return Ok(Some(Served::Settled));
         }
         if active.progress.stale_plan {

@@ -20,40 +20,57 @@ use std::rc::Rc;
 
 impl Conversation {
     /// Asks the server for the columns of what a batch runs, where they may not be what the client
-    /// was told. Whether there is anything to wait for; not when the batch has waited already.
+    /// was told. Whether there is anything to wait for; not when the batch has been compared.
     pub(super) fn compare(&self, active: &mut Active, batch: &Batch) -> bool {
-        if std::mem::take(&mut active.progress.comparing)
-            || active.progress.status == Status::Failed
-        {
+        let before = std::mem::take(&mut active.progress.comparing);
+        if before == Some(Comparing::Asked) || active.progress.status == Status::Failed {
             return false;
         }
+        // A transaction that fails meanwhile would refuse the question in the request's place.
+        let waits = active.replies.is_client_due();
         let plans = self.catalog.plans();
-        let mut asked = false;
         for prepared in batch.ops.iter().filter_map(|op| told_before(op, plans)) {
-            if asked || !describes(batch) {
-                asked |= self.describe_first(active, prepared, plans);
-            } else {
+            if active.progress.comparing.is_none() && describes(batch) {
                 return false;
             }
+            if !waits && self.describe_first(active, prepared, plans) {
+                active.progress.comparing = Some(Comparing::Asked);
+            } else if waits && !self.is_judged(active, prepared, plans) {
+                active.progress.comparing = Some(Comparing::Waits);
+                return true;
+            }
         }
+        let asked = active.progress.comparing.is_some();
         if asked {
             active.outbox.extend(request::FLUSH);
-            active.progress.comparing = true;
         }
         asked
     }
 
     fn describe_first(&self, active: &mut Active, prepared: &Prepared, plans: u64) -> bool {
-        let Some((mut encoder, _)) = self.encoder(active) else { return false };
-        let told = prepared.shape.get().map_or(plans, |shape| shape.plans);
-        // What was prepared before the client was told is the server's to judge.
-        let is_judged = |made| made <= told;
-        if encoder.connection.prepared.plans(prepared.id).is_some_and(is_judged) {
+        if self.is_judged(active, prepared, plans) {
             return false;
         }
+        let Some((mut encoder, _)) = self.encoder(active) else { return false };
         encoder.describe_own(prepared);
         true
     }
+
+    /// Whether the server judges the statement itself: it has got it from before the client was
+    /// told of its columns.
+    fn is_judged(&self, active: &Active, prepared: &Prepared, plans: u64) -> bool {
+        let Some(server) = &active.server else { return true };
+        let told = prepared.shape.get().map_or(plans, |shape| shape.plans);
+        server.pooled.connection.prepared.plans(prepared.id).is_some_and(|made| made <= told)
+    }
+}
+
+/// Where the comparison of a batch has got to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparing {
+    /// The requests before it are answered first.
+    Waits,
+    Asked,
 }
 
 /// The statement that a message runs, if its columns may have changed since the client was told.

@@ -1,0 +1,41 @@
+//! Scripts for PostgreSQL in which random sessions have found a defect.
+
+pub const FOUND: &[&str] = &[
+    // A transaction that has failed is rolled back by PREPARE TRANSACTION, and the role with it.
+    "narrow user=superuser clients=2
+@1 send
+Q BEGIN
+Q SET ROLE soak_role
+Q SELECT 1 / 0
+Q PREPARE TRANSACTION 'g1'
+@1 send
+P - - /* tiffin: replica */ FETCH 2 FROM c2
+S",
+    // Of a custom setting with a name that no text has told only its connection knows.
+    "wide user=app clients=2
+@0 send
+Q SELECT f_set('soak.b', 'f')
+@0 send
+Q CREATE INDEX IF NOT EXISTS made_index0 ON t0 (v); BEGIN nonsense
+@0 send
+Q SELECT coalesce(current_setting('soak.b', true), '')",
+    // Columns are compared before the request, but not in a transaction that fails meanwhile.
+    "narrow user=app clients=2
+@0 send
+P s1 - SELECT current_user
+D S s1
+S
+@1 send
+Q CREATE TABLE made1 (x int)
+@1 send
+Q DISCARD ALL
+@0 send
+Q BEGIN ISOLATION LEVEL REPEATABLE READ
+@0 send
+E p1 2
+S
+C S s9
+B p2 s1 text []
+E p2 0
+S",
+];
