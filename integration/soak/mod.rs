@@ -123,7 +123,7 @@ fn search<P: Play>(mut world: P) {
         }
     }
     let started = Instant::now();
-    let (mut kinds, mut failed) = (HashSet::new(), 0);
+    let (mut kinds, mut failed, mut broken) = (HashSet::new(), 0, 0);
     let mut parted = BTreeMap::new();
     let mut seed = first;
     let mut steps = 0;
@@ -148,6 +148,7 @@ fn search<P: Play>(mut world: P) {
                 println!("{}", shrink::report(&world, seed, script, &found));
             }
             Outcome::Broken(why) => {
+                broken += 1;
                 println!("seed {seed} was not compared: {why}, without the proxy");
                 world = world.again();
             }
@@ -157,9 +158,10 @@ fn search<P: Play>(mut world: P) {
             println!("measured: {} seeds in {:.0?}", seed - first, started.elapsed());
         }
     }
+    let ended = seed - first - parted.values().sum::<u64>() - failed - broken;
     println!(
-        "measured: seeds {first} to {} with {steps} steps in {:.0?}, {failed} failed, \
-         not compared to their end: {parted:?}",
+        "measured: seeds {first} to {} with {steps} steps in {:.0?}, {failed} failed, {ended} \
+         compared to their end, not: {parted:?} and {broken} without the proxy",
         seed - 1,
         started.elapsed(),
     );

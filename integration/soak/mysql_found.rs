@@ -75,4 +75,55 @@ pub const FOUND: &[&str] = &[
 0 P SELECT @a, ?
 0 Q SET @a = 2
 0 T 1 2",
+    // A statement that is not there is an error like others, and is asked about.
+    "narrow clients=2
+0 E 1
+0 Q SHOW WARNINGS
+0 P SELECT ?
+0 T 1 1
+0 Q SHOW ERRORS
+0 C 1
+0 R 1
+0 Q SELECT @@error_count, ROW_COUNT()
+0 Q SET @a = 1
+0 T 1 1
+0 Q SHOW WARNINGS
+0 Q SELECT ROW_COUNT()",
+    // What is no statement changes no row.
+    "narrow clients=3
+0 Q SELECT v FROM app.t0 ORDER BY id
+0 P INSERT INTO t0 (v) VALUES (?)
+0 R 1
+0 Q SELECT ROW_COUNT()
+0 Q SELECT 1
+0 I
+0 Q SELECT ROW_COUNT() + 1
+0 Q SELECT 1
+0 U other
+0 Q SELECT ROW_COUNT()
+0 U nowhere
+0 Q SHOW ERRORS
+0 Q SELECT ROW_COUNT()",
+    // A read-only transaction that has read nothing begins again where locks can be taken.
+    "wide clients=2
+1 Q START TRANSACTION READ ONLY
+1 Q SELECT f_lock()
+1 Q SELECT RELEASE_LOCK('fl')
+1 Q UPDATE t1 SET n = 4
+1 Q COMMIT",
+    // What ends it within a procedure does so there as well.
+    "wide clients=3
+2 Q START TRANSACTION READ ONLY
+2 Q SET time_zone = '+03:00'
+2 Q CALL p_zone()
+2 Q DROP TABLE IF EXISTS tmp
+2 Q SELECT @@time_zone
+1 Q SHOW ERRORS",
+    "wide clients=2
+0 Q START TRANSACTION READ ONLY
+0 Q SELECT count(*) FROM fixed
+0 Q UPDATE t0 SET n = 4
+0 Q SELECT f_write0(1)
+0 Q SELECT count(*) FROM fixed
+0 Q COMMIT",
 ];

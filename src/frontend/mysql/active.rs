@@ -102,6 +102,12 @@ pub struct Progress {
     pub silent: bool,
     /// How much of what comes the client has had from a lost server.
     pub heard: u64,
+    /// The text that has begun the transaction, which has run nothing else yet.
+    pub begun: Option<Box<str>>,
+    /// The client's id of the statement that the command names.
+    pub names: Option<u32>,
+    /// What a replica refuses of the command a primary would refuse for the transaction.
+    pub refused_as_read_only: bool,
     /// The command was sent and is not answered to its end.
     pub under_way: bool,
     pub broken: Option<Broken>,

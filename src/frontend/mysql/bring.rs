@@ -85,7 +85,10 @@ impl Conversation {
 
     /// Prepares the statement that the request executes, where the connection does not have it.
     pub(super) fn bring_statement(&mut self, active: &mut Active, request: &Request) {
-        let (What::Execute { id, .. } | What::LongData { id }) = request.what else { return };
+        let (What::Execute { id } | What::LongData { id } | What::Fetch { id }) = request.what
+        else {
+            return;
+        };
         let Some(prepared) = self.statements.get(id) else { return };
         if active.connection().traces.prepared.touch(id).is_some() {
             return;

@@ -130,7 +130,9 @@ impl Conversation {
         }
         let need = self.need(&request);
         let mut need = self.toward_last(need, &request);
-        self.leave_replica(&need, &request).await?;
+        if let Some(refused) = self.leave_replica(&need, &request).await? {
+            return self.refuse(&request, &refused).await;
+        }
         let reads = reads(Some(&request.class));
         let mut repeats = Repeats::default();
         loop {
@@ -185,19 +187,6 @@ impl Conversation {
             }
             self.translation.begin();
         }
-    }
-
-    /// Ends what the session has on a replica when its next command needs the primary.
-    async fn leave_replica(&mut self, need: &Need, request: &Request) -> Result<(), Fault> {
-        if !matches!(need, Need::Primary(_)) || !self.is_on_replica() {
-            return Ok(());
-        }
-        self.end_on_replica(request).await?;
-        if self.is_free() {
-            // Kept only for questions about the last statement.
-            self.give_up_server();
-        }
-        Ok(())
     }
 
     /// When the connection that is held was opened.

@@ -66,6 +66,8 @@ codes! {
     WRONG_VALUE = 1231 b"42000";
     /// ER_UNKNOWN_STMT_HANDLER: the client has no such prepared statement.
     UNKNOWN_STATEMENT = 1243 b"HY000";
+    /// ER_STMT_HAS_NO_OPEN_CURSOR: rows are fetched that there are not.
+    NO_OPEN_CURSOR = 1421 b"HY000";
     /// ER_QUERY_INTERRUPTED: killed while it waited for a connection.
     INTERRUPTED = 1317 b"70100";
     /// ER_MAX_PREPARED_STMT_COUNT_REACHED.

@@ -43,6 +43,8 @@ pub struct Last {
     pub diagnostics: bool,
     /// What ROW_COUNT() gives.
     pub row_count: i64,
+    /// That is 0 for a command that the proxy has answered, or another connection has run.
+    pub changed_no_row: bool,
 }
 
 /// What of a variable the session cannot take along.

@@ -13,7 +13,6 @@ use crate::protocol::buffer::Buffer;
 use crate::protocol::mysql::capabilities::Status;
 use crate::protocol::mysql::replies::{Awaits, PREPARED_ID_AT, Step, Told};
 use crate::protocol::mysql::reply::{EOF, ErrPacket, OkPacket, Tracked};
-use crate::protocol::mysql::translate::{Visible, VisibleVariables};
 use crate::protocol::mysql::{PacketError, command, packet};
 use crate::session::Transaction;
 use crate::sql::{Effect, Pin, SessionEffect, Statement};
@@ -99,8 +98,13 @@ impl Conversation {
         }
         let is_prepared = matches!(told, Told::Prepared(_));
         let mut instead = self.worker.scratch.take();
-        let packet = &read.filled()[at..at + bytes];
-        let differs = self.translation.told(&told, packet, &self.visible, &mut instead);
+        let reworded = facts.progress.reworded(&told, &read.filled()[at..at + bytes]);
+        let packet = reworded.as_deref().unwrap_or(&read.filled()[at..at + bytes]);
+        let mut differs = self.translation.told(&told, packet, &self.visible, &mut instead);
+        if let Some(reworded) = reworded.filter(|_| !differs) {
+            instead.extend_from_slice(&reworded);
+            differs = true;
+        }
         if is_heard {
             read.consume(bytes);
         } else if differs {
@@ -254,39 +258,6 @@ impl Conversation {
         }
     }
 
-    /// The client asked for other trackers: it sees what they tell, and the connection gets the
-    /// proxy's again.
-    fn visible_changed(&mut self, effect: &SessionEffect) {
-        let SessionEffect::Set { name, value, .. } = effect else { return };
-        let value = value.as_deref().map(|value| value.trim_matches('\'').to_ascii_lowercase());
-        let on = matches!(value.as_deref(), Some("1" | "on" | "true"));
-        let default = Visible::default();
-        match &**name {
-            "session_track_schema" => {
-                self.visible.schema = value.as_ref().map_or(default.schema, |_| on);
-            }
-            "session_track_state_change" => self.visible.state_change = on,
-            "session_track_gtids" => {
-                self.visible.gtids = value.as_ref().is_some_and(|value| value != "off");
-            }
-            "session_track_transaction_info" => {
-                self.visible.characteristics = value.as_deref() == Some("characteristics");
-                self.visible.transaction_state =
-                    self.visible.characteristics || value.as_deref() == Some("state");
-            }
-            "session_track_system_variables" => {
-                self.visible.variables = match value.as_deref() {
-                    None => default.variables,
-                    Some("*") => VisibleVariables::All,
-                    Some(names) => VisibleVariables::These(
-                        names.split(',').map(|name| name.trim().as_bytes().into()).collect(),
-                    ),
-                };
-            }
-            _ => {}
-        }
-    }
-
     /// The client's command has been answered.
     pub(super) fn learn(&mut self, request: &Request) {
         let now = Instant::now();
@@ -302,7 +273,12 @@ impl Conversation {
                 || progress.went_back && progress.failed.is_some()
                 || statement.session.contains(&SessionEffect::SetsOnce);
             self.apply(statement, &mut active);
-            self.remember(request, &active);
+        }
+        match request.what {
+            What::Query | What::Execute { .. } => self.remember(request, &active),
+            _ if active.progress.failed.is_some() => self.remember(request, &active),
+            What::InitDb(_) | What::ResetStatement(_) => self.changed_no_row(),
+            _ => {}
         }
         let Active { server, progress, .. } = &mut *active;
         match &request.what {
@@ -396,8 +372,9 @@ impl Conversation {
         let sets_names = statement.session.iter().any(is_client_charset);
         for effect in &statement.session {
             match effect {
-                SessionEffect::Set { name, .. } if name.starts_with("session_track_") => {
-                    self.visible_changed(effect);
+                SessionEffect::Set { name, value, .. } if name.starts_with("session_track_") => {
+                    // It sees what they tell, and the connection gets the proxy's again.
+                    self.visible.set(name, value.as_deref());
                     active.server.pooled.connection.traces.untracked = true;
                 }
                 SessionEffect::Set { name, value: Some(value), .. }

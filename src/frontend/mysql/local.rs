@@ -3,7 +3,7 @@
 
 use super::classify::reading_of;
 use super::conversation::Conversation;
-use super::errors::{self, Code};
+use super::errors;
 use super::fault::{Fault, Refused};
 use super::plan::{Request, What};
 use super::welcome::variables_of;
@@ -25,38 +25,28 @@ const COLUMN_BYTES: u32 = 1024;
 /// The fields of a column's definition behind its names have twelve bytes.
 const FIXED_FIELDS: u8 = 0x0C;
 
-/// ER_STMT_HAS_NO_OPEN_CURSOR.
-const NO_CURSOR: Code = Code::new(1421, *b"HY000");
-
 impl Conversation {
     /// Answers a command without a server, if it can be.
     pub(super) async fn answer_here(&mut self, request: &Request) -> Result<bool, Fault> {
         match &request.what {
-            What::Ping => self.tell_ok().await?,
+            What::Ping => {
+                self.changed_no_row();
+                self.tell_ok().await?;
+            }
             What::CloseStatement(id) => {
                 // On servers it is closed when the session comes there again.
                 self.statements.remove(*id);
             }
-            What::ResetStatement(id) => match self.reset_statement(*id) {
-                Some(Ok(())) => self.tell_ok().await?,
-                Some(Err(refused)) => self.tell_refusal(&refused).await?,
-                None => return Ok(false),
-            },
+            // Where no server knows it, there is nothing to reset.
+            What::ResetStatement(id)
+                if self.statements.contains(*id) && !self.is_on_server(*id) =>
+            {
+                self.changed_no_row();
+                self.tell_ok().await?;
+            }
             What::LongData { id } if !self.statements.contains(*id) => {
                 // A server says nothing either, until the statement is executed.
                 return Ok(request.upload.is_none());
-            }
-            What::Execute { id, .. } if !self.statements.contains(*id) => return Ok(false),
-            What::Fetch { id } if !self.is_on_server(*id) => {
-                let refused = if self.statements.contains(*id) {
-                    let mariadb = self.cluster.handle.config.engine == Engine::Mariadb;
-                    let stop = if mariadb { "" } else { "." };
-                    let message = format!("The statement ({id}) has no open cursor{stop}");
-                    Refused::new(NO_CURSOR, message)
-                } else {
-                    unknown_statement(*id)
-                };
-                self.tell_refusal(&refused).await?;
             }
             What::MultiStatements(on) => return self.multi_statements(*on).await,
             What::ResetConnection => self.reset_connection().await?,
@@ -136,17 +126,9 @@ impl Conversation {
         (OkPacket { header: EOF, ..OkPacket::plain(self.followed.flags()) }, self.capabilities)
     }
 
-    /// COM_STMT_RESET of a statement that no held connection knows has nothing to reset.
-    fn reset_statement(&mut self, id: u32) -> Option<Result<(), Refused>> {
-        if !self.statements.contains(id) {
-            return Some(Err(unknown_statement(id)));
-        }
-        (!self.is_on_server(id)).then_some(Ok(()))
-    }
-
     /// Whether the connection that is held knows the statement. One that is held only for questions
     /// about the last statement is given back before this command.
-    fn is_on_server(&mut self, id: u32) -> bool {
+    pub(super) fn is_on_server(&mut self, id: u32) -> bool {
         if self.is_free() {
             return false;
         }
@@ -233,11 +215,6 @@ pub fn is_answered_here(statement: &Statement) -> bool {
             &statement.session[..],
             [SessionEffect::SetTiffin { .. } | SessionEffect::ShowTiffin { .. }]
         )
-}
-
-fn unknown_statement(id: u32) -> Refused {
-    let message = format!("Unknown prepared statement handler ({id}) given to the server");
-    Refused::new(errors::UNKNOWN_STATEMENT, message)
 }
 
 /// Appends a result of one column and one row.

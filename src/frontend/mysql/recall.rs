@@ -13,7 +13,7 @@ use super::fault::Refused;
 use super::followed::Last;
 use super::plan::{Request, What};
 use crate::frontend::acquire::Seeker;
-use crate::protocol::mysql::command::Command;
+use crate::protocol::mysql::command::{Command, PING};
 use crate::protocol::mysql::execute::put_query;
 use crate::protocol::mysql::packet::{self, HEAD_BYTES};
 use crate::protocol::mysql::replies::Awaits;
@@ -66,7 +66,16 @@ impl Conversation {
             connection: active.server.pooled.connection.connection_id,
             diagnostics: left || before.is_some_and(|before| before.diagnostics),
             row_count: progress.row_count,
+            changed_no_row: false,
         });
+    }
+
+    /// A command that is no statement has succeeded: that is what ROW_COUNT() tells of from now on,
+    /// and nothing else does.
+    pub(super) fn changed_no_row(&mut self) {
+        if let Some(last) = &mut self.followed.last {
+            (last.row_count, last.changed_no_row) = (0, true);
+        }
     }
 
     /// A question goes where the last statement ran, if that node may serve it, and its connection
@@ -95,11 +104,17 @@ impl Conversation {
     /// What a question about the last statement becomes on a connection that did not run it: a
     /// refusal, or what is sent in its place.
     pub(super) fn recall(&self, active: &mut Active, request: &mut Request) -> Result<(), Refused> {
-        request.instead = None;
-        let runs = matches!(request.what, What::Query | What::Execute { .. });
-        let Some(last) = self.followed.last.filter(|_| runs && !self.is_last(active)) else {
+        if !matches!(request.what, What::Query | What::Execute { .. }) {
             return Ok(());
-        };
+        }
+        request.instead = None;
+        let Some(last) = self.followed.last else { return Ok(()) };
+        if self.is_last(active) {
+            if last.changed_no_row && request.asks(&[Recall::RowCount]) {
+                active.ask(Awaits::Ok, Whose::Own, |out| out.push(PING));
+            }
+            return Ok(());
+        }
         let forgotten = || Err(Refused::new(errors::NOT_SERVED, FORGOTTEN));
         if request.asks(&[Recall::RowCount]) {
             request.instead = self.row_count(active, request, last.row_count);

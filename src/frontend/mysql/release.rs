@@ -67,17 +67,16 @@ impl Conversation {
         Some(server)
     }
 
-    /// A read-only transaction on a replica ends with the first thing that a request for the
-    /// primary does (DDL, COMMIT and more behind it, another BEGIN): it is ended there, and the
-    /// request finds none.
-    pub(super) async fn end_on_replica(&mut self, request: &Request) -> Result<(), Fault> {
-        let only_by_transaction = self.followed.in_transaction
+    /// Whether nothing but its transaction keeps the session where it is.
+    pub(super) fn holds_only_transaction(&self) -> bool {
+        self.followed.in_transaction
             && !self.followed.next_transaction
             && !self.session.is_bound()
-            && !self.statements.hold();
-        if !only_by_transaction || !self.ends_transaction_first(request) {
-            return Ok(());
-        }
+            && !self.statements.hold()
+    }
+
+    /// Ends a read-only transaction on a replica, and tells nobody.
+    pub(super) async fn end_on_replica(&mut self) -> Result<(), Fault> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let agreed = active.connection().capabilities;
         // Whatever `completion_type` says.
@@ -89,7 +88,9 @@ impl Conversation {
         Ok(())
     }
 
-    fn ends_transaction_first(&self, request: &Request) -> bool {
+    /// Whether the first thing that a request does is to end the transaction (DDL, COMMIT and more
+    /// behind it, another BEGIN).
+    pub(super) fn ends_transaction_first(&self, request: &Request) -> bool {
         let ends = |statement: &Statement| {
             use SessionEffect::{Begin, Commit, Rollback};
             let [Begin(_) | Commit { chain: false } | Rollback { chain: false }] =

@@ -46,6 +46,12 @@ pub fn stays_open(statement: &Statement) -> bool {
     is_plain && !statement.is_ddl && statement.count <= 1 && statement.session.iter().all(harmless)
 }
 
+/// Whether it changes rows, itself or by a function, and no more.
+pub fn is_plain_write(statement: &Statement) -> bool {
+    statement.effect == Effect::Write
+        && matches!(statement.reason_code, "dml" | "function" | "unknown_function")
+}
+
 /// Changes of rows, and reads that lock them or call functions.
 const PLAIN_WRITES: &[&str] = &["dml", "function", "unknown_function", "locking_clause"];
 

@@ -7,6 +7,7 @@ use super::errors;
 use super::fault::{Fault, Refused};
 use super::plan::{Request, What};
 use super::stream::{poll_read_into, poll_write_out};
+use crate::protocol::buffer::Buffer;
 use crate::protocol::mysql::command::{self, Command};
 use crate::protocol::mysql::packet::{self, HEAD_BYTES};
 use crate::session::Class;
@@ -123,6 +124,7 @@ impl Conversation {
     ) -> Result<(), Refused> {
         let on_replica = !active.server.is_primary;
         self.translate_ids(active, request)?;
+        self.keep_beginning(active, request);
         active.expect(request.awaits, request.whose);
         active.upload = request.upload;
         if request.upload.is_some() {
@@ -131,6 +133,7 @@ impl Conversation {
             request.bytes = 0;
         }
         let progress = &mut active.progress;
+        progress.refused_as_read_only = self.is_refused_as_read_only(on_replica, request);
         progress.retained = request.bytes;
         let prepares = match request.what {
             What::Prepare { id } => {
@@ -167,7 +170,8 @@ impl Conversation {
     }
 
     /// Appends the client's bytes, with the server's id of the statement that they name, and the
-    /// types of its parameters if this connection has not seen them.
+    /// types of its parameters if this connection has not seen them. One that is not there the
+    /// server is to refuse: it is asked about such errors as about others.
     fn translate_ids(&mut self, active: &mut Active, request: &Request) -> Result<(), Refused> {
         let (What::Execute { id, .. }
         | What::LongData { id }
@@ -178,14 +182,13 @@ impl Conversation {
             active.outbox.extend(request.instead.as_deref().unwrap_or(own));
             return Ok(());
         };
-        let unknown = || {
-            let message = format!("Unknown prepared statement handler ({id}) given to the server");
-            Refused::new(errors::UNKNOWN_STATEMENT, message)
-        };
-        let prepared = self.statements.get_mut(id).ok_or_else(unknown)?;
-        let traces = &mut active.server.pooled.connection.state.traces;
-        let on_server = traces.prepared.touch(id).ok_or_else(unknown)?;
+        active.progress.names = Some(id);
         let bytes = &mut self.inbox.filled_mut()[..request.bytes];
+        let traces = &mut active.server.pooled.connection.state.traces;
+        let known = self.statements.get_mut(id).zip(traces.prepared.touch(id));
+        let Some((prepared, on_server)) = known else {
+            return put_with_id(&mut active.outbox, bytes, command::NEVER_PREPARED);
+        };
         if let Ok(Command::Execute(execute)) =
             Command::parse(&bytes[HEAD_BYTES..], self.capabilities)
         {
@@ -221,10 +224,7 @@ impl Conversation {
                 Ok(None) | Err(_) => {}
             }
         }
-        let at = active.outbox.len();
-        active.outbox.extend(bytes);
-        command::set_statement_id(&mut active.outbox.filled_mut()[at + HEAD_BYTES..], on_server.id)
-            .map_err(|error| Refused::new(errors::MALFORMED, error.to_string()))
+        put_with_id(&mut active.outbox, bytes, on_server.id)
     }
 
     pub(super) async fn relay(&mut self) -> Result<(), Fault> {
@@ -455,6 +455,14 @@ fn sets_only_for_itself(statement: &Statement) -> bool {
         || locks && statement.count == 1 && statement.session.contains(&SessionEffect::SetsOnce)
 }
 
+/// Appends a command with the server's id of the statement that it names.
+fn put_with_id(outbox: &mut Buffer, bytes: &[u8], id: u32) -> Result<(), Refused> {
+    let at = outbox.len();
+    outbox.extend(bytes);
+    command::set_statement_id(&mut outbox.filled_mut()[at + HEAD_BYTES..], id)
+        .map_err(|error| Refused::new(errors::MALFORMED, error.to_string()))
+}
+
 impl Progress {
     /// What of it goes on with the next command of the same session.
     fn next(&mut self, now: Instant) -> Progress {
@@ -465,6 +473,7 @@ impl Progress {
             record: self.record.take(),
             silent: self.silent,
             heard: self.heard,
+            begun: self.begun.take(),
             started: Some(now),
             ..Progress::default()
         }

@@ -38,6 +38,9 @@ pub const OPTION_MULTI_STATEMENTS_OFF: u16 = 1;
 /// MariaDB: an id that stands for the statement that was prepared last on the connection.
 pub const LAST_PREPARED: u32 = u32::MAX;
 
+/// An id that no statement has: servers count from 1 up.
+pub const NEVER_PREPARED: u32 = u32::MAX - 1;
+
 /// One command. Text and values borrow from the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command<'a> {

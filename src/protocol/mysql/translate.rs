@@ -55,6 +55,38 @@ impl Default for Visible {
 }
 
 impl Visible {
+    /// The client sets this `session_track_…` variable; `None`: to its default.
+    pub fn set(&mut self, name: &str, value: Option<&str>) {
+        let value = value.map(|value| value.trim_matches('\'').to_ascii_lowercase());
+        let on = matches!(value.as_deref(), Some("1" | "on" | "true"));
+        let default = Visible::default();
+        match name {
+            "session_track_schema" => {
+                self.schema = value.as_ref().map_or(default.schema, |_| on);
+            }
+            "session_track_state_change" => self.state_change = on,
+            "session_track_gtids" => {
+                self.gtids = value.as_ref().is_some_and(|value| value != "off");
+            }
+            "session_track_transaction_info" => {
+                self.characteristics = value.as_deref() == Some("characteristics");
+                self.transaction_state = self.characteristics || value.as_deref() == Some("state");
+            }
+            "session_track_system_variables" => {
+                self.variables = match value.as_deref() {
+                    None => default.variables,
+                    Some("*") => VisibleVariables::All,
+                    Some(names) => VisibleVariables::These(
+                        names.split(',').map(|name| name.trim().as_bytes().into()).collect(),
+                    ),
+                };
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Visible {
     /// Whether the client sees the entry. What is not known is not shown: nobody asked for it.
     fn shows(&self, tracked: Option<Tracked<'_>>) -> bool {
         match tracked {
