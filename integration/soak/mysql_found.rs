@@ -126,4 +126,21 @@ pub const FOUND: &[&str] = &[
 0 Q SELECT f_write0(1)
 0 Q SELECT count(*) FROM fixed
 0 Q COMMIT",
+    // What is no statement leaves what FOUND_ROWS() gives, and where.
+    "wide clients=2
+0 Q SELECT t.v, f.v FROM t0 t JOIN fixed f USING (id) ORDER BY 1, 2
+0 A 1 'x' 1
+0 Q SELECT FOUND_ROWS()",
+    "narrow clients=2
+1 P SELECT SQL_CALC_FOUND_ROWS id FROM fixed LIMIT ?
+1 E 1 2
+1 R 1
+1 Q SELECT FOUND_ROWS()",
+    // No other session meets a connection on which texts have one statement.
+    "narrow clients=3
+2 Q START TRANSACTION
+2 O 1
+2 Q ROLLBACK
+1 Q DROP TABLE IF EXISTS tmp; SELECT 1
+2 Q SELECT 1; SELECT 2",
 ];

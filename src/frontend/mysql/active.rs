@@ -106,6 +106,8 @@ pub struct Progress {
     pub begun: Option<Box<str>>,
     /// The client's id of the statement that the command names.
     pub names: Option<u32>,
+    /// When the command came, the connection was that of the session's last statement.
+    pub was_last: bool,
     /// What a replica refuses of the command a primary would refuse for the transaction.
     pub refused_as_read_only: bool,
     /// The command was sent and is not answered to its end.

@@ -45,6 +45,8 @@ pub struct Last {
     pub row_count: i64,
     /// That is 0 for a command that the proxy has answered, or another connection has run.
     pub changed_no_row: bool,
+    /// The connection also knows what FOUND_ROWS() gives.
+    pub found_rows: bool,
 }
 
 /// What of a variable the session cannot take along.

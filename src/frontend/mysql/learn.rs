@@ -98,13 +98,8 @@ impl Conversation {
         }
         let is_prepared = matches!(told, Told::Prepared(_));
         let mut instead = self.worker.scratch.take();
-        let reworded = facts.progress.reworded(&told, &read.filled()[at..at + bytes]);
-        let packet = reworded.as_deref().unwrap_or(&read.filled()[at..at + bytes]);
-        let mut differs = self.translation.told(&told, packet, &self.visible, &mut instead);
-        if let Some(reworded) = reworded.filter(|_| !differs) {
-            instead.extend_from_slice(&reworded);
-            differs = true;
-        }
+        let packet = &read.filled()[at..at + bytes];
+        let differs = self.reword(&told, packet, facts.progress, &mut instead);
         if is_heard {
             read.consume(bytes);
         } else if differs {
@@ -289,6 +284,8 @@ impl Conversation {
                 self.session.pins.insert(Pin::Unknown);
                 server.pooled.connection.traces.spoiled = true;
             }
+            // No reset takes that back.
+            What::MultiStatements(_) => server.pooled.connection.traces.spoiled = true,
             _ => {}
         }
         let stats = self.worker.stats();

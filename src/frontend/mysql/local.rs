@@ -126,12 +126,8 @@ impl Conversation {
         (OkPacket { header: EOF, ..OkPacket::plain(self.followed.flags()) }, self.capabilities)
     }
 
-    /// Whether the connection that is held knows the statement. One that is held only for questions
-    /// about the last statement is given back before this command.
+    /// Whether the connection that is held knows the statement.
     pub(super) fn is_on_server(&mut self, id: u32) -> bool {
-        if self.is_free() {
-            return false;
-        }
         let active = self.active.as_mut();
         active.is_some_and(|active| active.connection().traces.prepared.touch(id).is_some())
     }
@@ -143,11 +139,11 @@ impl Conversation {
             true => self.capabilities | Capabilities::MULTI_STATEMENTS,
             false => self.capabilities.without(Capabilities::MULTI_STATEMENTS),
         };
+        self.pools = Default::default();
         if !self.is_free() {
             return Ok(false);
         }
         self.give_up_server();
-        self.pools = Default::default();
         let mut out = Vec::new();
         put_end(&mut out, &mut 1, &self.ends());
         self.tell(&out).await?;

@@ -241,7 +241,11 @@ impl Conversation {
 
     /// What a prepared statement does, by the catalog of now.
     fn plan_prepared(&mut self, id: u32, request: &mut Request) {
-        let Some(prepared) = self.statements.get(id) else { return };
+        let Some(prepared) = self.statements.get(id) else {
+            // The error is asked about where the statement before was.
+            request.class = Class::Read;
+            return;
+        };
         let statement = if prepared.catalog == self.catalog_version() {
             prepared.statement.clone()
         } else {

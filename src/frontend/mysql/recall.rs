@@ -27,6 +27,16 @@ const FORGOTTEN: &str = "the connection that ran the last statement serves other
 
 impl Request {
     /// Whether it asks about the statement before, in one of these ways.
+    /// Whether the statement before can be asked about behind it: it runs none.
+    fn leaves_found_rows(&self) -> bool {
+        match self.what {
+            What::ResetStatement(_) | What::Fetch { .. } => true,
+            // Of a statement that is not there.
+            What::Execute { .. } => self.statement.is_none(),
+            _ => false,
+        }
+    }
+
     fn asks(&self, what: &[Recall]) -> bool {
         let asks = |effect: &SessionEffect| match effect {
             SessionEffect::Recall(recall) => what.contains(recall),
@@ -40,8 +50,10 @@ impl Conversation {
     /// Whether the request's answer is about what the session ran before.
     pub(super) fn recalls(&self, request: &Request) -> bool {
         use Recall::{Diagnostics, FoundRows, InsertId, RowCount};
-        matches!(request.what, What::Query | What::Execute { .. } | What::Prepare { .. })
-            && request.asks(&[Diagnostics, FoundRows, RowCount, InsertId])
+        let asks =
+            matches!(request.what, What::Query | What::Execute { .. } | What::Prepare { .. })
+                && request.asks(&[Diagnostics, FoundRows, RowCount, InsertId]);
+        asks || request.leaves_found_rows()
     }
 
     pub(super) fn recalls_insert_id(&self, request: &Request) -> bool {
@@ -60,6 +72,8 @@ impl Conversation {
         let progress = &active.progress;
         // Asking for them leaves them where they are.
         let before = self.followed.last.filter(|_| request.asks(&[Recall::Diagnostics]));
+        let found_rows = !request.leaves_found_rows()
+            || progress.was_last && self.followed.last.is_some_and(|last| last.found_rows);
         let left = progress.warnings || progress.failed.is_some();
         self.followed.last = Some(Last {
             node: active.server.node,
@@ -67,6 +81,7 @@ impl Conversation {
             diagnostics: left || before.is_some_and(|before| before.diagnostics),
             row_count: progress.row_count,
             changed_no_row: false,
+            found_rows,
         });
     }
 
@@ -104,27 +119,29 @@ impl Conversation {
     /// What a question about the last statement becomes on a connection that did not run it: a
     /// refusal, or what is sent in its place.
     pub(super) fn recall(&self, active: &mut Active, request: &mut Request) -> Result<(), Refused> {
+        active.progress.was_last = self.is_last(active);
         if !matches!(request.what, What::Query | What::Execute { .. }) {
             return Ok(());
         }
         request.instead = None;
         let Some(last) = self.followed.last else { return Ok(()) };
-        if self.is_last(active) {
+        let forgotten = || Err(Refused::new(errors::NOT_SERVED, FORGOTTEN));
+        if request.asks(&[Recall::FoundRows]) && !(active.progress.was_last && last.found_rows) {
+            return forgotten();
+        }
+        if active.progress.was_last {
             if last.changed_no_row && request.asks(&[Recall::RowCount]) {
                 active.ask(Awaits::Ok, Whose::Own, |out| out.push(PING));
             }
             return Ok(());
         }
-        let forgotten = || Err(Refused::new(errors::NOT_SERVED, FORGOTTEN));
         if request.asks(&[Recall::RowCount]) {
             request.instead = self.row_count(active, request, last.row_count);
             if request.instead.is_none() {
                 return forgotten();
             }
         }
-        if request.asks(&[Recall::FoundRows])
-            || last.diagnostics && request.asks(&[Recall::Diagnostics])
-        {
+        if last.diagnostics && request.asks(&[Recall::Diagnostics]) {
             return forgotten();
         }
         if request.asks(&[Recall::Diagnostics]) {

@@ -62,7 +62,9 @@ impl Conversation {
             return Ok(None);
         }
         let ends = self.ends_transaction_first(request);
-        let begun = self.active.as_mut().and_then(|active| active.progress.begun.take());
+        let moves = !ends && matches!(request.class, Class::Write(_));
+        let begun = self.active.as_mut().filter(|_| moves);
+        let begun = begun.and_then(|active| active.progress.begun.take());
         if self.holds_only_transaction() && (ends || begun.is_some()) {
             self.end_on_replica().await?;
         }
@@ -71,7 +73,7 @@ impl Conversation {
         }
         // Perhaps it was kept only for questions about the last statement.
         self.give_up_server();
-        match begun.filter(|_| !ends) {
+        match begun {
             Some(begun) => self.begin_again(need, &begun).await,
             None => Ok(None),
         }

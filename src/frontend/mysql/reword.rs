@@ -2,6 +2,7 @@
 //! replica what the primary would have said.
 
 use super::active::Progress;
+use super::conversation::Conversation;
 use super::errors::{Code, NO_OPEN_CURSOR, READ_ONLY_TRANSACTION, UNKNOWN_STATEMENT, is_read_only};
 use crate::protocol::mysql::packet;
 use crate::protocol::mysql::replies::Told;
@@ -10,9 +11,29 @@ use crate::protocol::mysql::reply::ErrPacket;
 /// ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION, as MySQL words it. MariaDB has no full stop.
 const READ_ONLY: &[u8] = b"Cannot execute statement in a READ ONLY transaction.";
 
+impl Conversation {
+    /// Appends what the client gets in the place of a server's packet, if that is not the same.
+    pub(super) fn reword(
+        &mut self,
+        told: &Told<'_>,
+        packet: &[u8],
+        progress: &Progress,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let reworded = progress.reworded(told, packet);
+        let differs =
+            self.translation.told(told, reworded.as_deref().unwrap_or(packet), &self.visible, out);
+        if let Some(reworded) = reworded.filter(|_| !differs) {
+            out.extend_from_slice(&reworded);
+            return true;
+        }
+        differs
+    }
+}
+
 impl Progress {
     /// The packet, with its head, in the place of this one.
-    pub(super) fn reworded(&self, told: &Told<'_>, packet: &[u8]) -> Option<Vec<u8>> {
+    fn reworded(&self, told: &Told<'_>, packet: &[u8]) -> Option<Vec<u8>> {
         let Told::Err(error) = told else { return None };
         let mut sequence = packet::head(packet)?.sequence;
         let mut out = Vec::new();
