@@ -185,7 +185,6 @@ const QUESTIONS: &[&str] = &[
     "SELECT FOUND_ROWS()",
     "SELECT LAST_INSERT_ID()",
     "SELECT @@last_insert_id, @@identity",
-    "SELECT LAST_INSERT_ID(33)",
     "SELECT CAST('x' AS SIGNED)",
     "SELECT 1 / 0",
     "SELECT CAST('x' AS SIGNED), v FROM fixed ORDER BY id LIMIT 2",
@@ -277,6 +276,7 @@ const VARIABLES: &[&str] = &[
     "SET @a = ROW_COUNT()",
     "GET DIAGNOSTICS @b = NUMBER",
     "GET DIAGNOSTICS CONDITION 1 @b = MESSAGE_TEXT",
+    "SELECT LAST_INSERT_ID(33)",
 ];
 
 const TEMPORARY: &[&str] = &[

@@ -72,7 +72,8 @@ impl Conversation {
         let progress = &active.progress;
         // Asking for them leaves them where they are.
         let before = self.followed.last.filter(|_| request.asks(&[Recall::Diagnostics]));
-        let found_rows = !request.leaves_found_rows()
+        // What fails has found nothing, either.
+        let found_rows = !request.leaves_found_rows() && progress.failed.is_none()
             || progress.was_last && self.followed.last.is_some_and(|last| last.found_rows);
         let left = progress.warnings || progress.failed.is_some();
         self.followed.last = Some(Last {
