@@ -20,6 +20,7 @@ on_mysql_and_mariadb! {
     transactions_stay_where_they_began,
     a_session_reads_its_own_writes,
     large_packets_and_files_pass,
+    a_server_that_is_lost_under_a_file_is_told_behind_it,
     several_results_pass,
     sessions_are_killed_by_the_proxys_ids,
     limits_have_errors,
@@ -390,6 +391,48 @@ fn large_packets_and_files_pass(engine: Engine) {
         let lengths: Vec<usize> = client.query("SELECT length(v) FROM large").await.unwrap();
         assert_eq!(lengths, [LARGE, LARGE]);
         client.disconnect().await.unwrap();
+    });
+}
+
+/// Clients do not look for an answer before they have sent the whole file, and then for the packet
+/// behind it.
+fn a_server_that_is_lost_under_a_file_is_told_behind_it(engine: Engine) {
+    let options = crate::support::mysql::Options {
+        settings: vec![("local_infile".into(), "ON".into())],
+        ..crate::support::mysql::options(engine)
+    };
+    let cluster = crate::support::mysql::Cluster::start(options).expect("start the servers");
+    let fixture = Fixture::with(cluster, |_| {});
+    table(&fixture);
+    let primary = fixture.cluster.primary();
+    let opts = crate::support::mysql::client_opts(primary.port, &fixture.cluster.superuser);
+    let kill = move || {
+        let admin = Session::connect(&opts.into()).unwrap();
+        let running = "FROM information_schema.processlist WHERE info LIKE 'LOAD DATA%'";
+        let id = admin.value(&format!("SELECT id {running}")).unwrap();
+        admin.execute(&format!("KILL {id}")).unwrap();
+        let is_gone = || admin.value(&format!("SELECT count(*) {running}")).unwrap() == "0";
+        wait_until(PATIENCE, is_gone).unwrap();
+    };
+    let file = move |_: &[u8]| {
+        let kill = kill.clone();
+        let rows = |from: u32| {
+            let rows: String = (from..from + 2000).map(|n| format!("{n}\tline {n}\n")).collect();
+            bytes::Bytes::from(rows)
+        };
+        let content = futures_util::stream::iter(1..=50).map(move |part| {
+            if part == 10 {
+                // Sessions of tests have a runtime of their own.
+                std::thread::spawn(kill.clone()).join().unwrap();
+            }
+            Ok(rows(part * 2000))
+        });
+        async move { Ok(content.boxed()) }.boxed()
+    };
+    let opts: Opts = fixture.opts().local_infile_handler(Some(file)).into();
+    talk_with(opts, async |mut client| {
+        let refused = client.query_drop("LOAD DATA LOCAL INFILE 'x' INTO TABLE t").await;
+        assert_eq!(errno(&refused.unwrap_err().into()), Some(1180));
     });
 }
 

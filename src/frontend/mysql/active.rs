@@ -110,6 +110,8 @@ pub struct Progress {
     pub was_last: bool,
     /// What a replica refuses of the command a primary would refuse for the transaction.
     pub refused_as_read_only: bool,
+    /// As far as a long command, or a file, has come.
+    pub uploaded: Option<Upload>,
     /// The command was sent and is not answered to its end.
     pub under_way: bool,
     pub broken: Option<Broken>,

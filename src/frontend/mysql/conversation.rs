@@ -22,7 +22,7 @@ use super::plan::{Extent, Request, What, extent};
 use super::resolve::Recovered;
 use super::serve::Served;
 use super::statements::Statements;
-use super::stream::poll_read_into;
+use super::stream::{Upload, poll_read_into};
 use crate::backend::mysql::auth::ServerSecret;
 use crate::config::PoolMode;
 use crate::frontend::acquire::{acquire, keep, reads};
@@ -316,28 +316,47 @@ impl Conversation {
         request: &Request,
         refused: &Refused,
     ) -> Result<(), Fault> {
-        self.discard(request).await?;
+        self.inbox.consume(request.bytes);
+        let mut sequence = match request.upload {
+            Some(upload) => self.pass_over(upload).await?,
+            None => 1,
+        };
         if let What::Prepare { id, .. } = request.what {
             self.statements.remove(id);
         }
         self.worker.stats().error(errors::ORIGIN, &refused.code.sqlstate);
         let mut out = Vec::new();
-        errors::put(&mut out, &mut 1, refused.code, &refused.message);
+        errors::put(&mut out, &mut sequence, refused.code, &refused.message);
         self.tell(&out).await
     }
 
-    /// The client's command is passed over, also what of it is still to come.
-    async fn discard(&mut self, request: &Request) -> Result<(), Fault> {
-        self.inbox.consume(request.bytes);
-        let Some(mut upload) = request.upload else { return Ok(()) };
+    /// What the client is still sending is passed over, as a server does before it answers. Gives
+    /// the number of the answer.
+    async fn pass_over(&mut self, mut upload: Upload) -> Result<u8, Fault> {
+        let limit = self.worker.limits().message_timeout;
         while !upload.is_over() {
             let taken = upload.take(self.inbox.filled_mut());
             self.inbox.consume(taken);
-            if !upload.is_over() && poll_fn(|cx| self.poll_read_client(cx)).await? == 0 {
+            if upload.is_over() {
+                break;
+            }
+            let read = timeout(limit, poll_fn(|cx| self.poll_read_client(cx))).await;
+            if read.map_err(|_| Fault::ClientStalled(limit))?? == 0 {
                 return Err(Fault::ClientLeft);
             }
         }
-        Ok(())
+        Ok(upload.answered_by())
+    }
+
+    /// The number of a last answer, before which a client that is sending has its say: it does not
+    /// look for one earlier. Between commands a packet begins a conversation anew.
+    async fn last_number(&mut self, fault: &Fault) -> u8 {
+        let waits = matches!(fault, Fault::ServerLost { .. } | Fault::PrimaryChanged { .. });
+        match self.active.as_ref().and_then(|active| active.progress.uploaded) {
+            Some(upload) if waits => self.pass_over(upload).await.unwrap_or(1),
+            Some(upload) => upload.answered_by(),
+            None => u8::from(!self.inbox.is_empty()),
+        }
     }
 
     /// An OK of the proxy's own.
@@ -370,13 +389,12 @@ impl Conversation {
             self.give_up_server();
         }
         self.stop_running();
+        let mut sequence = self.last_number(fault).await;
         self.drop_server(if clean { ServerClosed::Abandoned } else { ServerClosed::Broken });
         if let Some(message) = fault.message() {
             let code = fault.code();
             self.worker.stats().error(errors::ORIGIN, &code.sqlstate);
             tracing::info!(user = %self.identity.user, "{fault}");
-            // Between commands a packet begins a conversation anew; within one it goes on.
-            let mut sequence = u8::from(!self.inbox.is_empty());
             let mut out = Vec::new();
             errors::put(&mut out, &mut sequence, code, &message);
             let _ = self.tell(&out).await;

@@ -95,6 +95,7 @@ impl Conversation {
                 record.journal.spoil("it sends a file");
             }
             *upload = Some(Upload::file(front.reply.sequence()));
+            facts.progress.uploaded = *upload;
         }
         let is_prepared = matches!(told, Told::Prepared(_));
         let mut instead = self.worker.scratch.take();

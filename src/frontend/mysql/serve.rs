@@ -127,6 +127,7 @@ impl Conversation {
         self.keep_beginning(active, request);
         active.expect(request.awaits, request.whose);
         active.upload = request.upload;
+        active.progress.uploaded = request.upload;
         if request.upload.is_some() {
             // What comes next belongs to it as well.
             self.inbox.consume(request.bytes);
@@ -383,6 +384,7 @@ impl Conversation {
         active.outbox.extend(&bytes[..taken]);
         self.inbox.consume(taken);
         active.upload = Some(upload).filter(|upload| !upload.is_over());
+        active.progress.uploaded = Some(upload);
         taken > 0
     }
 

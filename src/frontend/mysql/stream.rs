@@ -60,6 +60,8 @@ pub struct Upload {
     /// The number that the next packet has for the server, whatever the client says: a server
     /// parts with a connection whose packets are out of order.
     sequence: u8,
+    /// The number that its last packet had from the client.
+    theirs: u8,
     /// No packet follows.
     last: bool,
 }
@@ -76,12 +78,13 @@ enum Until {
 impl Upload {
     /// A command.
     pub fn command() -> Upload {
-        Upload { until: Until::NotContinued, left: 0, sequence: 0, last: false }
+        Upload { until: Until::NotContinued, left: 0, sequence: 0, theirs: 0, last: false }
     }
 
     /// The file of LOAD DATA LOCAL, which the server's packet of number `asked` has asked for.
     pub fn file(asked: u8) -> Upload {
-        Upload { until: Until::Empty, left: 0, sequence: asked.wrapping_add(1), last: false }
+        let sequence = asked.wrapping_add(1);
+        Upload { until: Until::Empty, left: 0, sequence, theirs: asked, last: false }
     }
 
     pub fn is_command(&self) -> bool {
@@ -90,6 +93,11 @@ impl Upload {
 
     pub fn is_over(&self) -> bool {
         self.last && self.left == 0
+    }
+
+    /// The number that the client expects the answer to have.
+    pub fn answered_by(&self) -> u8 {
+        self.theirs.wrapping_add(1)
     }
 
     /// How many of these bytes, which come next, belong to it. Numbers its packets.
@@ -103,6 +111,7 @@ impl Upload {
                 return at;
             }
             let Some(head) = packet::head(&bytes[at..]) else { return at };
+            self.theirs = head.sequence;
             bytes[at + HEAD_BYTES - 1] = self.sequence;
             self.sequence = self.sequence.wrapping_add(1);
             self.left = head.bytes();
@@ -152,5 +161,6 @@ mod tests {
         assert_eq!(upload.take(&mut bytes), 13);
         assert!(upload.is_over());
         assert_eq!((bytes[3], bytes[12], bytes[16]), (2, 3, 0));
+        assert_eq!(upload.answered_by(), 1, "both packets had the number 0");
     }
 }
