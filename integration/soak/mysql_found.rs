@@ -143,4 +143,13 @@ pub const FOUND: &[&str] = &[
 2 Q ROLLBACK
 1 Q DROP TABLE IF EXISTS tmp; SELECT 1
 2 Q SELECT 1; SELECT 2",
+    // What a text asks about its own statements is not asked about the one before.
+    "wide clients=2
+0 Q SELECT 1
+1 Q UPDATE t1 SET n = 3
+0 Q UPDATE t0 SET n = 1; SELECT ROW_COUNT()
+1 Q SELECT id FROM fixed ORDER BY id LIMIT 2; SELECT FOUND_ROWS()
+0 Q SELECT id FROM fixed ORDER BY id LIMIT 2
+1 Q UPDATE t1 SET n = 4
+0 Q UPDATE t0 SET n = 2 WHERE id < 4; SELECT ROW_COUNT() + 1",
 ];

@@ -362,6 +362,11 @@ fn difference(script: &Script, direct: &Transcript, proxied: &Transcript) -> Com
             direct: left.clone(),
             proxied: right.clone(),
         };
+        // What stands in the same text has not run.
+        let is_refused = right.last().is_some_and(|line| is_forgotten(line));
+        if is_refused && step.line.contains("; ") {
+            return Compared::Parted("a question about a statement that ran elsewhere", found());
+        }
         if is_alike(step, left, right) || is_about_nothing(script, direct, at) {
             continue;
         }

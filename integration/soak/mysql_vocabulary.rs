@@ -422,7 +422,7 @@ pub const BINARY: &[&str] = &[
     "SELECT v FROM fixed WHERE id = ?",
     "SELECT id, v FROM fixed WHERE id > ? ORDER BY id",
     "SELECT id, v FROM t{c} WHERE id > ? ORDER BY id",
-    "SELECT f_read(?)",
+    "SELECT CHAR_LENGTH(f_read(?))",
     "INSERT INTO t{c} (v) VALUES (?)",
     "INSERT INTO t{c} VALUES (?, ?, 0) ON DUPLICATE KEY UPDATE v = 'again'",
     "UPDATE t{c} SET v = ? WHERE id = ?",

@@ -305,6 +305,11 @@ impl Request {
         self.statement.as_ref().is_some_and(|statement| statement.count == 1)
     }
 
+    /// Whether its text has several statements.
+    pub fn is_several(&self) -> bool {
+        self.statement.as_ref().is_some_and(|statement| statement.count > 1)
+    }
+
     /// Whether it may be sent again elsewhere, as far as what it does goes.
     pub fn only_reads(&self) -> bool {
         matches!(self.class, Class::Read) && self.upload.is_none()

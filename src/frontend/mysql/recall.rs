@@ -18,7 +18,7 @@ use crate::protocol::mysql::execute::put_query;
 use crate::protocol::mysql::packet::{self, HEAD_BYTES};
 use crate::protocol::mysql::replies::Awaits;
 use crate::session::{Need, Wish};
-use crate::sql::{Recall, SessionEffect};
+use crate::sql::{Effect, Recall, SessionEffect};
 use std::sync::atomic::Ordering;
 
 /// Why the answer cannot be had.
@@ -127,7 +127,9 @@ impl Conversation {
         request.instead = None;
         let Some(last) = self.followed.last else { return Ok(()) };
         let forgotten = || Err(Refused::new(errors::NOT_SERVED, FORGOTTEN));
-        if request.asks(&[Recall::FoundRows]) && !(active.progress.was_last && last.found_rows) {
+        let is_own = |what| self.is_about_itself(request, what);
+        let knows = active.progress.was_last && last.found_rows;
+        if request.asks(&[Recall::FoundRows]) && !knows && !is_own(Recall::FoundRows) {
             return forgotten();
         }
         if active.progress.was_last {
@@ -136,7 +138,7 @@ impl Conversation {
             }
             return Ok(());
         }
-        if request.asks(&[Recall::RowCount]) {
+        if request.asks(&[Recall::RowCount]) && !is_own(Recall::RowCount) {
             request.instead = self.row_count(active, request, last.row_count);
             if request.instead.is_none() {
                 return forgotten();
@@ -151,6 +153,15 @@ impl Conversation {
             active.ask(Awaits::Results, Whose::Own, |out| put_query(out, agreed, "DO 0"));
         }
         Ok(())
+    }
+
+    /// Whether what a text asks is about a statement in front of the question: ROW_COUNT() tells of
+    /// any, FOUND_ROWS() of those with rows.
+    fn is_about_itself(&self, request: &Request, what: Recall) -> bool {
+        let Some(first) = self.first_of(request) else { return false };
+        let asks = |effect: &SessionEffect| matches!(effect, SessionEffect::Recall(asked) if *asked == what);
+        let counts = what == Recall::RowCount || first.effect == Effect::Read;
+        request.is_several() && counts && !first.session.iter().any(asks)
     }
 
     /// A session that has run nothing yet finds no rows, whatever the connection has found.

@@ -13,6 +13,7 @@ use crate::protocol::mysql::replies::Awaits;
 use crate::session::Transaction;
 use crate::sql::{Dialect, SessionEffect, Statement, split_statements};
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -100,18 +101,23 @@ impl Conversation {
             };
             true
         };
-        let Some(statement) = &request.statement else { return false };
+        self.first_of(request).is_some_and(|first| ends(&first))
+    }
+
+    /// What the first statement of a text does.
+    pub(super) fn first_of(&self, request: &Request) -> Option<Arc<Statement>> {
+        let statement = request.statement.as_ref()?;
         if statement.count == 1 {
-            return ends(statement);
+            return Some(statement.clone());
         }
-        let bytes = self.inbox.filled().get(HEAD_BYTES..request.bytes).unwrap_or_default();
+        let bytes = self.inbox.filled().get(HEAD_BYTES..request.bytes)?;
         let Ok(Command::Query(text)) = Command::parse(bytes, self.capabilities) else {
-            return false;
+            return None;
         };
         let dialect = Dialect::MySql(self.followed.reading);
-        let text = std::str::from_utf8(text).unwrap_or_default();
-        let first = split_statements(text, dialect).first().map(|first| first.as_bytes());
-        first.is_some_and(|first| ends(&self.classify(first)))
+        let text = std::str::from_utf8(text).ok()?;
+        let first = split_statements(text, dialect).first().map(|first| first.as_bytes())?;
+        Some(self.classify(first))
     }
 
     /// Waits for KILLs on their way: they must not meet the next session's statement.
