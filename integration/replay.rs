@@ -313,3 +313,57 @@ fn a_read_only_transaction_goes_on_without_its_replica() {
     snapshot.query("ROLLBACK").unwrap();
     assert_eq!(replays(&fixture), [1.0, 1.0, 0.0], "{}", fixture.proxy.log());
 }
+
+/// The next primary is lost as well while the transaction runs again there; then it takes too long on
+/// a server that has crashed; then no server comes.
+#[test]
+fn what_may_go_wrong_while_it_runs_again() {
+    let fixture = start(promoting().key("failover.replay_time_max", "2min"));
+    let old = fixture.cluster.primary();
+    let pause = "SELECT pg_sleep(n) FROM t WHERE name = 'pause'";
+    // Longer than anything here takes: nobody waits for its end.
+    let set_pause = |session: &Session, seconds: u32| {
+        session.query(&format!("UPDATE t SET n = {seconds} WHERE name = 'pause'")).unwrap();
+    };
+    fixture.session().query("INSERT INTO t VALUES ('pause', 0)").unwrap();
+    let twice = Client::begin(&fixture, "twice", &[&insert("twice", 1), pause]);
+    set_pause(&fixture.session(), 300);
+    fixture.cluster.wait_caught_up(old).unwrap();
+    old.kill9().unwrap();
+    let next = spawn(move || {
+        twice.run(&insert("twice", 2));
+        twice
+    });
+    let (new, last) = promoted(&fixture.cluster, &wait_done(&fixture, 1));
+    wait_running(new, "pg_sleep(n)");
+    set_pause(&fixture.direct(new), 0);
+    fixture.cluster.wait_caught_up(new).unwrap();
+    new.kill9().unwrap();
+    wait_done(&fixture, 2);
+    next.join().unwrap().run("COMMIT");
+    assert_eq!(rows_of(&fixture, last, "twice"), "1 2");
+
+    let mut config = fixture.config.clone();
+    config["clusters"]["main"]["failover"]["replay_time_max"] = "500ms".into();
+    fixture.reload(&config);
+    let late = Client::begin(&fixture, "late", &[&insert("late", 1), pause]);
+    set_pause(&fixture.session(), 300);
+    last.kill9().unwrap();
+    last.start().unwrap();
+    assert_eq!(late.refused(&insert("late", 2)), "40001");
+    late.run("ROLLBACK");
+
+    fixture.wait_primary(last);
+    config["clusters"]["main"]["gate"]["hold"] = "2s".into();
+    fixture.reload(&config);
+    let alone = Client::begin(&fixture, "alone", &[&insert("alone", 1)]);
+    last.kill9().unwrap();
+    assert_eq!(alone.refused(&insert("alone", 2)), "40001");
+    let outcomes = ["done", "too_long", "no_server"]
+        .map(|outcome| fixture.metrics().sum("tiffin_replays_total", &[("outcome", outcome)]));
+    assert_eq!(outcomes, [1.0, 1.0, 1.0], "{}", fixture.proxy.log());
+    last.start().unwrap();
+    for name in ["late", "alone"] {
+        assert_eq!(rows_of(&fixture, last, name), "", "{name}");
+    }
+}

@@ -3,9 +3,15 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
-/// Builds it; where it is.
+/// Where it is, once it is built.
 pub fn library() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build).clone()
+}
+
+fn build() -> PathBuf {
     let folder = super::cache().expect("a folder");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/integration/support/slow_disk.c");
     let half = folder.join(format!("slow_disk.{}.so", std::process::id()));
