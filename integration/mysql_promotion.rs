@@ -18,7 +18,11 @@ on_mysql_and_mariadb! {
     a_killed_primary_is_replaced_and_joins_when_it_returns,
     neither_a_stall_nor_a_vain_switchover_changes_anything,
     a_cut_link_is_no_lost_primary,
+    a_primary_that_returns_before_there_is_another_takes_writes,
 }
+
+/// How often a primary comes back until that is while it is being replaced.
+const RETURNS_MAX: usize = 20;
 
 fn which(engine: Engine) -> Which {
     match engine {
@@ -139,4 +143,44 @@ fn a_cut_link_is_no_lost_primary(engine: Engine) {
     for replica in fixture.cluster.replicas() {
         assert_eq!(replica.value(bounds).unwrap(), "4");
     }
+}
+
+/// Whoever is back while a replica is looked for is made read-only. If none can be promoted, that is
+/// taken back.
+fn a_primary_that_returns_before_there_is_another_takes_writes(engine: Engine) {
+    let fixture = Server::promoting(which(engine), |config| {
+        // The promotion is tried again before the monitor has seen that the primary is back.
+        config["clusters"]["main"]["monitor"]["interval"] = "3s".into();
+    });
+    let primary = fixture.cluster.primary();
+    fixture.cluster.replicas().iter().for_each(|server| server.kill9().unwrap());
+    let last = |state: &str| {
+        let those = actions(&fixture).into_iter().filter(|action| action["state"] == state);
+        those.filter_map(|action| action["id"].as_u64()).max().unwrap_or(0)
+    };
+    let was_read_only = || {
+        let actions = actions(&fixture);
+        let mut steps = actions.iter().flat_map(|action| action["steps"].as_array()).flatten();
+        let what = format!("set {} read-only", primary.name);
+        steps.any(|step| step["what"] == *what && step["ok"] == true)
+    };
+    // Whether it is back in time is chance, and likely.
+    for _ in 0..RETURNS_MAX {
+        let before = last("failed");
+        primary.kill9().unwrap();
+        wait_until(PATIENCE, || last("failed") > before).expect("it is tried");
+        primary.start_again();
+        fixture.wait_primary(primary);
+        wait_until(PATIENCE, || last("running") == 0).expect("that ends");
+        assert!(
+            primary.value("SELECT @@read_only").unwrap() == "0",
+            "{:#?}\n{}",
+            actions(&fixture),
+            fixture.proxy.log()
+        );
+        if was_read_only() {
+            return;
+        }
+    }
+    panic!("it never came back in time:\n{}", fixture.proxy.log());
 }

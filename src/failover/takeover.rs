@@ -73,26 +73,58 @@ async fn promoted<'a>(
     // One that lets nobody in would be waited for in vain.
     let timeout = servers.cluster.monitor.timeout;
     // Whoever cannot be reached is kept away by its timeline.
-    let _ = isolate(servers, act, old, if lost.frozen { FROZEN_PATIENCE } else { timeout }).await;
-    if let Some(line) = &config.fence_command {
-        act.step(format!("run failover.fence_command for {}", old.name), async {
-            let bound = config.command_timeout;
-            let told = command::run(line, &servers.cluster.name, (old, None), bound).await?;
-            Ok(((), told))
-        })
-        .await?;
-    }
-    let promoted = async {
-        let (new, timeline) = settle(task, servers, act, old).await?;
+    let patience = if lost.frozen { FROZEN_PATIENCE } else { timeout };
+    let is_read_only = isolate(servers, act, old, patience).await.is_ok();
+    let settled = async {
+        if let Some(line) = &config.fence_command {
+            act.step(format!("run failover.fence_command for {}", old.name), async {
+                let bound = config.command_timeout;
+                let told = command::run(line, &servers.cluster.name, (old, None), bound).await?;
+                Ok(((), told))
+            })
+            .await?;
+        }
+        let settled = settle(task, servers, act, old).await?;
         task.may_act()?;
-        promote(servers, act, new, timeline).await?;
-        Ok(new)
+        Ok(settled)
     };
-    let promoted = promoted.await;
+    let promoted = match settled.await {
+        Ok((new, timeline)) => promote(servers, act, new, timeline).await.map(|()| new),
+        Err(error) => {
+            if is_read_only && !is_there_another(task, servers, old).await {
+                let_write(servers, act, old).await;
+            }
+            Err(error)
+        }
+    };
     if promoted.is_err() {
         reattach(task, servers, old).await;
     }
     promoted
+}
+
+/// Nobody was promoted, and the old primary came back in time to be made read-only: it goes on.
+async fn let_write(servers: &Servers, act: &Act, old: &NodeConfig) {
+    let bound = servers.patience();
+    let write = async {
+        if bounded(bound, servers.standing(old)).await?.part == Part::Replica {
+            return Err("it is a replica by now".to_owned());
+        }
+        bounded(bound, servers.set_read_only(old, false)).await?;
+        Ok(((), "nobody was promoted".to_owned()))
+    };
+    let _ = act.step(format!("let {} take writes again", old.name), write).await;
+}
+
+/// Whether somebody else takes writes.
+async fn is_there_another(task: &Task, servers: &Servers, old: &NodeConfig) -> bool {
+    for node in others(task, servers, old) {
+        let standing = bounded(servers.patience(), servers.standing(node)).await;
+        if standing.is_ok_and(|standing| standing.part == Part::Primary) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Chooses a replica. The old primary may be back at any moment, and what it sent to another one
@@ -128,12 +160,9 @@ async fn settle<'a>(
 
 /// Nobody is promoted: the replicas receive from the old primary again, as soon as it is back.
 async fn reattach(task: &Task, servers: &Servers, old: &NodeConfig) {
-    for node in others(task, servers, old) {
-        let standing = bounded(servers.patience(), servers.standing(node)).await;
-        if standing.is_ok_and(|standing| standing.part == Part::Primary) {
-            // Somebody else's, or this one's that has come late: they are to follow that.
-            return;
-        }
+    if is_there_another(task, servers, old).await {
+        // Somebody else's, or this one's that has come late: they are to follow that.
+        return;
     }
     let to = old.clone();
     let failed = at_once(task, servers, old, move |servers, node| {
