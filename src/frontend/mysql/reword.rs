@@ -52,11 +52,15 @@ impl Progress {
     }
 }
 
-/// The message with another number in its first parentheses.
+/// The message with another number in its first parentheses. A name in there is of SQL's PREPARE,
+/// in a procedure that the statement calls.
 fn with_id(message: &[u8], id: u32) -> Option<Vec<u8>> {
     let opens = message.iter().position(|byte| *byte == b'(')? + 1;
     let (front, rest) = message.split_at(opens);
     let closes = rest.iter().position(|byte| *byte == b')')?;
+    if !rest[..closes].iter().all(u8::is_ascii_digit) {
+        return None;
+    }
     Some([front, id.to_string().as_bytes(), &rest[closes..]].concat())
 }
 
@@ -72,6 +76,7 @@ mod tests {
                 Some("The statement (5) has no open cursor."),
             ),
             ("(1) (2)", Some("(5) (2)")),
+            ("Unknown prepared statement handler (p) given to EXECUTE", None),
             ("no id", None),
             ("(", None),
             (")(", None),
