@@ -34,6 +34,7 @@ mod mysql_resolve;
 mod mysql_servers;
 mod mysql_sessions;
 mod mysql_tls;
+mod mysql_writes;
 mod operations;
 mod patroni;
 mod pins;

@@ -40,7 +40,7 @@ struct Client {
 
 /// With a primary whose commits wait for a confirmation, once [`confirm_writes`] is called: nobody
 /// confirms any, but replicas receive all the same.
-fn start(engine: Engine, replay: &str) -> Fixture {
+pub fn start(engine: Engine, replay: &str) -> Fixture {
     let settings: &[(&str, &str)] = match engine {
         Engine::MySql => &[
             ("plugin_load_add", "semisync_source.so"),
@@ -99,7 +99,7 @@ impl Client {
 }
 
 /// How many of the savepoints in front of commits a server's log has.
-fn names_in_log(server: &Server) -> usize {
+pub fn names_in_log(server: &Server) -> usize {
     let logs = server.query("SHOW BINARY LOGS").unwrap_or_default();
     let files = logs.iter().filter_map(|row| row.first().cloned().flatten());
     files

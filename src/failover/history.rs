@@ -90,6 +90,32 @@ pub async fn uptime(opts: &ServiceOpts) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(|| "it does not tell its uptime".to_owned())
 }
 
+/// Whether a server takes back all that a transaction has done: it has no tables of users' that know
+/// no transactions.
+///
+/// # Errors
+/// The network's or the server's, in words, or that the service user does not see all tables.
+pub async fn rolls_all_back(opts: &ServiceOpts) -> Result<bool, String> {
+    const SEES_ALL: &str = "SELECT COUNT(*) > 0 FROM information_schema.user_privileges \
+        WHERE privilege_type = 'SELECT' AND grantee = CONCAT('''', \
+        SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', \
+        SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''')";
+    const OTHERS: &str = "SELECT COUNT(*) FROM information_schema.tables t \
+        LEFT JOIN information_schema.engines e ON e.engine = t.engine \
+        WHERE t.table_type = 'BASE TABLE' AND COALESCE(e.transactions, 'NO') <> 'YES' \
+        AND t.table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')";
+    let asked = async {
+        let mut connection = connect(opts).await?;
+        let sees_all: Option<bool> = connection.query_first(SEES_ALL).await?;
+        let others: Option<u64> = connection.query_first(OTHERS).await?;
+        Ok((sees_all, others))
+    };
+    match asked.await.map_err(|error: Error| sentence(&error).to_string())? {
+        (Some(true), Some(others)) => Ok(others == 0),
+        _ => Err("the service user may not SELECT from all tables".to_owned()),
+    }
+}
+
 /// Looks for the transaction on a server that the service user can log in to. Bounded by the
 /// caller.
 ///

@@ -2,6 +2,7 @@
 
 use super::errors::Code;
 use super::guard::Guard;
+use super::lone::Lone;
 use super::replay::Record;
 use super::stream::Upload;
 use super::{LocalPool, Pooled};
@@ -96,6 +97,8 @@ pub struct Progress {
     pub commit: Option<u64>,
     /// The COMMIT under way can be found out about.
     pub guard: Option<Box<Guard>>,
+    /// The command is a transaction of its own, in one of the proxy's.
+    pub lone: Option<Lone>,
     /// What is kept of the open transaction, if it is to run again elsewhere.
     pub record: Option<Box<Record>>,
     /// It runs again, and nobody is told.

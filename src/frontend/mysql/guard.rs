@@ -46,6 +46,11 @@ impl Conversation {
         {
             return None;
         }
+        self.savepoint(active)
+    }
+
+    /// Sets the savepoint of a commit that follows.
+    pub(super) fn savepoint(&self, active: &mut Active) -> Option<Box<Guard>> {
         let token = Token::random()?;
         let agreed = active.connection().capabilities;
         let sql = format!("SAVEPOINT {token}");

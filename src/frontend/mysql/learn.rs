@@ -64,6 +64,10 @@ impl Conversation {
             if bytes == 0 {
                 return Ok(front.reply.is_over());
             }
+            if is_clients && progress.lone.is_some() {
+                // Its answer is one packet.
+                return Err(PacketError::Shape);
+            }
             self.pass(active, bytes, is_clients && front.whose == Whose::Client);
             return Ok(true);
         };
@@ -78,6 +82,11 @@ impl Conversation {
         let is_heard = self.hear_told(&told, progress);
         let mut facts = Facts { node: server.node, is_primary: server.is_primary, progress };
         let pass = self.observe(&told, connection, &mut facts);
+        if let Some(lone) = &mut facts.progress.lone {
+            lone.keep(&told);
+            read.consume(bytes);
+            return Ok(true);
+        }
         let is_silent = front.whose == Whose::Session;
         if is_silent && matches!(told, Told::LocalInfile(_)) {
             // There is no file to give.

@@ -19,6 +19,7 @@ pub mod guard;
 pub mod initiate;
 pub mod learn;
 pub mod local;
+mod lone;
 pub mod plan;
 pub mod recall;
 pub mod release;

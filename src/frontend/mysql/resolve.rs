@@ -17,7 +17,7 @@ use crate::frontend::acquire::acquire;
 use crate::metrics::{CommitOutcome, RouteReason, ServerClosed};
 use crate::monitor::mysql_connection::ServiceOpts;
 use crate::session::{Need, Transaction};
-use crate::topology::{Evidence, NodeId, Position};
+use crate::topology::{Epoch, Evidence, NodeId, Position};
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
@@ -49,6 +49,11 @@ impl Conversation {
         request: &Request,
         fault: Fault,
     ) -> Result<Recovered, Fault> {
+        if let (Fault::ServerLost { .. }, Some(active)) = (&fault, self.active.as_deref_mut())
+            && let Some(lone) = active.progress.lone.take()
+        {
+            return self.recover_lone(request, fault, lone).await;
+        }
         let lost = match &fault {
             Fault::ServerLost { .. } | Fault::PrimaryChanged { .. } | Fault::AnswersDiffer => {
                 self.take_lost()
@@ -64,7 +69,7 @@ impl Conversation {
         };
         let Some(guard) = guard else { return self.replay(request, fault, lost, false).await };
         self.drop_server(ServerClosed::Broken);
-        let outcome = self.find_out(&guard).await?;
+        let (outcome, _) = self.find_out(&guard).await?;
         self.worker.stats().commit_resolved(self.cluster.handle.index, outcome);
         tracing::info!(user = %self.identity.user, transaction = %guard.token,
             "{fault}; its transaction: {}", outcome.as_str());
@@ -96,8 +101,12 @@ impl Conversation {
         self.session.transaction = Transaction::Idle;
     }
 
-    /// Asks the primary of now, and the one after it if that is lost as well.
-    async fn find_out(&mut self, guard: &Guard) -> Result<CommitOutcome, Fault> {
+    /// Asks the primary of now, and the one after it if that is lost as well. Gives the epoch in which
+    /// it was asked.
+    pub(super) async fn find_out(
+        &mut self,
+        guard: &Guard,
+    ) -> Result<(CommitOutcome, Epoch), Fault> {
         let deadline = Instant::now() + self.cluster.handle.config.gate.hold;
         let topology = self.cluster.handle.topology.clone();
         while Instant::now() < deadline {
@@ -111,8 +120,10 @@ impl Conversation {
             let Ok(found) = timeout_at(deadline.into(), self.ask(guard, node)).await else { break };
             let is_still_primary = epoch == topology.epoch();
             match found {
-                Ok(Found::Committed) if is_still_primary => return Ok(CommitOutcome::Committed),
-                Ok(Found::Absent) if is_still_primary => return Ok(CommitOutcome::Absent),
+                Ok(Found::Committed) if is_still_primary => {
+                    return Ok((CommitOutcome::Committed, epoch));
+                }
+                Ok(Found::Absent) if is_still_primary => return Ok((CommitOutcome::Absent, epoch)),
                 Ok(Found::Unknown(why)) if is_still_primary => {
                     tracing::warn!(transaction = %guard.token, "not to be found out: {why}");
                     break;
@@ -123,7 +134,7 @@ impl Conversation {
             topology.report(Evidence::ProbeNow);
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        Ok(CommitOutcome::Unknown)
+        Ok((CommitOutcome::Unknown, topology.epoch()))
     }
 
     async fn ask(&self, guard: &Guard, node: NodeId) -> Result<Found, String> {

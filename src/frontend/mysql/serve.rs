@@ -7,6 +7,7 @@ use super::errors;
 use super::fault::{Fault, Refused};
 use super::plan::{Request, What};
 use super::stream::{poll_read_into, poll_write_out};
+use crate::metrics::ServerClosed;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::mysql::command::{self, Command};
 use crate::protocol::mysql::packet::{self, HEAD_BYTES};
@@ -74,12 +75,19 @@ impl Conversation {
         }
         self.record(&mut active, request);
         active.progress.guard = self.guard(&mut active, request);
+        self.begin_lone(&mut active, request, may_repeat);
         let sent = self.send(&mut active, request, may_repeat);
+        let begun = active.progress.lone.is_some();
         self.active = Some(active);
         if let Err(refused) = sent {
+            if begun {
+                // There is nothing of the session's on it.
+                self.drop_server(ServerClosed::Dirty);
+            }
             return Ok(Served::Refused(refused));
         }
         self.relay().await?;
+        self.commit_lone().await?;
         let Some(active) = &mut self.active else { return Err(Fault::ClientLeft) };
         if let Some(broken) = active.progress.broken.take() {
             return self.not_brought(broken);
@@ -88,6 +96,7 @@ impl Conversation {
             return Ok(Served::Repeat);
         }
         self.learn(request);
+        self.answer_lone().await?;
         Ok(Served::Done)
     }
 
