@@ -229,6 +229,9 @@ fn answers_are_those_of_the_statements(engine: Engine) {
     session.execute("INSERT INTO t VALUES (1)").unwrap();
     let refused = session.execute("INSERT INTO t VALUES (2), (1)").unwrap_err();
     assert_eq!(errno(&refused), Some(1062), "{refused:#}");
+    // They went with the end of the transaction: nothing else is given for them.
+    let refused = session.query("SHOW WARNINGS").unwrap_err();
+    assert_eq!(errno(&refused), Some(1105), "{refused:#}");
     // What it had done is taken back, and nothing is open.
     assert_eq!(primary.value("SELECT COUNT(*) FROM app.t WHERE n < 3").unwrap(), "1");
     let open = "SELECT COUNT(*) FROM information_schema.innodb_trx";

@@ -64,11 +64,7 @@ impl Conversation {
             if bytes == 0 {
                 return Ok(front.reply.is_over());
             }
-            if is_clients && progress.lone.is_some() {
-                // Its answer is one packet.
-                return Err(PacketError::Shape);
-            }
-            self.pass(active, bytes, is_clients && front.whose == Whose::Client);
+            self.pass(active, bytes, is_clients && front.whose == Whose::Client)?;
             return Ok(true);
         };
         let connection = &mut *server.pooled.connection;
@@ -82,12 +78,7 @@ impl Conversation {
         let is_heard = self.hear_told(&told, progress);
         let mut facts = Facts { node: server.node, is_primary: server.is_primary, progress };
         let pass = self.observe(&told, connection, &mut facts);
-        if let Some(lone) = &mut facts.progress.lone {
-            lone.keep(&told);
-            read.consume(bytes);
-            return Ok(true);
-        }
-        let is_silent = front.whose == Whose::Session;
+        let is_silent = facts.progress.keeps(&told) || front.whose == Whose::Session;
         if is_silent && matches!(told, Told::LocalInfile(_)) {
             // There is no file to give.
             return Err(PacketError::Shape);
@@ -133,13 +124,21 @@ impl Conversation {
         Ok(true)
     }
 
-    /// Bytes of a reply that tell nothing.
-    fn pass(&mut self, active: &mut Active, bytes: usize, is_clients: bool) {
+    /// Bytes of a reply that tell nothing: there are none where the answer is kept for later.
+    fn pass(
+        &mut self,
+        active: &mut Active,
+        bytes: usize,
+        is_clients: bool,
+    ) -> Result<(), PacketError> {
         let Active { read, forwardable, progress, .. } = active;
         let at = *forwardable;
         if !is_clients || progress.intercepted {
             read.consume(bytes);
-            return;
+            return Ok(());
+        }
+        if progress.lone.is_some() {
+            return Err(PacketError::Shape);
         }
         progress.repeatable = false;
         let heard = progress.hear(&read.filled()[at..at + bytes]);
@@ -147,6 +146,7 @@ impl Conversation {
         // What was heard comes before anything that is passed on.
         read.consume(heard);
         *forwardable += bytes - heard;
+        Ok(())
     }
 
     /// What the proxy asked was answered. Gives a statement that is to be closed on the server.

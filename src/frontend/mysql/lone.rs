@@ -20,7 +20,7 @@
 //! - What was not committed runs again, on the primary that was asked; not if the servers have tables
 //!   without transactions: in these it may have written already, whatever became of its COMMIT.
 
-use super::active::{Active, Whose};
+use super::active::{Active, Progress, Whose};
 use super::conversation::Conversation;
 use super::errors::{self, Code};
 use super::fault::{Fault, Refused};
@@ -70,7 +70,7 @@ enum Answer {
 
 impl Lone {
     /// Keeps what the statement is answered with, and of its COMMIT only an error.
-    pub(super) fn keep(&mut self, told: &Told<'_>) {
+    fn keep(&mut self, told: &Told<'_>) {
         match told {
             Told::Ok(ok) if self.answer.is_none() => {
                 self.answer = Some(Answer::Ok {
@@ -91,6 +91,13 @@ impl Lone {
 
     fn has_failed(&self) -> bool {
         matches!(self.answer, Some(Answer::Err { .. }))
+    }
+}
+
+impl Progress {
+    /// Whether what a packet tells is kept for later.
+    pub(super) fn keeps(&mut self, told: &Told<'_>) -> bool {
+        self.lone.as_mut().map(|lone| lone.keep(told)).is_some()
     }
 }
 
