@@ -186,8 +186,10 @@ impl Conversation {
 
     async fn tell_lone(&mut self, lone: &Lone, node: NodeId) -> Result<(), Fault> {
         let mut out = Vec::new();
-        let last =
-            |diagnostics, row_count| Last { node, connection: NOBODY, diagnostics, row_count };
+        let last = |diagnostics, row_count| {
+            let (changed_no_row, found_rows) = (false, false);
+            Last { node, connection: NOBODY, diagnostics, row_count, changed_no_row, found_rows }
+        };
         match &lone.answer {
             Some(Answer::Ok { affected_rows, last_insert_id, status, warnings, info }) => {
                 let (affected_rows, last_insert_id) = (*affected_rows, *last_insert_id);
