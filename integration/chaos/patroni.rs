@@ -6,9 +6,13 @@ use super::{Figures, history, is_wanted, number, spread, tell};
 use crate::patroni::{PROBE_INTERVAL, promoted, reads, start_proxy, wait_node};
 use crate::support::patroni::{Patroni, PatroniMember};
 use crate::support::{Proxy, Server, Session};
+use serde_json::json;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const REPLICAS: usize = 2;
+/// A member that Patroni rewinds receives again within this.
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(40);
 const FREEZE: &str = "patroni-freeze";
 const KILL: &str = "patroni-kill";
 
@@ -113,6 +117,11 @@ impl Round<'_> {
         match fault {
             KILL => patroni.run(old),
             _ => old.signal("CONT"),
+        }
+        if !patroni.stream_within(REPLICAS, REJOIN_TIMEOUT) {
+            // Patroni may leave it with a timeline of its own: an operator has it made anew.
+            let said = patroni.ask(old, "reinitialize", Some(json!({ "force": true })));
+            println!("{leader} is made anew: {said}");
         }
         wait_replicas(patroni, proxy, new);
         play.go_on(5);

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tiffin::cli::sandbox::servers::binaries::Binaries;
 use tiffin::cli::sandbox::servers::folder::Folder;
 use tiffin::cli::sandbox::servers::process::free_port;
@@ -166,6 +167,11 @@ impl Patroni {
 
     /// Waits until so many replicas stream, one of them synchronously.
     pub fn wait_streaming(&self, replicas: usize) {
+        let stream = self.stream_within(replicas, PATIENCE);
+        assert!(stream, "replicas do not stream:\n{}", self.logs());
+    }
+
+    pub fn stream_within(&self, replicas: usize, bound: Duration) -> bool {
         let sql = "SELECT count(*), count(*) FILTER (WHERE sync_state = 'sync') > 0 \
             FROM pg_stat_replication WHERE state = 'streaming' AND application_name LIKE 'p%'";
         let there = || {
@@ -176,8 +182,7 @@ impl Patroni {
             let counted = rows[0][0].as_deref()?.parse::<usize>().ok()?;
             Some(counted == replicas && rows[0][1].as_deref() == Some("t"))
         };
-        wait_until(PATIENCE, || there() == Some(true))
-            .unwrap_or_else(|_| panic!("replicas do not stream:\n{}", self.logs()));
+        wait_until(bound, || there() == Some(true)).is_ok()
     }
 
     pub fn connect(&self, member: &PatroniMember, database: &str) -> anyhow::Result<Session> {
