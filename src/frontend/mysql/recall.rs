@@ -18,7 +18,7 @@ use crate::protocol::mysql::execute::put_query;
 use crate::protocol::mysql::packet::{self, HEAD_BYTES};
 use crate::protocol::mysql::replies::Awaits;
 use crate::session::{Need, Wish};
-use crate::sql::{Effect, Recall, SessionEffect};
+use crate::sql::{Recall, SessionEffect};
 use std::sync::atomic::Ordering;
 
 /// Why the answer cannot be had.
@@ -160,7 +160,11 @@ impl Conversation {
     fn is_about_itself(&self, request: &Request, what: Recall) -> bool {
         let Some(first) = self.first_of(request) else { return false };
         let asks = |effect: &SessionEffect| matches!(effect, SessionEffect::Recall(asked) if *asked == what);
-        let counts = what == Recall::RowCount || first.effect == Effect::Read;
+        // By its words: what a statement does depends on the catalog of the moment.
+        let selects = |text: &str| {
+            text.trim_start().get(..7).is_some_and(|word| word.eq_ignore_ascii_case("select "))
+        };
+        let counts = what == Recall::RowCount || self.first_text(request).is_some_and(selects);
         request.is_several() && counts && !first.session.iter().any(asks)
     }
 

@@ -110,14 +110,18 @@ impl Conversation {
         if statement.count == 1 {
             return Some(statement.clone());
         }
+        self.first_text(request).map(|first| self.classify(first.as_bytes()))
+    }
+
+    /// The first statement of a COM_QUERY's text.
+    pub(super) fn first_text(&self, request: &Request) -> Option<&str> {
         let bytes = self.inbox.filled().get(HEAD_BYTES..request.bytes)?;
         let Ok(Command::Query(text)) = Command::parse(bytes, self.capabilities) else {
             return None;
         };
         let dialect = Dialect::MySql(self.followed.reading);
         let text = std::str::from_utf8(text).ok()?;
-        let first = split_statements(text, dialect).first().map(|first| first.as_bytes())?;
-        Some(self.classify(first))
+        split_statements(text, dialect).first().copied()
     }
 
     /// Waits for KILLs on their way: they must not meet the next session's statement.
