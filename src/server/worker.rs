@@ -279,16 +279,17 @@ impl Thread {
                 return;
             }
         };
-        // Boxed: a start-up needs much more memory than a session.
+        // Boxed: a start-up needs much more memory than a session, and one protocol's session more
+        // than the other's.
         match protocol {
             Protocol::Postgres => {
                 if let Some(conversation) = Box::pin(self.admit(plain, peer)).await {
-                    conversation.run().await;
+                    Box::pin(conversation.run()).await;
                 }
             }
             Protocol::Mysql => {
                 if let Some(conversation) = Box::pin(self.admit_mysql(plain, peer)).await {
-                    conversation.run().await;
+                    Box::pin(conversation.run()).await;
                 }
             }
         }
