@@ -263,7 +263,7 @@ pub(super) static KEYS: &[Key] = &[
     key("clusters.*.failover.etcd.prefix", Text, Is("/tiffin"),
         "The lease's key is this, the cluster's name and `/promoter`."),
     key("clusters.*.failover.resolve_commits", Choice(words::<Switch>), Is("off"),
-        "`on`: what became of a commit that was under way on a lost primary is found out on the new one, at the price of one more statement in each transaction that writes (docs/failover.md)."),
+        "`on`: what became of a commit that was under way on a lost primary is found out on the new one, at the price of one more statement in each transaction that writes and, on MySQL and MariaDB, a round trip more for a write outside of one (docs/failover.md)."),
     key("clusters.*.failover.replay", Choice(words::<Switch>), Is("off"),
         "`on`: an open transaction whose primary is lost before its COMMIT runs again on the new one and goes on, if everything is answered as before; else it fails with 40001. Its requests are kept in memory until it ends."),
     key("clusters.*.failover.replay_statements_max", Count { min: 1, max: MANY }, Is("1000"),
