@@ -38,4 +38,52 @@ C S s9
 B p2 s1 text []
 E p2 0
 S",
+    // A temporary table hides another one, from statements that were prepared before as well, also
+    // on a connection that has had temporary tables.
+    "narrow user=app clients=2
+@1 send
+Q CREATE TEMP TABLE tt1 (x int)
+@1 send
+Q DISCARD ALL
+@0 send
+P s1 - /* tiffin: primary */ SELECT id, v FROM t1 WHERE id > 0 ORDER BY id
+B - s1 text []
+E - 0
+S
+@0 send
+Q CREATE TEMP TABLE t1 (x int)
+@0 send
+B - s1 text []
+E - 0
+S",
+    // A ROLLBACK without a block takes back what its text has done.
+    "narrow user=app clients=1
+@0 send
+Q SELECT 1; SET ROLE soak_role; SET work_mem = '3MB'; ROLLBACK
+@0 send
+P - - SET ROLE soak_role
+B - - text []
+E - 0
+P - - ROLLBACK
+B - - text []
+E - 0
+S
+@0 send
+Q SELECT current_user, session_user, current_setting('work_mem')",
+    // No rollback brings back what DEALLOCATE has taken away.
+    "wide user=app clients=1
+@0 send
+P s1 - SELECT 1
+S
+@0 send
+P - - DEALLOCATE ALL
+B - - text []
+E - 0
+P - - SELECT 1 / 0
+B - - text []
+E - 0
+S
+@0 send
+D S s1
+S",
 ];

@@ -92,7 +92,7 @@ async fn promoted<'a>(
         Ok((new, timeline)) => promote(servers, act, new, timeline).await.map(|()| new),
         Err(error) => {
             if is_read_only && !is_there_another(task, servers, old).await {
-                let_write(servers, act, old).await;
+                let_write(task, servers, act, old).await;
             }
             Err(error)
         }
@@ -103,13 +103,15 @@ async fn promoted<'a>(
     promoted
 }
 
-/// Nobody was promoted, and the old primary came back in time to be made read-only: it goes on.
-async fn let_write(servers: &Servers, act: &Act, old: &NodeConfig) {
+/// Nobody was promoted, and the old primary came back in time to be made read-only: it goes on. Not
+/// if this proxy has lost its lease: another one may be promoting, and has fenced it.
+async fn let_write(task: &Task, servers: &Servers, act: &Act, old: &NodeConfig) {
     let bound = servers.patience();
     let write = async {
         if bounded(bound, servers.standing(old)).await?.part == Part::Replica {
             return Err("it is a replica by now".to_owned());
         }
+        task.may_act()?;
         bounded(bound, servers.set_read_only(old, false)).await?;
         Ok(((), "nobody was promoted".to_owned()))
     };

@@ -232,6 +232,17 @@ impl Session {
         }
     }
 
+    /// Whether there is a transaction block, or was one until it failed.
+    pub fn is_in_block(&self) -> bool {
+        self.undo.is_some()
+    }
+
+    /// The transaction that a text or segment is without a block was rolled back.
+    pub fn rolled_back(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+        self.doubts.pins = self.doubts.pins.or(self.pins.visible());
+    }
+
     /// Whether the open transaction has left nothing on its server that it needs: none but plain
     /// statements have run in it.
     pub fn is_rooted(&self) -> bool {

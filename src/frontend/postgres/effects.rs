@@ -33,6 +33,11 @@ fn is_not_understood(statement: &Statement) -> bool {
     statement.count == 1 && statement.reason_code == "parse_error"
 }
 
+/// Whether it is about the names of prepared statements.
+fn is_of_names(effect: &&SessionEffect) -> bool {
+    matches!(effect, SessionEffect::Prepare { .. } | SessionEffect::Deallocate(_))
+}
+
 pub(super) fn ready_facts(failed: bool, status: Status, before: Status, simple: bool) -> Facts {
     Facts { failed, was_failed: before == Status::Failed, status, simple }
 }
@@ -50,6 +55,10 @@ impl Observer<'_> {
                 self.effect(effect, facts);
             }
             let effects = || executed.iter().flat_map(|statement| &statement.session);
+            if !facts.simple {
+                // No rollback undoes these, and they have run.
+                effects().filter(is_of_names).for_each(|effect| self.effect(effect, facts));
+            }
             if !facts.simple || effects().any(is_control) {
                 effects().for_each(|effect| self.session.may_have(effect));
             }
@@ -61,13 +70,17 @@ impl Observer<'_> {
             }
             return;
         }
-        // A BEGIN takes what its text or segment has done before into its transaction.
+        // A BEGIN takes what its text or segment has done before into its transaction, and a
+        // ROLLBACK without one takes it back.
         let mut before = self.session.settings.clone();
         for statement in executed {
             self.progress.ddl |= statement.is_ddl;
             for effect in &statement.session {
                 match effect {
                     SessionEffect::Begin(_) => self.session.opened_from(before.clone()),
+                    SessionEffect::Rollback { chain: false } if !self.session.is_in_block() => {
+                        self.session.rolled_back(before.clone());
+                    }
                     effect => self.effect(effect, facts),
                 }
                 if is_control(effect) {
@@ -145,6 +158,15 @@ impl Observer<'_> {
             }
             SessionEffect::Set { name, value: Some(_), local: false } if &**name == "datestyle" => {
                 self.session.apply(&self.whole_date_style().unwrap_or_else(|| effect.clone()));
+            }
+            // Plans are made anew when the search path gets a schema for temporary tables, but not
+            // on a connection that has had one since an earlier session.
+            SessionEffect::Pin(Pin::TemporaryTable)
+                if !self.session.pins.contains(Pin::TemporaryTable) =>
+            {
+                self.connection.prepared.expire();
+                self.connection.unnamed = None;
+                self.session.apply(effect);
             }
             other => self.session.apply(other),
         }
