@@ -86,4 +86,15 @@ S
 @0 send
 D S s1
 S",
+    // No replica has SERIALIZABLE transactions, however a transaction becomes one.
+    "narrow user=app clients=1
+@0 send
+Q BEGIN READ ONLY
+@0 send
+P - - BEGIN ISOLATION LEVEL SERIALIZABLE
+B p1 - text []
+E p1 0
+S
+@0 send
+Q SELECT count(*) FROM fixed",
 ];

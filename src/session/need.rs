@@ -107,6 +107,11 @@ impl Session {
     /// What the next request requires, for a session that keeps no connection.
     pub fn need(&self, class: &Class, hint: Option<&Hint>, routing: &Routing) -> Need {
         let modes = match (&self.transaction, class) {
+            // A BEGIN in a block warns, and its modes count.
+            (Transaction::Held(held), Class::Begin(more)) => {
+                let isolation = more.isolation.or(held.modes.isolation);
+                Some(TransactionModes { isolation, ..held.modes })
+            }
             (Transaction::Held(held), _) => Some(held.modes),
             (_, Class::Begin(modes)) => Some(*modes),
             _ => None,

@@ -68,4 +68,5 @@ pub fn is_of_replica(fields: &ErrorFields<'_>) -> bool {
 
 fn names_recovery(fields: &ErrorFields<'_>) -> bool {
     fields.message.windows(8).any(|part| part == b"recovery" || part == b"standby ")
+        || fields.message.ends_with(b"standby")
 }

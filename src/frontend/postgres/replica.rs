@@ -142,7 +142,14 @@ fn stays_on_replica(session: &mut Session, servers: Option<&[u8]>) -> Refused {
 /// Whether a read-only transaction that runs it must be on the primary, if it can still go there.
 /// What is refused there as well is refused in the same words.
 pub fn belongs_to_primary(statement: &Statement) -> bool {
-    let is_kept = |effect: &SessionEffect| matches!(effect, SessionEffect::Pin(_));
+    let is_kept = |effect: &SessionEffect| match effect {
+        SessionEffect::Pin(_) => true,
+        // No replica has SERIALIZABLE transactions.
+        SessionEffect::Begin(modes) | SessionEffect::SetTransaction(modes) => {
+            modes.isolation == Some(Isolation::Serializable)
+        }
+        _ => false,
+    };
     matches!(statement.effect, Effect::Write | Effect::Unknown)
         || statement.session.iter().any(is_kept)
         || only_on_primary(statement)
