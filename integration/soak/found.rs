@@ -97,4 +97,16 @@ E p1 0
 S
 @0 send
 Q SELECT count(*) FROM fixed",
+    // A transaction that is chained to a failed one has none of its modes.
+    "narrow user=app clients=1
+@0 send
+Q BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY
+@0 send
+Q SELECT 1 / 0
+@0 send
+Q ROLLBACK AND CHAIN
+@0 send
+Q CREATE TABLE made0 (x int)
+@0 send
+Q ROLLBACK",
 ];

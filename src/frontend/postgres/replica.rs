@@ -148,6 +148,8 @@ pub fn belongs_to_primary(statement: &Statement) -> bool {
         SessionEffect::Begin(modes) | SessionEffect::SetTransaction(modes) => {
             modes.isolation == Some(Isolation::Serializable)
         }
+        // What follows a failed transaction has none of its modes, READ ONLY neither.
+        SessionEffect::Commit { chain } | SessionEffect::Rollback { chain } => *chain,
         _ => false,
     };
     matches!(statement.effect, Effect::Write | Effect::Unknown)
