@@ -53,7 +53,8 @@ pub fn confirm_writes(primary: &Server) {
 }
 
 pub fn wait_confirmed<S: Stand>(primary: &S) {
-    wait_until(PATIENCE, || primary.are_writes_confirmed()).expect("replicas confirm");
+    wait_until(PATIENCE, || primary.are_writes_confirmed())
+        .unwrap_or_else(|_| panic!("replicas do not confirm: {}", primary.who_confirms()));
 }
 
 /// What was done to change the primary, newest last.

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// Between two looks whether a silent link is one no more.
@@ -29,14 +29,18 @@ pub struct Relay {
 
 struct State {
     behaviour: Behaviour,
-    open: Vec<TcpStream>,
+    /// Those that nobody answers are kept here, the others by who copies: what has been read by
+    /// nobody when they are closed is answered with a reset, as a server expects it of a peer that
+    /// has gone.
+    held: Vec<TcpStream>,
+    open: Vec<Weak<TcpStream>>,
 }
 
 impl Relay {
     pub fn start(behaviour: Behaviour) -> Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(Mutex::new(State { behaviour, open: Vec::new() }));
+        let state = Arc::new(Mutex::new(State { behaviour, held: Vec::new(), open: Vec::new() }));
         let shared = state.clone();
         // The thread ends with the test's process.
         std::thread::spawn(move || {
@@ -54,7 +58,8 @@ impl Relay {
         if behaviour == Behaviour::Silence {
             return;
         }
-        for stream in state.open.drain(..) {
+        state.held.clear();
+        for stream in state.open.drain(..).filter_map(|stream| stream.upgrade()) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -64,7 +69,7 @@ fn serve(mut client: TcpStream, state: &Arc<Mutex<State>>) {
     let mut locked = state.lock().unwrap();
     match locked.behaviour {
         Behaviour::Refuse => drop(client),
-        Behaviour::Hang | Behaviour::Silence => locked.open.push(client),
+        Behaviour::Hang | Behaviour::Silence => locked.held.push(client),
         Behaviour::Garbage => {
             std::thread::spawn(move || {
                 let _ = client.write_all(&[0x55; 4096]);
@@ -73,25 +78,26 @@ fn serve(mut client: TcpStream, state: &Arc<Mutex<State>>) {
         }
         Behaviour::Forward(port) => {
             let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return };
+            let [client, server] = [client, server].map(Arc::new);
             for stream in [&client, &server] {
                 let _ = stream.set_nodelay(true);
-                locked.open.push(stream.try_clone().unwrap());
+                locked.open.push(Arc::downgrade(stream));
             }
-            copy(client.try_clone().unwrap(), server.try_clone().unwrap(), state);
+            copy(client.clone(), server.clone(), state);
             copy(server, client, state);
         }
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, state: &Arc<Mutex<State>>) {
+fn copy(from: Arc<TcpStream>, to: Arc<TcpStream>, state: &Arc<Mutex<State>>) {
     let state = state.clone();
     std::thread::spawn(move || {
         let mut bytes = [0; 16 * 1024];
-        while let Ok(count @ 1..) = from.read(&mut bytes) {
+        while let Ok(count @ 1..) = (&*from).read(&mut bytes) {
             while state.lock().unwrap().behaviour == Behaviour::Silence {
                 std::thread::park_timeout(SILENCE_LOOK);
             }
-            if to.write_all(&bytes[..count]).is_err() {
+            if (&*to).write_all(&bytes[..count]).is_err() {
                 break;
             }
         }

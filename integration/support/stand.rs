@@ -86,6 +86,9 @@ pub trait Stand: Member + 'static {
     /// Whether both replicas confirm what this primary writes.
     fn are_writes_confirmed(&self) -> bool;
 
+    /// What this primary has to say of that, for a test that fails.
+    fn who_confirms(&self) -> String;
+
     /// Starts a server that was killed, as what it was.
     fn start_again(&self);
 
@@ -218,6 +221,11 @@ impl Stand for Server {
     fn are_writes_confirmed(&self) -> bool {
         let confirms = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'quorum'";
         self.query(confirms).is_ok_and(|rows| rows.len() >= 2)
+    }
+
+    fn who_confirms(&self) -> String {
+        let receivers = self.query("SELECT * FROM pg_stat_replication");
+        format!("{receivers:?}\n{}", self.log())
     }
 
     fn code(error: &anyhow::Error) -> String {
@@ -384,6 +392,12 @@ impl Stand for mysql::Server {
 
     fn are_writes_confirmed(&self) -> bool {
         mysql::are_writes_confirmed(self)
+    }
+
+    fn who_confirms(&self) -> String {
+        let status = self.query("SHOW STATUS LIKE 'rpl_semi_sync_%'");
+        let sessions = self.query("SHOW FULL PROCESSLIST");
+        format!("{status:?}\n{sessions:?}\n{}", self.log())
     }
 
     fn code(error: &anyhow::Error) -> String {
