@@ -109,4 +109,35 @@ Q ROLLBACK AND CHAIN
 Q CREATE TABLE made0 (x int)
 @0 send
 Q ROLLBACK",
+    // What DISCARD ALL drops of the start-up values is back at once, and stays if the rest fails.
+    "wide user=app clients=1
+@0 connect client_encoding=LATIN1 default_transaction_isolation=repeatable\\sread
+@0 send
+P - - DISCARD ALL
+B - - binary []
+E - 0
+P - - BEGIN ISOLATION LEVEL SERIALIZABLE
+B p2 - text []
+E p2 0
+S
+@0 send
+Q COPY made0 FROM STDIN
+@0 send
+P - - DISCARD ALL
+B - - text []
+E - 0
+P - - SHOW transaction_isolation
+B - - text []
+E - 0
+S",
+    // One DISCARD ALL after the other is no pipeline to a server.
+    "narrow user=app clients=1
+@0 connect client_encoding=LATIN1
+@0 send
+P - - DISCARD ALL
+B - - text []
+E - 0
+B p2 - text []
+E p2 0
+S",
 ];

@@ -13,7 +13,7 @@ use crate::protocol::postgres::reply::{CLOSE_COMPLETE, PARSE_COMPLETE};
 use crate::protocol::postgres::request::{self, Request};
 use crate::session::Settings;
 use crate::session::settings::assignment;
-use crate::sql::Statement;
+use crate::sql::{Discard, SessionEffect, Statement};
 use std::sync::Arc;
 
 /// A statement that stands for others, and what is done with it.
@@ -57,12 +57,15 @@ impl Encoder<'_> {
         let is_description =
             |op: &Op| matches!(op.what, What::DescribeStatement(_) | What::DescribePortal);
         self.describes = batch.ops.iter().any(is_description);
-        for Op { at, what, change } in ops {
+        for (index, Op { at, what, change }) in ops.iter().enumerate() {
             match what {
                 What::Bind(Meant::Named(prepared)) if prepared.is_stale() && !describes(batch) => {
                     self.refuse(Limit::Shape);
                 }
                 _ => self.message(what, &bytes[at.clone()], *change),
+            }
+            if let What::Execute(Some(statement)) = what {
+                self.bring_back(statement, &ops[index + 1..]);
             }
             self.between = what.ends_request() || self.between && matches!(what, What::Meet(_));
             self.may_be_aborted |= self.between;
@@ -151,12 +154,7 @@ impl Encoder<'_> {
                 self.forward(message, Kind::Close, None);
             }
             What::ClosePortal => self.forward(message, Kind::Close, None),
-            What::Execute(statement) => {
-                self.forward(message, Kind::Execute, statement.as_ref());
-                if let Some(statement) = statement {
-                    self.bring_back(statement);
-                }
-            }
+            What::Execute(statement) => self.forward(message, Kind::Execute, statement.as_ref()),
             What::Sync => self.end(message),
             What::Function => self.forward(message, Kind::Function, None),
             What::CopyEnd => self.forward(message, Kind::CopyEnd, None),
@@ -238,18 +236,35 @@ impl Encoder<'_> {
 
     /// Sets again what the statement before has dropped of the start-up values: what follows in the
     /// same segment must find them.
-    fn bring_back(&mut self, statement: &Statement) {
-        let startup = self.startup;
-        for (name, value, local) in dropped(statement, startup) {
-            let sql = assignment(name, value, local);
-            self.make_spare(sql.trim_end_matches(';').as_bytes());
-            self.put(|out| request::put_bind(out, SPARE_NAME, SPARE_NAME, &[0; 6], 0));
-            self.expect(Kind::Bind, Way::Swallow);
-            self.put(|out| request::put_execute(out, SPARE_NAME));
-            self.expect(Kind::Execute, Way::Swallow);
-            self.put(|out| request::put_portal(out, b'C', SPARE_NAME));
-            self.expect(Kind::Close, Way::Swallow);
+    fn bring_back(&mut self, statement: &Statement, rest: &[Op]) {
+        let discards = statement.session.contains(&SessionEffect::Discard(Discard::All));
+        if discards && ends(rest) {
+            // They are compared before the next request.
+            return;
         }
+        let startup = self.startup;
+        let mut dropped = dropped(statement, startup).into_iter().peekable();
+        let is_any = dropped.peek().is_some();
+        for (name, value, local) in dropped {
+            let sql = assignment(name, value, local);
+            self.run_spare(sql.trim_end_matches(';'));
+        }
+        if discards && is_any {
+            // It was a transaction of its own: so are these, which stay if what follows fails, and
+            // let it be another DISCARD ALL. The server ends a transaction with COMMIT at once, also
+            // within a pipeline (`exec_execute_message`, `src/backend/tcop/postgres.c`).
+            self.run_spare("COMMIT");
+        }
+    }
+
+    fn run_spare(&mut self, sql: &str) {
+        self.make_spare(sql.as_bytes());
+        self.put(|out| request::put_bind(out, SPARE_NAME, SPARE_NAME, &[0; 6], 0));
+        self.expect(Kind::Bind, Way::Swallow);
+        self.put(|out| request::put_execute(out, SPARE_NAME));
+        self.expect(Kind::Execute, Way::Swallow);
+        self.put(|out| request::put_portal(out, b'C', SPARE_NAME));
+        self.expect(Kind::Close, Way::Swallow);
     }
 
     pub(super) fn forward(
@@ -410,6 +425,14 @@ impl Encoder<'_> {
         fill(&mut out);
         self.outbox.extend(&out);
     }
+}
+
+/// Whether a segment ends here, or runs nothing more before it ends.
+fn ends(rest: &[Op]) -> bool {
+    let runs_nothing =
+        |op: &&Op| matches!(op.what, What::Flush | What::CloseStatement(_) | What::ClosePortal);
+    let next = rest.iter().find(|op| !runs_nothing(op));
+    next.is_some_and(|op| matches!(op.what, What::Sync))
 }
 
 /// The first part of a Bind that is longer than what is held; `missing` bytes follow.

@@ -115,13 +115,6 @@ pub fn dropped<'a>(
         if let (Some(effect), Some(value)) = (effect, startup.get(name)) {
             let local = matches!(effect, SessionEffect::Set { local: true, .. });
             all.push((&**name, value, local));
-            // It commits at once, and what follows is in a transaction that has begun already.
-            if let (SessionEffect::Discard(_), Some(of_transaction)) = (
-                effect,
-                name.strip_prefix("default_").filter(|name| name.starts_with("transaction_")),
-            ) {
-                all.push((of_transaction, value, false));
-            }
         }
     }
     all
