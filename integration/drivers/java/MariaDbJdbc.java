@@ -117,6 +117,10 @@ public class MariaDbJdbc {
     }
 
     static void writes() throws Exception {
+        check("connects_without_tls", () -> using(
+                connection -> same(value(connection, "SELECT SUBSTRING_INDEX(CURRENT_USER(), '@', 1)"),
+                        System.getenv("PGUSER")),
+                "useSsl", "false", "allowPublicKeyRetrieval", "true"));
         check("makes_its_tables", () -> {
             using(connection -> {
                 run(connection, "CREATE TABLE dish (id INT AUTO_INCREMENT PRIMARY KEY, "

@@ -36,6 +36,11 @@ check('connects_over_tls', () => using(async (client) => {
   assert.equal(await value(client, 'SELECT DATABASE()'), connection.database);
 }));
 
+check('connects_without_tls', () => using(async (client) => {
+  assert.ok(!client.connection.stream.encrypted);
+  assert.equal(await value(client, "SELECT SUBSTRING_INDEX(CURRENT_USER(), '@', 1)"), connection.user);
+}, { ssl: undefined }));
+
 check('wrong_password_and_database_are_refused', async () => {
   await fails(1045, () => using(() => {}, { password: 'no' }));
   await fails(1044, () => using(() => {}, { database: 'nowhere' }));

@@ -31,6 +31,19 @@ def client(sql, *options, fails=False):
     return done.stderr if fails else done.stdout
 
 
+# Where the server does not know the password yet, it is sent by the server's key.
+PLAIN = {
+    "mariadb": ["--skip-ssl"],
+    "mysql_9": ["--ssl-mode=DISABLED", "--get-server-public-key"],
+}[sys.argv[1]]
+
+
+@check
+def connects_without_tls():
+    told = client("SELECT SUBSTRING_INDEX(CURRENT_USER(), '@', 1);", "--skip-column-names", *PLAIN)
+    same(told, f"{checks.USER}\n")
+
+
 @check
 def scripts_run():
     told = client(

@@ -29,6 +29,7 @@ settings.configure(
         "each": {**DATABASE, "CONN_MAX_AGE": 0},
         "repeatable": {**DATABASE, "OPTIONS": {**DATABASE["OPTIONS"], "isolation_level": "repeatable read"}},
         "wrong": {**DATABASE, "PASSWORD": "no"},
+        "plain": {**DATABASE, "OPTIONS": {"ssl_mode": "DISABLED", "charset": "utf8mb4"}},
     },
     INSTALLED_APPS=[
         "django.contrib.contenttypes",
@@ -72,6 +73,14 @@ class refused:
             return False
         same(error.args[0], self.number, f"number of {error}")
         return True
+
+
+@check
+def connects_without_tls():
+    with connections["plain"].cursor() as cursor:
+        cursor.execute("SELECT SUBSTRING_INDEX(CURRENT_USER(), '@', 1)")
+        same(cursor.fetchone(), (checks.USER,))
+    connections["plain"].close()
 
 
 @check

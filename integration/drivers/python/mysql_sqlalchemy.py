@@ -46,6 +46,14 @@ def makes_and_sees_its_tables():
 
 
 @check
+def connects_without_tls():
+    plain = create_engine(URL, connect_args={"ssl_disabled": True})
+    with plain.connect() as connection:
+        same(connection.scalar(text("SELECT SUBSTRING_INDEX(CURRENT_USER(), '@', 1)")), checks.USER)
+    plain.dispose()
+
+
+@check
 def objects_are_written_and_read():
     with Session(engine) as session:
         for cook in ("Asha", "Bala"):
