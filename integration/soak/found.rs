@@ -140,4 +140,45 @@ E - 0
 B p2 - text []
 E p2 0
 S",
+    // A name stays taken by a statement that would be refused by now.
+    "wide user=app clients=3
+@2 send
+P s3 23,25 INSERT INTO t2 VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET v = excluded.v
+@2 send
+Q CREATE TEMP TABLE t2 (x int)
+@2 send
+P s3 23,25 UPDATE t2 SET v = $2 WHERE id = $1 RETURNING id, v
+B p2 s3 binary []
+S
+P s3 - SELECT 1
+S",
+    // A description of what has no result needs no tables.
+    "narrow user=superuser clients=2
+@1 send
+P s2 23,25 INSERT INTO t1 VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET v = excluded.v
+@1 send
+Q CREATE TEMP TABLE t1 (x int)
+@1 send
+D S s2
+S",
+    // DISCARD ALL is its own transaction: a ROLLBACK behind it takes nothing of it back.
+    "narrow user=superuser clients=2
+@0 send
+P - - SELECT set_config('application_name', lower('b c'), false)
+B p1 - binary []
+E p1 0
+S
+P - - DISCARD ALL
+B p2 - text []
+E p2 0
+P - - ROLLBACK
+B - - text []
+E - 0
+S
+@0 send
+Q ROLLBACK",
+    // What keeps its connection does so as well before a transaction that only reads.
+    "narrow user=app clients=1
+@0 send
+Q /* tiffin: replica */ LISTEN n1; BEGIN READ ONLY; SELECT count(*) FROM fixed",
 ];

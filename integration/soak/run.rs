@@ -294,21 +294,18 @@ fn columns(body: &[u8]) -> String {
 }
 
 /// Refused either way: the portal of a BEGIN that no server has seen yet is executed once more, in
-/// its transaction or after that has failed; a
-/// Bind in an aborted transaction, of a statement that can not be prepared on this server any more,
-/// has the wrong parameters, or a Parse of its name comes again; a Bind with the wrong number of
-/// parameters, of a statement that is prepared anew because the search path has changed, and whose
-/// table is not there, or a Parse of its name; in a transaction that has failed, a Parse of a taken name with a text that is
-/// none.
+/// its transaction or after that has failed; a Bind in an aborted transaction, of a statement that
+/// can not be prepared on this server any more, has the wrong parameters, or a Parse of its name
+/// comes again; a Bind with the wrong number of parameters, of a statement that is prepared anew and
+/// refused; in a transaction that has failed, a Parse of a taken name with a text that is none.
 fn is_refused_alike(direct: &str, proxied: &str) -> bool {
     let codes = |one: &str, other: &str| direct.contains(one) && proxied.contains(other);
     codes("C=55000", "C=34000") && direct.contains("cannot be run")
         || codes("C=25P02", "C=34000")
         || codes("C=08P01", "C=25P02")
         || codes("C=42P05", "C=25P02")
-        || codes("M=bind message supplies", "M=relation")
+        || codes("M=bind message supplies", "C=42")
         || codes("C=42601", "C=25P02")
-        || codes("C=42P05", "C=42P01")
 }
 
 /// A statement whose table is not on the search path any more is prepared anew and refused, where a

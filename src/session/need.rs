@@ -62,7 +62,9 @@ impl Class {
             _ => false,
         });
         match (statement.effect, begins) {
-            (Effect::Read | Effect::Session, None) if pins => Class::Write(RouteReason::SessionPin),
+            (Effect::Read | Effect::Session | Effect::Transaction, _) if pins => {
+                Class::Write(RouteReason::SessionPin)
+            }
             (Effect::Read, None) => Class::Read,
             (Effect::Session, _) => Class::Session,
             (Effect::Read | Effect::Transaction, Some(modes)) => Class::Begin(modes),

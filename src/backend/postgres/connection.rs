@@ -91,7 +91,6 @@ impl CancelKey {
 #[derive(Debug, Clone, Copy)]
 struct Made {
     used: u64,
-    made: u64,
     /// The count of changes of plans when it was prepared.
     plans: u64,
 }
@@ -101,38 +100,32 @@ struct Made {
 pub struct PreparedOnServer {
     by_id: HashMap<u64, Made, foldhash::fast::RandomState>,
     clock: u64,
-    /// What was prepared up to here is prepared anew before it is used again.
-    stale: u64,
+    /// The same names may mean other tables by now, and the server has not noticed.
+    pub are_outdated: bool,
 }
 
 impl PreparedOnServer {
-    /// Whether the statement is there, and means what it says; it counts as used.
+    /// Whether the statement is there; it counts as used.
     pub fn touch(&mut self, id: u64) -> bool {
         self.clock += 1;
         match self.by_id.get_mut(&id) {
-            Some(made) if made.made > self.stale => {
+            Some(made) => {
                 made.used = self.clock;
                 true
             }
-            _ => false,
+            None => false,
         }
     }
 
-    /// The count of changes of plans when the statement was prepared, if it is there and means what
-    /// it says.
+    /// The count of changes of plans when the statement was prepared, if it is there.
     pub fn plans(&self, id: u64) -> Option<u64> {
-        self.by_id.get(&id).filter(|made| made.made > self.stale).map(|made| made.plans)
-    }
-
-    /// The same names may mean other tables from here on, and the server does not notice.
-    pub fn expire(&mut self) {
-        self.stale = self.clock;
+        self.by_id.get(&id).map(|made| made.plans)
     }
 
     /// Adds a statement; gives the one that must be closed to stay within `limit`.
     pub fn insert(&mut self, id: u64, plans: u64, limit: usize) -> Option<u64> {
         self.clock += 1;
-        self.by_id.insert(id, Made { used: self.clock, made: self.clock, plans });
+        self.by_id.insert(id, Made { used: self.clock, plans });
         if self.by_id.len() <= limit {
             return None;
         }
@@ -375,18 +368,6 @@ mod tests {
         assert_eq!(prepared.insert(3, 8, 2), Some(2));
         assert_eq!([1, 2, 3].map(|id| prepared.plans(id)), [Some(7), None, Some(8)]);
         assert!(!prepared.touch(2) && prepared.touch(1));
-    }
-
-    #[test]
-    fn what_has_expired_counts_and_is_made_anew() {
-        let mut prepared = PreparedOnServer::default();
-        prepared.insert(1, 7, 2);
-        prepared.expire();
-        assert!(!prepared.touch(1) && prepared.plans(1).is_none());
-        prepared.insert(2, 7, 2);
-        assert_eq!(prepared.insert(3, 7, 2), Some(1));
-        prepared.insert(2, 8, 2);
-        assert!(prepared.touch(2) && prepared.touch(3));
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Observer<'_> {
                     }
                     effect => self.effect(effect, facts),
                 }
-                if is_control(effect) {
+                if is_control(effect) || *effect == SessionEffect::Discard(Discard::All) {
                     before = self.session.settings.clone();
                 }
             }
@@ -164,8 +164,7 @@ impl Observer<'_> {
             SessionEffect::Pin(Pin::TemporaryTable)
                 if !self.session.pins.contains(Pin::TemporaryTable) =>
             {
-                self.connection.prepared.expire();
-                self.connection.unnamed = None;
+                self.connection.prepared.are_outdated = true;
                 self.session.apply(effect);
             }
             other => self.session.apply(other),

@@ -229,8 +229,14 @@ impl Encoder<'_> {
     }
 
     fn make_spare(&mut self, sql: &[u8]) {
-        self.close_spare();
-        self.put(|out| request::put_parse(out, SPARE_NAME, sql, &[0, 0]));
+        self.stand_in(SPARE_NAME, sql);
+    }
+
+    /// Prepares this text under a name, whether or not that is taken.
+    fn stand_in(&mut self, name: &[u8], sql: &[u8]) {
+        self.put(|out| request::put_statement(out, b'C', name));
+        self.expect(Kind::Close, Way::Swallow);
+        self.put(|out| request::put_parse(out, name, sql, &[0, 0]));
         self.expect(Kind::Parse, Way::Swallow);
     }
 
@@ -254,6 +260,14 @@ impl Encoder<'_> {
             // let it be another DISCARD ALL. The server ends a transaction with COMMIT at once, also
             // within a pipeline (`exec_execute_message`, `src/backend/tcop/postgres.c`).
             self.run_spare("COMMIT");
+        }
+    }
+
+    /// Runs a statement of the proxy's own that may stand anywhere.
+    pub fn run(&mut self, sql: &str) {
+        match self.between {
+            true => self.own_query(sql.as_bytes()),
+            false => self.run_spare(sql),
         }
     }
 
@@ -312,7 +326,12 @@ impl Encoder<'_> {
     /// found nothing wrong with the text.
     fn parse_again(&mut self, prepared: &Prepared, message: &[u8]) {
         if !self.has(prepared) {
-            self.send_parse(prepared, Way::Swallow, 0);
+            if prepared.sees_names {
+                self.send_parse(prepared, Way::Swallow, 0);
+            } else {
+                // Its own text may be refused by now, which is for its next use to show.
+                self.stand_in(&prepared.server_name, b"");
+            }
         }
         let Ok(Request::Parse { sql, types, .. }) = request::read(message) else { return };
         self.put(|out| request::put_parse(out, &prepared.server_name, sql, types));

@@ -18,10 +18,15 @@ use crate::protocol::postgres::reply::Status;
 use crate::protocol::postgres::request;
 use std::rc::Rc;
 
+/// Has prepared statements analysed again when they are used.
+const RENEWS_PLANS: &str = "DISCARD PLANS";
+
 impl Conversation {
-    /// Asks the server for the columns of what a batch runs, where they may not be what the client
-    /// was told. Whether there is anything to wait for; not when the batch has been compared.
+    /// Lets the server look again at names where it has to, and asks it for the columns of what a
+    /// batch runs, where they may not be what the client was told. Whether there is anything to wait
+    /// for; not when the batch has been compared.
     pub(super) fn compare(&self, active: &mut Active, batch: &Batch) -> bool {
+        self.renew_plans(active);
         let before = std::mem::take(&mut active.progress.comparing);
         if before == Some(Comparing::Asked) || active.progress.status == Status::Failed {
             return false;
@@ -29,7 +34,7 @@ impl Conversation {
         // A transaction that fails meanwhile would refuse the question in the request's place.
         let waits = active.replies.is_client_due();
         let plans = self.catalog.plans();
-        for prepared in batch.ops.iter().filter_map(|op| told_before(op, plans)) {
+        for prepared in reached(batch).filter_map(|op| told_before(op, plans)) {
             if active.progress.comparing.is_none() && describes(batch) {
                 return false;
             }
@@ -45,6 +50,20 @@ impl Conversation {
             active.outbox.extend(request::FLUSH);
         }
         asked
+    }
+
+    /// Lets the server look again at what the names in its prepared statements mean.
+    fn renew_plans(&self, active: &mut Active) {
+        let Some(server) = &mut active.server else { return };
+        let may_be_aborted =
+            active.progress.status == Status::Failed || active.replies.is_client_due();
+        if !server.pooled.connection.prepared.are_outdated || may_be_aborted {
+            return;
+        }
+        server.pooled.connection.prepared.are_outdated = false;
+        if let Some((mut encoder, _)) = self.encoder(active) {
+            encoder.run(RENEWS_PLANS);
+        }
     }
 
     fn describe_first(&self, active: &mut Active, prepared: &Prepared, plans: u64) -> bool {
@@ -71,6 +90,19 @@ pub enum Comparing {
     /// The requests before it are answered first.
     Waits,
     Asked,
+}
+
+/// The messages of a batch up to one that is refused, in each of its segments.
+fn reached(batch: &Batch) -> impl Iterator<Item = &Op> {
+    let mut is_skipped = false;
+    batch.ops.iter().filter(move |op| {
+        match op.what {
+            What::ParseAgain(_) => is_skipped = true,
+            What::Sync => is_skipped = false,
+            _ => {}
+        }
+        !is_skipped
+    })
 }
 
 /// The statement that a message runs, if its columns may have changed since the client was told.
