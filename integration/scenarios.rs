@@ -23,6 +23,8 @@ on_every_engine! {
 
 /// Well above `max_lag`.
 const LATE_S: u32 = 3;
+/// `max_lag` is one second.
+const MAX_LAG_S: f64 = 1.1;
 const WRITE_PAUSE: Duration = Duration::from_millis(10);
 
 const SESSIONS: u64 = 16;
@@ -80,6 +82,10 @@ fn a_late_replica_leaves_the_reads_and_returns<S: Stand>(which: Which) {
     let [good, late] = [stage.cluster.replica(0), stage.cluster.replica(1)];
     late.apply_late(LATE_S).unwrap();
     while_writing(&stage, || {
+        // To tell it so, its receiver is stopped: it leaves for that, returns, and leaves for good.
+        let lag = || stage.metrics().sum("tiffin_node_lag_seconds", &[("node", &late.name)]);
+        let is_late = || (MAX_LAG_S..f64::INFINITY).contains(&lag());
+        wait_until(PATIENCE, is_late).expect("it is late");
         stage.wait_in_read_set([good]);
         assert_eq!(stage.share(10), BTreeMap::from([(good.name.clone(), 10)]));
     });
