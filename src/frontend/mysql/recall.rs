@@ -72,8 +72,11 @@ impl Conversation {
         let progress = &active.progress;
         // Asking for them leaves them where they are.
         let before = self.followed.last.filter(|_| request.asks(&[Recall::Diagnostics]));
-        // What fails has found nothing, either.
-        let found_rows = !request.leaves_found_rows() && progress.failed.is_none()
+        // Only what selects has found any: behind everything else there is still the number of
+        // another session.
+        let selects = progress.shown
+            && request.statement.as_ref().is_some_and(|statement| statement.reason_code != "show");
+        let found_rows = selects && !request.leaves_found_rows() && progress.failed.is_none()
             || progress.was_last && self.followed.last.is_some_and(|last| last.found_rows);
         let left = progress.warnings || progress.failed.is_some();
         self.followed.last = Some(Last {
