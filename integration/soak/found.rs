@@ -181,4 +181,13 @@ Q ROLLBACK",
     "narrow user=app clients=1
 @0 send
 Q /* tiffin: replica */ LISTEN n1; BEGIN READ ONLY; SELECT count(*) FROM fixed",
+    // A start-up value that was reset is back behind a question for other settings.
+    "narrow user=app clients=1
+@0 connect TimeZone=Asia/Tokyo
+@0 send
+Q INSERT INTO t0 VALUES (9, 'word'); RESET TimeZone; SELECT set_config('DateStyle', lower('SQL, DMY'), false)
+@0 send
+Q SHOW TimeZone
+@0 send
+Q SHOW TimeZone",
 ];

@@ -98,6 +98,11 @@ impl Settings {
         self.values.insert(name, Value { sql: UNKNOWN.into(), by: Identity::default() });
     }
 
+    /// What is in doubt.
+    pub fn doubted(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names().filter(|name| !self.knows(name))
+    }
+
     /// Whether it is set, to a value that is known.
     pub fn knows(&self, name: &str) -> bool {
         self.get(name).is_some_and(|sql| **sql != *UNKNOWN)

@@ -302,8 +302,15 @@ impl Session {
     }
 
     /// The server's answer where everything was asked: which pins hold, and what has been set.
-    /// What it cannot tell of keeps the session on a primary only.
-    pub fn answered_everything(&mut self, held: Pins, values: AllLearned, on_replica: bool) {
+    /// What it cannot tell of keeps the session on a primary only. Gives what is not set there of
+    /// what the client has asked for when it connected: only a RESET has taken that away, and the
+    /// session has it again.
+    pub fn answered_everything(
+        &mut self,
+        held: Pins,
+        values: AllLearned,
+        on_replica: bool,
+    ) -> Vec<Arc<str>> {
         self.doubts = Doubts::default();
         let hidden = self.pins.without(self.pins.visible());
         self.pins = if on_replica { held } else { held.or(hidden) };
@@ -321,7 +328,15 @@ impl Session {
                 settings.set(name.clone(), DEFAULT.into());
             }
         }
+        let is_lacking = |name: &&Arc<str>| settings.get(name).is_none();
+        let lacking: Vec<_> = self.startup.names().filter(is_lacking).cloned().collect();
+        for name in &lacking {
+            if let Some(value) = self.startup.get(name) {
+                settings.set(name.clone(), value.clone());
+            }
+        }
         self.settings = Arc::new(settings);
+        lacking
     }
 
     /// The server could not answer: everything stays as it is.

@@ -260,17 +260,24 @@ impl Watch for Observer<'_> {
             }
             return;
         }
-        if self.session.doubts.everything {
+        let lacking: Vec<Arc<str>> = if self.session.doubts.everything {
             let Some((held, values)) = whole_answer(message) else { return };
-            self.session.answered_everything(held, values, self.on_replica);
             // There may be more than servers tell of.
             self.connection.traces.unknown = true;
+            self.session.answered_everything(held, values, self.on_replica)
         } else {
-            let Some((held, values)) = answer(message, &self.session.doubts) else { return };
+            let doubts = &self.session.doubts;
+            let Some((held, values)) = answer(message, doubts) else { return };
+            let doubted = self.connection.settings.iter().flat_map(|settings| settings.doubted());
+            let lacking = doubted.filter(|name| !doubts.settings.contains(name)).cloned().collect();
             self.session.answered(held, values);
-        }
+            lacking
+        };
         if let Some(settings) = &mut self.connection.settings {
             *settings = self.session.settings.clone();
+            for name in lacking {
+                Arc::make_mut(settings).doubt(name);
+            }
         }
         self.count_pins();
     }
