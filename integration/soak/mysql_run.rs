@@ -201,12 +201,21 @@ fn share(config: &mut Value, pool: Value) {
 /// Errors are told apart from what else there is, as in [`Difference::kind`].
 fn line(words: String) -> String {
     let is_error = words.trim_start().split(": ").any(|part| part.starts_with("\\xff"));
-    let words = without_id(&words);
+    let words = without_state_change(without_id(&words));
     // MariaDB counts rows from where an earlier statement has ended.
     if is_error {
         format!("E {}", words.trim_start().replace(" at row 0", " at row 1"))
     } else {
         words
+    }
+}
+
+/// MariaDB's EOF packets go on telling, behind COM_INIT_DB, that the session has changed
+/// (SERVER_SESSION_STATE_CHANGED, 0x4000); there is nothing in them that could say how.
+fn without_state_change(line: String) -> String {
+    match line.strip_suffix('@') {
+        Some(rest) if rest.contains(": \\xfe\\x00\\x00") => format!("{rest}\\x00"),
+        _ => line,
     }
 }
 
