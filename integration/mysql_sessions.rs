@@ -3,6 +3,7 @@
 
 use crate::support::PATIENCE;
 use crate::support::mysql::{Engine, Fixture, Session, cluster, errno, on_mysql_and_mariadb};
+use crate::support::mysql_wire::Wire;
 use futures_util::{FutureExt, StreamExt};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, Row, Value};
@@ -21,6 +22,7 @@ on_mysql_and_mariadb! {
     a_session_reads_its_own_writes,
     large_packets_and_files_pass,
     a_server_that_is_lost_under_a_file_is_told_behind_it,
+    a_server_that_is_lost_behind_a_first_result_is_told_by_the_next_number,
     several_results_pass,
     sessions_are_killed_by_the_proxys_ids,
     limits_have_errors,
@@ -434,6 +436,30 @@ fn a_server_that_is_lost_under_a_file_is_told_behind_it(engine: Engine) {
         let refused = client.query_drop("LOAD DATA LOCAL INFILE 'x' INTO TABLE t").await;
         assert_eq!(errno(&refused.unwrap_err().into()), Some(1180));
     });
+}
+
+fn a_server_that_is_lost_behind_a_first_result_is_told_by_the_next_number(engine: Engine) {
+    let fixture = Fixture::start(engine);
+    // The server knows the password from here on, and a client without TLS can log in.
+    fixture.session();
+    let clients = [false, true].map(|deprecates_eof| {
+        let app = &fixture.cluster.app;
+        let mut wire = Wire::connect(fixture.proxy.port, app, "app", deprecates_eof);
+        let text = b"\x03/* tiffin: primary */ SELECT 1; SELECT SLEEP(600)";
+        wire.put(0, text);
+        // The number of columns, one, a row, and what ends them.
+        let count = if deprecates_eof { 4 } else { 5 };
+        for number in 1..=count {
+            assert_eq!(wire.next().sequence, number);
+        }
+        (wire, count + 1)
+    });
+    fixture.cluster.primary().kill9().unwrap();
+    for (mut wire, next) in clients {
+        let last = wire.next();
+        let told = (last.sequence, last.payload.first().copied());
+        assert_eq!(told, (next, Some(0xff)), "{}", last.payload.escape_ascii());
+    }
 }
 
 fn several_results_pass(engine: Engine) {

@@ -12,7 +12,7 @@
 //! [`crate::frontend::acquire`], [`super::bring`], [`super::serve`] (with [`super::learn`]), [`super::release`].
 
 use super::LocalPool;
-use super::active::{Active, Expected};
+use super::active::{Active, Expected, Whose};
 use super::change_user::Door;
 use super::compress::ClientStream;
 use super::errors;
@@ -35,6 +35,7 @@ use crate::metrics::{NodeIndex, PinGuard, RouteReason, ServerClosed};
 use crate::monitor::mysql_catalog::MysqlCatalogSlot;
 use crate::protocol::buffer::Buffer;
 use crate::protocol::mysql::capabilities::Capabilities;
+use crate::protocol::mysql::replies::Reply;
 use crate::protocol::mysql::reply::OkPacket;
 use crate::protocol::mysql::translate::{Translation, Visible};
 use crate::session::{Need, Session};
@@ -349,14 +350,36 @@ impl Conversation {
     }
 
     /// The number of a last answer, before which a client that is sending has its say: it does not
-    /// look for one earlier. Between commands a packet begins a conversation anew.
+    /// look for one earlier. Behind the part of a reply that the client has had it goes on from
+    /// there. Between commands a packet begins a conversation anew.
     async fn last_number(&mut self, fault: &Fault) -> u8 {
         let waits = matches!(fault, Fault::ServerLost { .. } | Fault::PrimaryChanged { .. });
         match self.active.as_ref().and_then(|active| active.progress.uploaded) {
             Some(upload) if waits => self.pass_over(upload).await.unwrap_or(1),
             Some(upload) => upload.answered_by(),
-            None => u8::from(!self.inbox.is_empty()),
+            None => self.passed_on().map_or(u8::from(!self.inbox.is_empty()), |reply| {
+                self.translation.to_client(reply.sequence()).wrapping_add(1)
+            }),
         }
+    }
+
+    /// The reply to the client's command, of which the client has had all that has come.
+    fn passed_on(&self) -> Option<&Reply> {
+        let active = self.active.as_ref()?;
+        let progress = &active.progress;
+        let front = active.expected.front().filter(|front| front.whose == Whose::Client)?;
+        let is_kept = progress.silent || progress.lone.is_some() || progress.intercepted;
+        (progress.under_way && !is_kept).then_some(&front.reply)
+    }
+
+    /// What has come for the client and was not written yet.
+    fn take_unsent(&mut self) -> Vec<u8> {
+        let Some(active) = &mut self.active else { return Vec::new() };
+        let mut unsent = active.local.filled().to_vec();
+        unsent.extend_from_slice(&active.read.filled()[..active.forwardable]);
+        active.local.consume(active.local.len());
+        active.read.consume(std::mem::take(&mut active.forwardable));
+        unsent
     }
 
     /// An OK of the proxy's own.
@@ -390,13 +413,17 @@ impl Conversation {
         }
         self.stop_running();
         let mut sequence = self.last_number(fault).await;
+        // Behind a part of a packet nothing can be said.
+        let is_cut = self.passed_on().is_some_and(Reply::is_cut);
+        let mut out = self.take_unsent();
         self.drop_server(if clean { ServerClosed::Abandoned } else { ServerClosed::Broken });
         if let Some(message) = fault.message() {
             let code = fault.code();
             self.worker.stats().error(errors::ORIGIN, &code.sqlstate);
             tracing::info!(user = %self.identity.user, "{fault}");
-            let mut out = Vec::new();
-            errors::put(&mut out, &mut sequence, code, &message);
+            if !is_cut {
+                errors::put(&mut out, &mut sequence, code, &message);
+            }
             let _ = self.tell(&out).await;
         }
         let _ = self.client.shutdown().await;
