@@ -18,6 +18,7 @@ on_mysql_and_mariadb! {
     what_a_session_sets_follows_it,
     what_a_connection_held_is_not_lost_unsaid,
     sessions_leave_nothing_to_each_other,
+    sessions_that_only_read_share_a_connection_without_resets,
     transactions_stay_where_they_began,
     a_session_reads_its_own_writes,
     large_packets_and_files_pass,
@@ -280,6 +281,41 @@ fn sessions_leave_nothing_to_each_other(engine: Engine) {
     drop(three);
     let four = fixture.session();
     assert_eq!(four.value("SELECT IS_FREE_LOCK('mine')").unwrap(), "1");
+}
+
+/// A reset takes a round trip, and another one for what it takes away.
+fn sessions_that_only_read_share_a_connection_without_resets(engine: Engine) {
+    let fixture = Fixture::with(cluster(engine), |config| {
+        config["clusters"]["main"]["pool"] = json!({ "size_max": 1 });
+        config["workers"] = json!(1);
+    });
+    table(&fixture);
+    let primary = fixture.cluster.primary();
+    let resets = || {
+        let rows = primary.query("SHOW GLOBAL STATUS LIKE 'Com_admin_commands'").unwrap();
+        rows[0][1].as_deref().unwrap().parse::<u32>().unwrap()
+    };
+    let (one, two) = (fixture.session(), fixture.session());
+    two.execute("SET time_zone = '+05:00'").unwrap();
+    let zones = || {
+        let zone = |session: &Session| {
+            session.value("/* tiffin: primary */ SELECT @@time_zone FROM t LIMIT 1").unwrap()
+        };
+        [zone(&one), zone(&two)]
+    };
+    assert_eq!(zones(), ["+00:00", "+05:00"]);
+    let before = resets();
+    for _ in 0..20 {
+        assert_eq!(zones(), ["+00:00", "+05:00"]);
+    }
+    assert!(resets() - before < 10, "{} for 40 reads", resets() - before);
+    // Whatever a statement may leave that is not followed is reset.
+    let before = resets();
+    for n in 0..10 {
+        one.execute(&format!("UPDATE t SET v = 'x' WHERE n = {n}")).unwrap();
+        assert_eq!(zones()[1], "+05:00");
+    }
+    assert!(resets() - before >= 10, "{} for 10 writes", resets() - before);
 }
 
 fn transactions_stay_where_they_began(engine: Engine) {

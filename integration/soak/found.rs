@@ -190,4 +190,23 @@ Q INSERT INTO t0 VALUES (9, 'word'); RESET TimeZone; SELECT set_config('DateStyl
 Q SHOW TimeZone
 @0 send
 Q SHOW TimeZone",
+    // A RESET ALL in a transaction that fails changes nothing.
+    "wide user=app clients=1
+@0 connect application_name=start
+@0 send
+Q SET SESSION application_name TO 'b c'
+@0 send
+P - - BEGIN ISOLATION LEVEL REPEATABLE READ
+B p2 - text []
+E p2 2
+@0 send
+P - - RESET ALL
+B - - text []
+E - 2
+E - 2
+S
+@0 send
+Q ROLLBACK
+@0 send
+Q SHOW application_name",
 ];

@@ -74,6 +74,10 @@ pub trait ServerConnection: Debug + Send + Sized + 'static {
     type Detached: Debug + Send;
     type Error: Debug + Display;
 
+    /// Whether a session's own connection is worth looking for: it has what another one would have
+    /// to be given by a round trip, such as prepared statements.
+    const OWN_IS_BEST: bool;
+
     /// Connects and logs in. Cancel safe: yes.
     fn open(opening: Opening<'_, Self>) -> impl Future<Output = Result<Box<Self>, Self::Error>>;
 

@@ -132,7 +132,7 @@ impl<C: ServerConnection> LocalPool<C> {
             return None;
         }
         if let Some(owner) = take.owner
-            && self.shared.asks_sequences.load(Ordering::Relaxed)
+            && (C::OWN_IS_BEST || self.shared.asks_sequences.load(Ordering::Relaxed))
         {
             let mut idle = self.idle.borrow_mut();
             let own = |pooled: &Pooled<C>| pooled.connection.owner() == Some(owner);

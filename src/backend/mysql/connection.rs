@@ -123,6 +123,8 @@ impl ServerConnection for Connection {
     type Detached = DetachedConnection;
     type Error = ConnectError;
 
+    const OWN_IS_BEST: bool = true;
+
     /// With the trackers set, and without a schema: sessions choose theirs.
     async fn open(opening: Opening<'_, Connection>) -> Result<Box<Connection>, ConnectError> {
         let established = connect::connect(&Target {

@@ -22,6 +22,9 @@ pub struct Traces {
     pub insert_id: u64,
     /// No other session may have it.
     pub spoiled: bool,
+    /// There may be more of its last owner's than is followed here: it is reset before another
+    /// session has it.
+    pub unclean: bool,
 }
 
 /// A client's statement as a server connection has it.
@@ -60,6 +63,11 @@ impl PreparedOnServer {
         let oldest = self.statements.iter().min_by_key(|(_, statement)| statement.used);
         let oldest = oldest.map(|(own, _)| *own)?;
         self.statements.remove(&oldest).map(|statement| statement.id)
+    }
+
+    /// Forgets all; gives their ids on the server.
+    pub fn take(&mut self) -> Vec<u32> {
+        self.statements.drain().map(|(_, statement)| statement.id).collect()
     }
 
     /// Forgets those that `is_kept` does not know; gives their ids on the server.

@@ -45,6 +45,12 @@ impl Variables {
         self.values.remove(name);
     }
 
+    /// Whether a value is wanted for all of these. What is set to DEFAULT is not for certain what it
+    /// is on a connection that was reset.
+    pub fn all_wanted(&self, wanted: &Variables) -> bool {
+        self.values.keys().all(|name| wanted.get(name).is_some())
+    }
+
     /// What stands after `SET ` to turn a connection with these into one with `wanted`; empty
     /// when they are equal.
     pub fn difference(&self, wanted: &Variables) -> String {

@@ -275,6 +275,8 @@ impl ServerConnection for Connection {
     type Detached = DetachedConnection;
     type Error = ConnectError;
 
+    const OWN_IS_BEST: bool = false;
+
     async fn open(opening: Opening<'_, Connection>) -> Result<Box<Connection>, ConnectError> {
         let established = connect::connect(&Target {
             address: opening.address,

@@ -1,5 +1,11 @@
 //! Makes a server connection the session's: what another session has left on it goes, what this
 //! one has comes, and the statement that it executes is prepared there.
+//!
+//! Where the other one has only run what leaves nothing but what is followed ([`Traces`]), its
+//! prepared statements are closed and what variables this one has is set, both without waiting for an
+//! answer. Otherwise COM_RESET_CONNECTION goes first, and a SET of the trackers, which it turns off.
+//!
+//! [`Traces`]: crate::backend::mysql::traces::Traces
 
 use super::active::{Active, Broken, Whose};
 use super::conversation::Conversation;
@@ -17,20 +23,29 @@ use crate::protocol::mysql::replies::Awaits;
 const SWEPT_MIN: usize = 1;
 
 impl Conversation {
-    /// Asks for what makes the connection the session's; nothing is asked of one that is.
+    /// Asks for what makes the connection the session's for this request; nothing is asked of one
+    /// that is.
+    pub(super) fn bring_for(&mut self, active: &mut Active, request: &Request) {
+        // What a session that has run nothing asks about is the connection's.
+        let asks_of_nothing = self.followed.last.is_none() && self.recalls(request);
+        active.connection().traces.unclean |= asks_of_nothing;
+        self.bring(active, self.recalls_insert_id(request));
+        active.connection().traces.unclean |= !request.leaves_nothing();
+    }
+
     pub(super) fn bring(&mut self, active: &mut Active, recalls_id: bool) {
         let mariadb = active.connection().server.mariadb;
         let process_id = Some(self.entry.process_id);
         let traces = &mut active.connection().traces;
         let mine = traces.owner == process_id && traces.generation == self.followed.generation;
         // What `init_connect` has done to a new one is some session's already, or nobody's.
-        let was_used = traces.owner.is_some() || !mine && initiate::is_asked_for(&self.cluster);
+        let resets = !mine
+            && (traces.unclean || traces.owner.is_none() && initiate::is_asked_for(&self.cluster));
         traces.owner = process_id;
         traces.generation = self.followed.generation;
         let mut sets = Vec::new();
-        let mut resets = false;
-        if !mine && was_used {
-            resets = true;
+        if resets {
+            traces.unclean = false;
             traces.variables = Default::default();
             traces.prepared = Default::default();
             traces.insert_id = 0;
@@ -48,6 +63,7 @@ impl Conversation {
         }
         if recalls_id && traces.insert_id != self.followed.insert_id {
             traces.insert_id = self.followed.insert_id;
+            traces.unclean = true;
             sets.push(format!("last_insert_id = {}", self.followed.insert_id));
         }
         let schema = self
@@ -59,7 +75,9 @@ impl Conversation {
             traces.schema = Some(schema.clone());
         }
         let statements = &self.statements;
-        let closed = if traces.prepared.len() >= statements.len() + SWEPT_MIN {
+        let closed = if !mine {
+            traces.prepared.take()
+        } else if traces.prepared.len() >= statements.len() + SWEPT_MIN {
             traces.prepared.sweep(|own| statements.contains(own))
         } else {
             Vec::new()

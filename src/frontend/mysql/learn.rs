@@ -286,6 +286,8 @@ impl Conversation {
             _ => {}
         }
         let Active { server, progress, .. } = &mut *active;
+        let is_text = matches!(request.what, What::Query | What::Execute { .. });
+        server.pooled.connection.traces.unclean |= is_text && progress.state_change;
         match &request.what {
             What::InitDb(schema) if progress.failed.is_none() => {
                 self.followed.schema = Some((**schema).into());

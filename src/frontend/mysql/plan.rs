@@ -13,7 +13,7 @@ use crate::protocol::mysql::execute::{Execute, QueryAttributes};
 use crate::protocol::mysql::packet::{self, HEAD_BYTES};
 use crate::protocol::mysql::replies::Awaits;
 use crate::session::Class;
-use crate::sql::{Effect, Hint, Statement, TransactionModes};
+use crate::sql::{Effect, Hint, SessionEffect, Statement, TransactionModes};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -313,6 +313,40 @@ impl Request {
     /// Whether it may be sent again elsewhere, as far as what it does goes.
     pub fn only_reads(&self) -> bool {
         matches!(self.class, Class::Read) && self.upload.is_none()
+    }
+
+    /// Whether it leaves nothing on its connection but what is followed there, once its transaction
+    /// is over. Functions and views that only read were looked through when the catalog was loaded.
+    pub fn leaves_nothing(&self) -> bool {
+        use SessionEffect::{Begin, Commit, Recall, Release, Rollback, RollbackTo, Savepoint};
+        let is_over = |effect: &SessionEffect| {
+            matches!(
+                effect,
+                Begin(_)
+                    | Commit { .. }
+                    | Rollback { .. }
+                    | Savepoint(_)
+                    | RollbackTo(_)
+                    | Release(_)
+                    | Recall(_)
+            )
+        };
+        match self.what {
+            What::Query | What::Execute { .. } => {
+                self.statement.as_ref().is_some_and(|statement| {
+                    matches!(statement.effect, Effect::Read | Effect::Transaction)
+                        && statement.session.iter().all(is_over)
+                })
+            }
+            What::Ping
+            | What::InitDb(_)
+            | What::Prepare { .. }
+            | What::LongData { .. }
+            | What::Fetch { .. }
+            | What::CloseStatement(_)
+            | What::ResetStatement(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether it may change data.

@@ -57,8 +57,7 @@ impl Conversation {
             self.active = Some(active);
             return Ok(Served::Refused(refused));
         }
-        let recalls_id = self.recalls_insert_id(request);
-        self.bring(&mut active, recalls_id);
+        self.bring_for(&mut active, request);
         self.begin_counting(&mut active, request);
         self.bring_statement(&mut active, request);
         // What may write must not run where the session has not arrived; a read can be forgotten.
@@ -104,6 +103,7 @@ impl Conversation {
     pub(super) async fn bring_session(&mut self) -> Result<Option<Broken>, Fault> {
         let Some(mut active) = self.active.take() else { return Err(Fault::ClientLeft) };
         self.bring(&mut active, false);
+        active.connection().traces.unclean = true;
         self.active = Some(active);
         self.relay().await?;
         Ok(self.active.as_mut().and_then(|active| active.progress.broken.take()))

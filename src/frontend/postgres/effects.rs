@@ -115,7 +115,9 @@ impl Observer<'_> {
     }
 
     fn effect(&mut self, effect: &SessionEffect, facts: &Facts) {
-        if !self.session.startup.is_empty() {
+        // A transaction that has failed has taken it back.
+        let holds = facts.status != Status::Failed;
+        if holds && !self.session.startup.is_empty() {
             self.progress.dropped.note(effect, &self.session.startup);
         }
         match effect {
