@@ -45,8 +45,7 @@ impl Variables {
         self.values.remove(name);
     }
 
-    /// Whether a value is wanted for all of these. What is set to DEFAULT is not for certain what it
-    /// is on a connection that was reset.
+    /// Whether a value is wanted for all of these.
     pub fn all_wanted(&self, wanted: &Variables) -> bool {
         self.values.keys().all(|name| wanted.get(name).is_some())
     }

@@ -39,8 +39,11 @@ impl Conversation {
         let traces = &mut active.connection().traces;
         let mine = traces.owner == process_id && traces.generation == self.followed.generation;
         // What `init_connect` has done to a new one is some session's already, or nobody's.
-        let resets = !mine
+        let is_foreign = !mine
             && (traces.unclean || traces.owner.is_none() && initiate::is_asked_for(&self.cluster));
+        // DEFAULT is not the server's own value for all variables (`foreign_key_checks`).
+        let lacks_default = !traces.variables.all_wanted(&self.followed.variables);
+        let resets = is_foreign || lacks_default && self.is_free();
         traces.owner = process_id;
         traces.generation = self.followed.generation;
         let mut sets = Vec::new();
