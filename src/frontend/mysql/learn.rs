@@ -277,6 +277,7 @@ impl Conversation {
             server.pooled.connection.traces.goes_back = progress.sets_once && progress.named_change
                 || progress.went_back && progress.failed.is_some()
                 || statement.session.contains(&SessionEffect::SetsOnce);
+            server.pooled.connection.traces.unclean |= progress.state_change;
             self.apply(statement, &mut active);
         }
         match request.what {
@@ -286,8 +287,6 @@ impl Conversation {
             _ => {}
         }
         let Active { server, progress, .. } = &mut *active;
-        let is_text = matches!(request.what, What::Query | What::Execute { .. });
-        server.pooled.connection.traces.unclean |= is_text && progress.state_change;
         match &request.what {
             What::InitDb(schema) if progress.failed.is_none() => {
                 self.followed.schema = Some((**schema).into());
