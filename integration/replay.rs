@@ -311,7 +311,10 @@ fn a_read_only_transaction_goes_on_without_its_replica() {
     let error = snapshot.query(&all).expect_err("it has seen what is no more");
     assert_eq!(sqlstate(&error), Some("40001"));
     snapshot.query("ROLLBACK").unwrap();
-    assert_eq!(replays(&fixture), [1.0, 1.0, 0.0], "{}", fixture.proxy.log());
+    // Whoever was on the first goes on on the second one, if that takes longer to be killed.
+    let [done, differs, not_kept] = replays(&fixture);
+    assert!((1.0..=2.0).contains(&done), "{done}: {}", fixture.proxy.log());
+    assert_eq!([differs, not_kept], [1.0, 0.0], "{}", fixture.proxy.log());
 }
 
 /// The next primary is lost as well while the transaction runs again there; then it takes too long on

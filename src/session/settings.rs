@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// Settings of one client; one more makes the session keep its connection instead. PostgreSQL 18
-/// has about 400 settings of its own.
+/// Settings of one client; one more makes the session keep its connection instead. Servers have
+/// about 400 of their own.
 pub const SETTINGS_MAX: usize = 512;
 
 /// Makes a connection fresh, whatever was SET on it.
