@@ -371,13 +371,16 @@ fn difference(script: &Script, direct: &Transcript, proxied: &Transcript) -> Com
             direct: left.clone(),
             proxied: right.clone(),
         };
-        // What stands in the same text has not run.
+        // What stands in the same text has not run, and there is no cursor.
         let is_refused = right.last().is_some_and(|line| is_forgotten(line));
-        if is_refused && step.line.contains("; ") {
+        if is_refused && (step.line.contains("; ") || step.line.starts_with('K')) {
             return Compared::Parted("a question about a statement that ran elsewhere", found());
         }
         if is_alike(step, left, right) || is_about_nothing(script, direct, at) {
             continue;
+        }
+        if right.last().is_some_and(|line| line.contains("a lock belongs to the primary")) {
+            return Compared::Parted("a lock in a read-only transaction", found());
         }
         if right.last().is_some_and(|line| ends_late_on_replica(step, line)) {
             return Compared::Parted("DDL behind reads in a read-only transaction", found());

@@ -34,7 +34,7 @@ use crate::frontend::worker::{Entry, Worker};
 use crate::metrics::{NodeIndex, PinGuard, RouteReason, ServerClosed};
 use crate::monitor::mysql_catalog::MysqlCatalogSlot;
 use crate::protocol::buffer::Buffer;
-use crate::protocol::mysql::capabilities::Capabilities;
+use crate::protocol::mysql::capabilities::{Capabilities, Status};
 use crate::protocol::mysql::replies::Reply;
 use crate::protocol::mysql::reply::OkPacket;
 use crate::protocol::mysql::translate::{Translation, Visible};
@@ -384,8 +384,12 @@ impl Conversation {
 
     /// An OK of the proxy's own.
     pub(super) async fn tell_ok(&mut self) -> Result<(), Fault> {
+        let mut flags = self.followed.flags();
+        if self.followed.in_transaction && self.translation.is_read_only() {
+            flags = flags.with(Status::IN_TRANS_READONLY);
+        }
         let mut out = Vec::new();
-        OkPacket::plain(self.followed.flags()).put(&mut out, &mut 1, self.capabilities);
+        OkPacket::plain(flags).put(&mut out, &mut 1, self.capabilities);
         self.tell(&out).await
     }
 

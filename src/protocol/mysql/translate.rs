@@ -141,6 +141,11 @@ impl Translation {
         self.status = status;
     }
 
+    /// Whether the open transaction only reads, as the server has said last.
+    pub fn is_read_only(&self) -> bool {
+        self.status.has(Status::IN_TRANS_READONLY)
+    }
+
     /// Another command's reply begins.
     pub fn begin(&mut self) {
         self.shift = 0;
