@@ -346,6 +346,19 @@ fn transactions_stay_where_they_began(engine: Engine) {
     for _ in 0..5 {
         assert_eq!(on(PORT), replica);
     }
+    // What keeps a connection must not keep one of a replica.
+    assert_eq!(errno(&session.execute("SET @mine = 1").unwrap_err()), Some(1213));
+    session.execute("START TRANSACTION READ ONLY").unwrap();
+    assert_eq!(on(PORT), primary, "run again");
+    session.execute("SET @mine = 1").unwrap();
+    session.execute("COMMIT").unwrap();
+    session.execute("DELETE FROM t WHERE n = 100").unwrap();
+    assert_eq!(session.value("SELECT @mine").unwrap(), "1");
+    let session = fixture.session();
+    let on = |sql: &str| fixture.ran_on(&session, sql);
+    session.execute("START TRANSACTION READ ONLY").unwrap();
+    let replica = on(PORT);
+    assert_ne!(replica, primary);
     // MariaDB looks first whether the server is read-only, MySQL whether the transaction is.
     let refused = errno(&session.execute("DELETE FROM t").unwrap_err());
     assert_eq!(refused, Some(1792), "25006, as of a server that takes writes");

@@ -209,4 +209,37 @@ S
 Q ROLLBACK
 @0 send
 Q SHOW application_name",
+    // Nothing of the proxy's own takes a snapshot before the client does.
+    "narrow user=superuser clients=2
+@0 send
+Q CREATE TEMP TABLE tt2 ON COMMIT DELETE ROWS AS SELECT 1 AS x
+P - - -- nothing
+@0 send
+Q SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
+@0 send
+S
+@0 send
+Q CREATE TEMP TABLE tt1 (x int)
+@0 send
+Q BEGIN
+@0 send
+P - - SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
+B - - text []
+E - 0
+S
+@0 send
+Q COMMIT",
+    // Nor does it make a pipeline of what is none.
+    "narrow user=app clients=2
+@0 send
+P - - SELECT f_temp()
+B p1 - text []
+E p1 0
+S
+@0 send
+P - - DISCARD ALL
+H
+B p1 - text []
+E p1 0
+S",
 ];

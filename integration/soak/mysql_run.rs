@@ -316,6 +316,13 @@ fn ends_late_on_replica(step: &Step, proxied: &str) -> bool {
     step.line.contains("; ") && (has(proxied, 1290) || has(proxied, 1836) || has(proxied, 1792))
 }
 
+/// What keeps its connection, in a read-only transaction that has read on a replica
+/// (`docs/limits.md`).
+fn would_stay(proxied: &str) -> bool {
+    has(proxied, 1213) && proxied.contains("this keeps its connection")
+        || has(proxied, 1792) && proxied.contains("a lock belongs to the primary")
+}
+
 /// What the proxy answers itself, without the number of warnings that the statement before has
 /// left: commands other than those that run something.
 fn is_own_ok(step: &Step) -> bool {
@@ -379,8 +386,8 @@ fn difference(script: &Script, direct: &Transcript, proxied: &Transcript) -> Com
         if is_alike(step, left, right) || is_about_nothing(script, direct, at) {
             continue;
         }
-        if right.last().is_some_and(|line| line.contains("a lock belongs to the primary")) {
-            return Compared::Parted("a lock in a read-only transaction", found());
+        if right.last().is_some_and(|line| would_stay(line)) {
+            return Compared::Parted("what keeps a replica's connection", found());
         }
         if right.last().is_some_and(|line| ends_late_on_replica(step, line)) {
             return Compared::Parted("DDL behind reads in a read-only transaction", found());

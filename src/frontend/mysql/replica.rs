@@ -1,6 +1,7 @@
 //! A read-only transaction on a replica meets what a replica cannot do: it begins again on the
 //! primary, unseen, if nothing has been read yet. Otherwise it stays, and what the replica refuses
-//! is refused in the words of a server that takes writes.
+//! is refused in the words of a server that takes writes. What would keep the session on that replica
+//! for good, where it cannot write, ends the transaction as a deadlock does.
 
 use super::active::{Active, Whose};
 use super::conversation::Conversation;
@@ -19,6 +20,11 @@ use crate::sql::SessionEffect;
 /// Why a transaction is gone that was to begin again.
 const NOT_BEGUN: &str = "the read-only transaction has run nothing and could not begin again on \
     the primary";
+
+/// Why a transaction has ended that has read on a replica.
+const WOULD_STAY: &str = "this keeps its connection, and the read-only transaction has read on a \
+    replica; run the transaction again: this session's read-only transactions begin on the \
+    primary from now on";
 
 impl Conversation {
     /// Keeps how the transaction has begun for as long as it has done nothing else.
@@ -68,11 +74,19 @@ impl Conversation {
         if self.holds_only_transaction() && (ends || begun.is_some()) {
             self.end_on_replica().await?;
         }
+        let would_stay = moves && begun.is_none() && self.holds_only_transaction() && pins(request);
+        if would_stay {
+            self.end_on_replica().await?;
+        }
         if !self.is_free() {
             return Ok(None);
         }
         // Perhaps it was kept only for questions about the last statement.
         self.give_up_server();
+        if would_stay {
+            self.session.shuns_replicas = true;
+            return Ok(Some(Refused::new(errors::NOT_COMMITTED, WOULD_STAY)));
+        }
         match begun {
             Some(begun) => self.begin_again(need, &begun).await,
             None => Ok(None),
@@ -110,6 +124,14 @@ impl Conversation {
             && request.is_single()
             && request.statement.as_ref().is_some_and(|statement| is_plain_write(statement))
     }
+}
+
+/// Whether a request runs what keeps the session's connection.
+fn pins(request: &Request) -> bool {
+    let pins = |effect: &SessionEffect| matches!(effect, SessionEffect::Pin(_));
+    let runs = matches!(request.what, What::Query | What::Execute { .. });
+    let statement = request.statement.as_ref().filter(|_| runs);
+    statement.is_some_and(|statement| statement.session.iter().any(pins))
 }
 
 /// Whether nothing is read by a command within a transaction, and none that comes later depends on

@@ -16,6 +16,7 @@ use super::statements::{Prepared, Shape};
 use crate::backend::postgres::replies::ShapeOf;
 use crate::protocol::postgres::reply::Status;
 use crate::protocol::postgres::request;
+use crate::sql::{Effect, Statement};
 use std::rc::Rc;
 
 /// Has prepared statements analysed again when they are used.
@@ -26,7 +27,7 @@ impl Conversation {
     /// batch runs, where they may not be what the client was told. Whether there is anything to wait
     /// for; not when the batch has been compared.
     pub(super) fn compare(&self, active: &mut Active, batch: &Batch) -> bool {
-        self.renew_plans(active);
+        self.renew_plans(active, batch);
         let before = std::mem::take(&mut active.progress.comparing);
         if before == Some(Comparing::Asked) || active.progress.status == Status::Failed {
             return false;
@@ -52,18 +53,42 @@ impl Conversation {
         asked
     }
 
-    /// Lets the server look again at what the names in its prepared statements mean.
-    fn renew_plans(&self, active: &mut Active) {
+    /// Lets the server look again at what the names in its prepared statements mean, before one of
+    /// them is used: DISCARD takes the transaction's snapshot.
+    fn renew_plans(&self, active: &mut Active, batch: &Batch) {
         let Some(server) = &mut active.server else { return };
         let may_be_aborted =
             active.progress.status == Status::Failed || active.replies.is_client_due();
-        if !server.pooled.connection.prepared.are_outdated || may_be_aborted {
+        if !server.pooled.connection.prepared.are_outdated
+            || may_be_aborted
+            || !self.uses_names(batch)
+        {
             return;
         }
         server.pooled.connection.prepared.are_outdated = false;
         if let Some((mut encoder, _)) = self.encoder(active) {
             encoder.run(RENEWS_PLANS);
         }
+    }
+
+    /// Whether a batch uses a statement with names in it that was prepared before.
+    fn uses_names(&self, batch: &Batch) -> bool {
+        let mut is_new = false;
+        batch.ops.iter().any(|op| match &op.what {
+            What::ParseUnnamed(_) => {
+                is_new = true;
+                false
+            }
+            What::Bind(Meant::Unnamed(_)) | What::DescribeStatement(Meant::Unnamed(_)) => {
+                let unnamed = self.statements.unnamed.classified.as_ref();
+                !is_new && unnamed.is_none_or(|classified| has_names(&classified.statement))
+            }
+            What::Bind(Meant::Named(prepared))
+            | What::DescribeStatement(Meant::Named(prepared)) => {
+                has_names(&prepared.classified.borrow().statement)
+            }
+            _ => false,
+        })
     }
 
     fn describe_first(&self, active: &mut Active, prepared: &Prepared, plans: u64) -> bool {
@@ -90,6 +115,12 @@ pub enum Comparing {
     /// The requests before it are answered first.
     Waits,
     Asked,
+}
+
+/// Whether a statement is about anything that has a name.
+fn has_names(statement: &Statement) -> bool {
+    let names = [&statement.tables_read, &statement.tables_written, &statement.functions];
+    names.iter().any(|names| !names.is_empty()) || statement.effect == Effect::Unknown
 }
 
 /// The messages of a batch up to one that is refused, in each of its segments.
