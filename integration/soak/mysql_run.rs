@@ -57,7 +57,7 @@ impl MysqlWorld {
         let fixture =
             Fixture::with(cluster, |config| share(config, json!({ "size_max": CLIENTS_MAX })));
         let mut config = crate::support::mysql::proxy_config(&fixture.cluster);
-        share(&mut config, json!({ "size_max": 1, "wait_timeout": "2s" }));
+        share(&mut config, json!({ "size_max": 1, "wait_timeout": "10s" }));
         let narrow = Proxy::start(crate::support::binary(), &fixture.cluster, &config);
         let narrow = narrow.expect("the second proxy");
         fixture.wait_in_read_set(fixture.cluster.replicas());
