@@ -33,6 +33,7 @@ impl Conversation {
         active.connection().traces.unclean |= !request.leaves_nothing();
     }
 
+    /// The same without a request. Whatever is run then may leave something on the connection.
     pub(super) fn bring(&mut self, active: &mut Active, recalls_id: bool) {
         let mariadb = active.connection().server.mariadb;
         let process_id = Some(self.entry.process_id);

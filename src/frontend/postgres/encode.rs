@@ -17,7 +17,7 @@ use crate::sql::{Discard, SessionEffect, Statement};
 use std::sync::Arc;
 
 /// A statement that stands for others, and what is done with it.
-const SPARE_NAME: &[u8] = b"tiffin_spare";
+pub const SPARE_NAME: &[u8] = b"tiffin_spare";
 pub const DEALLOCATE: &[u8] = b"DEALLOCATE tiffin_spare";
 /// Execute of the unnamed portal, all rows.
 pub const EXECUTE_UNNAMED: &[u8] = b"E\0\0\0\x09\0\0\0\0\0";
@@ -229,14 +229,8 @@ impl Encoder<'_> {
     }
 
     fn make_spare(&mut self, sql: &[u8]) {
-        self.stand_in(SPARE_NAME, sql);
-    }
-
-    /// Prepares this text under a name, whether or not that is taken.
-    fn stand_in(&mut self, name: &[u8], sql: &[u8]) {
-        self.put(|out| request::put_statement(out, b'C', name));
-        self.expect(Kind::Close, Way::Swallow);
-        self.put(|out| request::put_parse(out, name, sql, &[0, 0]));
+        self.close_spare();
+        self.put(|out| request::put_parse(out, SPARE_NAME, sql, &[0, 0]));
         self.expect(Kind::Parse, Way::Swallow);
     }
 
@@ -325,16 +319,18 @@ impl Encoder<'_> {
     /// The server must say that the name is taken: it does for the name that it knows, once it has
     /// found nothing wrong with the text.
     fn parse_again(&mut self, prepared: &Prepared, message: &[u8]) {
+        let mut name = &*prepared.server_name;
         if !self.has(prepared) {
             if prepared.sees_names {
                 self.send_parse(prepared, Way::Swallow, 0);
             } else {
                 // Its own text may be refused by now, which is for its next use to show.
-                self.stand_in(&prepared.server_name, b"");
+                self.make_spare(b"");
+                name = SPARE_NAME;
             }
         }
         let Ok(Request::Parse { sql, types, .. }) = request::read(message) else { return };
-        self.put(|out| request::put_parse(out, &prepared.server_name, sql, types));
+        self.put(|out| request::put_parse(out, name, sql, types));
         let expected = Expected::new(Kind::Parse, Way::Forward);
         self.replies.push(Expected { named: prepared.serial, ..expected });
     }

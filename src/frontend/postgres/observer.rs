@@ -3,6 +3,7 @@
 use super::active::Progress;
 use super::ask::{answer, whole_answer};
 use super::effects::ready_facts;
+use super::encode::SPARE_NAME;
 use super::errors::{
     ABORTED, is_no_answer, is_shutdown, is_stale_plan, report, stale_plan, too_many,
 };
@@ -65,7 +66,10 @@ impl Watch for Observer<'_> {
 
     fn renamed(&mut self, error: &[u8], named: u64) -> Option<Box<[u8]>> {
         let (ours, servers) = self.statements.names_of(named)?;
-        with_other_name(error, servers, ours).map(Vec::into_boxed_slice)
+        [servers, SPARE_NAME]
+            .into_iter()
+            .find_map(|name| with_other_name(error, name, ours))
+            .map(Vec::into_boxed_slice)
     }
 
     fn own_answered(&mut self, out: &mut Buffer) {

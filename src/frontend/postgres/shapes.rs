@@ -57,12 +57,12 @@ impl Conversation {
     /// them is used: DISCARD takes the transaction's snapshot.
     fn renew_plans(&self, active: &mut Active, batch: &Batch) {
         let Some(server) = &mut active.server else { return };
+        if !server.pooled.connection.prepared.are_outdated {
+            return;
+        }
         let may_be_aborted =
             active.progress.status == Status::Failed || active.replies.is_client_due();
-        if !server.pooled.connection.prepared.are_outdated
-            || may_be_aborted
-            || !self.uses_names(batch)
-        {
+        if may_be_aborted || !self.uses_names(batch) {
             return;
         }
         server.pooled.connection.prepared.are_outdated = false;
