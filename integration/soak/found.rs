@@ -242,4 +242,16 @@ H
 B p1 - text []
 E p1 0
 S",
+    // What follows a failed transaction may write, however that one began.
+    "wide user=app clients=1
+@0 send
+Q SET application_name TO 'x'; START TRANSACTION READ ONLY; SELECT id FROM t0 ORDER BY id
+@0 send
+Q SELECT 1 / 0
+@0 send
+Q ROLLBACK AND CHAIN
+@0 send
+Q SELECT id FROM t0 ORDER BY id FOR UPDATE
+@0 send
+Q ROLLBACK",
 ];

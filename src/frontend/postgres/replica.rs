@@ -62,15 +62,16 @@ impl Conversation {
         }
     }
 
-    /// Whether the transaction has left nothing on its server that is known to keep it there.
+    /// Whether the transaction has left nothing on its server that is known to keep it there. What
+    /// one that has failed did is undone, but for what came before a savepoint.
     fn may_move(&self, progress: &Progress) -> bool {
+        if matches!(self.session.transaction, Transaction::Failed) {
+            return !self.session.has_savepoints() && !self.session.is_bound();
+        }
         let isolation = self.session.began.modes.isolation;
         let has_snapshot = isolation.is_some_and(Isolation::has_one_snapshot) && progress.reading;
-        let keeps_something = match self.session.transaction {
-            Transaction::Failed => self.session.has_savepoints(),
-            _ => has_snapshot || self.statements.has_portals(),
-        };
-        !keeps_something
+        !has_snapshot
+            && !self.statements.has_portals()
             && !self.session.is_rooted()
             && !self.session.is_bound()
             && !self.session.began.texts.is_empty()
