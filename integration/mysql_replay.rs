@@ -2,11 +2,11 @@
 //! as in `replay.rs`.
 
 use crate::promotion::{promoted, wait_done};
-use crate::support::mysql::{Engine, Fixture, Server, Session, errno, on_mysql_and_mariadb};
+use crate::replay::{self, STATEMENTS_MAX, replays, under_way};
+use crate::support::mysql::{Engine, Fixture, Server, on_mysql_and_mariadb};
 use crate::support::{PATIENCE, Stand, Which, wait_until};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use std::thread::{JoinHandle, spawn};
 use tokio::runtime::{Builder, Runtime};
 
 on_mysql_and_mariadb! {
@@ -15,8 +15,7 @@ on_mysql_and_mariadb! {
     a_read_only_transaction_goes_on_without_its_replica,
 }
 
-/// Statements of one transaction that are kept in these tests.
-const STATEMENTS_MAX: usize = 12;
+type Client = replay::Client<Server>;
 
 fn start(engine: Engine) -> Fixture {
     let which = match engine {
@@ -34,37 +33,6 @@ fn start(engine: Engine) -> Fixture {
     fixture.session().execute("INSERT INTO t VALUES ('all', 0)").unwrap();
     fixture.cluster.wait_caught_up(fixture.cluster.primary()).unwrap();
     fixture
-}
-
-/// A client with an open transaction. Its rows have its name.
-struct Client {
-    name: &'static str,
-    session: Session,
-}
-
-impl Client {
-    /// Begins and runs these.
-    fn begin(fixture: &Fixture, name: &'static str, statements: &[&str]) -> Client {
-        let client = Client { name, session: fixture.session() };
-        client.run("BEGIN");
-        statements.iter().for_each(|sql| client.run(sql));
-        client
-    }
-
-    fn run(&self, sql: &str) {
-        let done = self.session.execute(sql);
-        done.unwrap_or_else(|error| panic!("{}: {sql}: {error:#}", self.name));
-    }
-
-    fn value(&self, sql: &str) -> String {
-        let value = self.session.value(sql);
-        value.unwrap_or_else(|error| panic!("{}: {sql}: {error:#}", self.name))
-    }
-
-    /// The number of the error that a statement ends with.
-    fn refused(&self, sql: &str) -> Option<u16> {
-        errno(&self.session.execute(sql).expect_err(self.name))
-    }
 }
 
 /// A client of prepared statements.
@@ -114,20 +82,6 @@ fn rows_of(server: &Server, name: &str) -> String {
     server.value(&format!("SELECT {list} FROM {all} WHERE name = '{name}'")).unwrap()
 }
 
-fn replays(fixture: &Fixture) -> [f64; 3] {
-    let metrics = fixture.metrics();
-    ["done", "differs", "not_kept"]
-        .map(|outcome| metrics.sum("tiffin_replays_total", &[("outcome", outcome)]))
-}
-
-/// A request that is under way when the server is lost, in a thread of its own.
-fn under_way(session: Session, sql: &'static str) -> JoinHandle<(Session, usize)> {
-    spawn(move || {
-        let rows = session.query(sql).unwrap_or_else(|error| panic!("{sql}: {error:#}"));
-        (session, rows.len())
-    })
-}
-
 fn wait_running(primary: &Server, text: &str) {
     let sql = format!(
         "SELECT COUNT(*) FROM information_schema.processlist \
@@ -146,14 +100,14 @@ fn transactions_go_on_on_the_next_primary(engine: Engine) {
         "savepoints",
         &[&insert("savepoints", 1), "SAVEPOINT a", &insert("savepoints", 2)],
     );
-    assert_eq!(savepoints.refused(&insert("savepoints", 2)), Some(1062));
+    assert_eq!(savepoints.refused(&insert("savepoints", 2)), "1062");
     savepoints.run("ROLLBACK TO a");
-    let settings = Client { name: "settings", session: fixture.session() };
+    let settings = Client::new(&fixture, "settings");
     settings.run("SET time_zone = '+01:00'");
     settings.run("BEGIN");
     settings.run("SET time_zone = '+02:00'");
     settings.run(&insert("settings", 1));
-    let manual = Client { name: "manual", session: fixture.session() };
+    let manual = Client::new(&fixture, "manual");
     manual.run("SET autocommit = 0");
     manual.run(&insert("manual", 1));
     manual.run("COMMIT");
@@ -219,12 +173,12 @@ fn what_cannot_go_on_fails_or_ends(engine: Engine) {
     old.kill9().unwrap();
 
     let (new, _) = promoted(&fixture.cluster, &wait_done(&fixture, 1));
-    assert_eq!(random.refused(&insert("random", 2)), Some(1213));
+    assert_eq!(random.refused(&insert("random", 2)), "1213");
     // As after a deadlock: there is no transaction any more.
     assert_eq!(random.value("SELECT 1"), "1");
     random.run(&insert("random", 3));
     // A COMMIT must not pass for one.
-    assert_eq!(commit.refused("COMMIT"), Some(1213));
+    assert_eq!(commit.refused("COMMIT"), "1213");
     commit.run(&insert("commit", 2));
     given_up.run("ROLLBACK");
     for ended in [many, temporary, variable, again] {
@@ -241,7 +195,7 @@ fn what_cannot_go_on_fails_or_ends(engine: Engine) {
 fn a_read_only_transaction_goes_on_without_its_replica(engine: Engine) {
     let fixture = start(engine);
     fixture.wait_in_read_set(fixture.cluster.replicas());
-    let reader = Client { name: "reader", session: fixture.session() };
+    let reader = Client::new(&fixture, "reader");
     reader.run("START TRANSACTION READ ONLY");
     let read = "SELECT @@port, n FROM t WHERE name = 'all'";
     let count = "SELECT COUNT(*) FROM t";

@@ -4,41 +4,44 @@ use crate::promotion::{promoted, promoting, wait_done};
 use crate::support::wire::{
     Message, VERSION_3_0, Wire, bind, execute, first_value, flush, parse, query, sync, tags,
 };
-use crate::support::{Fixture, PATIENCE, Server, Session, sqlstate, wait_until};
+use crate::support::{Fixture, PATIENCE, Server, Session, Sql, Stage, Stand, sqlstate, wait_until};
 use std::thread::{JoinHandle, spawn};
 
 /// Statements of one transaction that are kept in these tests.
-const STATEMENTS_MAX: usize = 12;
+pub const STATEMENTS_MAX: usize = 12;
 
 /// A client with an open transaction. Its rows have its name.
-struct Client {
-    name: &'static str,
-    session: Session,
+pub struct Client<S: Stand = Server> {
+    pub name: &'static str,
+    pub session: S::Session,
 }
 
-impl Client {
+impl<S: Stand> Client<S> {
+    pub fn new(fixture: &Stage<S>, name: &'static str) -> Client<S> {
+        Client { name, session: fixture.session() }
+    }
+
     /// Begins and runs these.
-    fn begin(fixture: &Fixture, name: &'static str, statements: &[&str]) -> Client {
-        let client = Client { name, session: fixture.session() };
+    pub fn begin(fixture: &Stage<S>, name: &'static str, statements: &[&str]) -> Client<S> {
+        let client = Client::new(fixture, name);
         client.run("BEGIN");
         statements.iter().for_each(|sql| client.run(sql));
         client
     }
 
-    fn run(&self, sql: &str) {
+    pub fn run(&self, sql: &str) {
         let done = self.session.query(sql);
         done.unwrap_or_else(|error| panic!("{}: {sql}: {error:#}", self.name));
     }
 
-    fn value(&self, sql: &str) -> String {
+    pub fn value(&self, sql: &str) -> String {
         let value = self.session.value(sql);
         value.unwrap_or_else(|error| panic!("{}: {sql}: {error:#}", self.name))
     }
 
-    /// The SQLSTATE that a statement ends with.
-    fn refused(&self, sql: &str) -> String {
-        let error = self.session.query(sql).expect_err(self.name);
-        sqlstate(&error).unwrap_or("none").to_owned()
+    /// The SQLSTATE or number of the error that a statement ends with.
+    pub fn refused(&self, sql: &str) -> String {
+        S::code(&self.session.query(sql).expect_err(self.name))
     }
 }
 
@@ -52,7 +55,8 @@ fn rows_of(fixture: &Fixture, server: &Server, name: &str) -> String {
     fixture.direct(server).value(&format!("{sql} '{name}'")).unwrap()
 }
 
-fn replays(fixture: &Fixture) -> [f64; 3] {
+/// How many transactions have gone on, have met another answer, were not kept.
+pub fn replays<S: Stand>(fixture: &Stage<S>) -> [f64; 3] {
     let metrics = fixture.metrics();
     ["done", "differs", "not_kept"]
         .map(|outcome| metrics.sum("tiffin_replays_total", &[("outcome", outcome)]))
@@ -77,7 +81,7 @@ fn wire(fixture: &Fixture) -> Wire {
 }
 
 /// A request that is under way when the server is lost, in a thread of its own.
-fn under_way(session: Session, sql: &'static str) -> JoinHandle<(Session, usize)> {
+pub fn under_way<T: Sql + Send + 'static>(session: T, sql: &'static str) -> JoinHandle<(T, usize)> {
     spawn(move || {
         let rows = session.query(sql).unwrap_or_else(|error| panic!("{sql}: {error:#}"));
         (session, rows.len())
