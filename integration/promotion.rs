@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub const WRITERS: usize = 4;
+/// Replicas must not wait this out before they follow a new primary.
+const RETRY: &str = "wal_retrieve_retry_interval";
+const RETRY_LATE: &str = "'10min'";
 /// As docs/failover.md has it; the password, too.
 const PRIVILEGES: &str = "\
 CREATE ROLE tiffin_failover LOGIN REPLICATION PASSWORD '…'
@@ -191,7 +194,7 @@ fn the_documentation_has_the_privileges_that_suffice() {
 
 #[test]
 fn a_killed_primary_is_replaced_and_shunned_when_it_returns() {
-    let fixture = start(promoting());
+    let fixture = start(promoting().setting(RETRY, RETRY_LATE));
     let old = fixture.cluster.primary();
     let writing = Writing::default();
     let acknowledged = around(&fixture, &writing, || {
@@ -252,7 +255,7 @@ fn a_stall_is_no_alarm() {
 /// A frozen primary keeps its connections, also those of its replicas; and it may come to life.
 #[test]
 fn a_frozen_primary_is_replaced_and_what_it_says_later_is_not_passed_on() {
-    let fixture = start(promoting());
+    let fixture = start(promoting().setting(RETRY, RETRY_LATE));
     let old = fixture.cluster.primary();
     let writing = Writing::default();
     let acknowledged = around(&fixture, &writing, || {

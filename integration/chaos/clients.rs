@@ -8,9 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const SESSIONS: usize = 6;
-pub const LISTS: usize = 8;
+/// Lists that are appended to at one time, so that clients meet.
+const LISTS_AT_ONCE: usize = 8;
+/// With more, thousands of rounds would write ever longer lists: each append is all of its list.
+const LISTS: usize = 100 * LISTS_AT_ONCE;
+/// Numbers that are given out until clients go on to the next lists.
+const LISTS_TURN: usize = 500;
 pub const ACCOUNTS: usize = 8;
 pub const START: i64 = 1000;
+/// What a client waits between two steps: without, a machine of two cores has none left for the
+/// recovery of servers, and the figures tell of that.
+const PACE: Duration = Duration::from_millis(1);
 
 /// What the clients share.
 #[derive(Default)]
@@ -174,6 +182,7 @@ impl Play {
                 connection = self.connect::<S>(door);
             }
             self.done[client].fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(PACE);
         }
         history
     }
@@ -191,7 +200,7 @@ impl Play {
     fn choose(&self, dice: &mut Dice, client: usize, set: &mut u64) -> Op {
         let id = self.next_id();
         match dice.below(10) {
-            0..3 => Op::Append { list: dice.below(LISTS), value: id },
+            0..3 => Op::Append { list: list_of(id, dice), value: id },
             3..5 => {
                 let from = dice.below(ACCOUNTS);
                 let to = (from + 1 + dice.below(ACCOUNTS - 1)) % ACCOUNTS;
@@ -210,6 +219,12 @@ impl Play {
 pub struct Done {
     pub events: Vec<(Op, Outcome)>,
     pub error: Option<String>,
+}
+
+/// A list to append this number to.
+pub fn list_of(id: u64, dice: &mut Dice) -> usize {
+    let turn = usize::try_from(id).expect("64 bits") / LISTS_TURN;
+    (turn * LISTS_AT_ONCE + dice.below(LISTS_AT_ONCE)) % LISTS
 }
 
 pub fn append(list: usize, value: u64) -> String {

@@ -2,7 +2,7 @@
 //! statements that are sent together, transactions of two phases. What they write are appends, and
 //! transfers of nothing.
 
-use super::clients::{Dice, Done, Door, LISTS, Play, append, outcome, told};
+use super::clients::{Dice, Done, Door, Play, append, list_of, outcome, told};
 use super::history::{Op, Outcome};
 use crate::support::{PATIENCE, Sql, Stand, wait_until};
 
@@ -21,7 +21,10 @@ pub fn perform<S: Stand>(play: &Play, door: &Door, session: &S::Session, dice: &
             Done { events: ids.map(|id| (nothing(id), outcome)).to_vec(), error }
         }
         5..7 => {
-            let writes = [(); 2].map(|()| (dice.below(LISTS), play.next_id()));
+            let writes = [(); 2].map(|()| {
+                let id = play.next_id();
+                (list_of(id, dice), id)
+            });
             let texts = writes.map(|(list, value)| append(list, value));
             let [one, two] = S::together(session, [&texts[0], &texts[1]]).map(told::<S>);
             let ops = writes.map(|(list, value)| Op::Append { list, value });
