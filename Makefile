@@ -4,7 +4,7 @@
 # make regress  runs PostgreSQL's own regression suite, directly and through the proxy
 # make soak   random sessions, direct and proxied, for SOAK_SECONDS from seed SOAK_SEED on
 # make chaos  kills, freezes, cuts off and hands over primaries under load and checks the books (ENGINE=mysql FAULT=kill)
-# make compose-check  runs docker-compose.yml, kills and cuts off primaries (needs Docker)
+# make compose-check  the image as users build it in docker-compose.yml, primaries killed and cut off
 # make fuzz   fuzzes the decoders and the classifier (needs cargo-fuzz and a nightly toolchain)
 
 CARGO ?= cargo
@@ -30,7 +30,7 @@ deps:
 	scripts/install-deps.sh test
 
 test-deps:
-	scripts/install-deps.sh test failover drivers
+	scripts/install-deps.sh test failover containers drivers
 	scripts/install-drivers.sh
 
 demo: deps
@@ -63,6 +63,7 @@ chaos: deps
 		| grep -E '^measured:|^test |contradiction|panicked'
 
 compose-check:
+	scripts/install-deps.sh test containers
 	$(CARGO) build --locked --release --bin tiffin
 	scripts/compose-check.sh target/release/tiffin
 

@@ -4,42 +4,49 @@
 #
 #   scripts/compose-check.sh                  builds the proxy in its image, as users do
 #   scripts/compose-check.sh target/x/tiffin  puts this program into the image instead
+#   scripts/compose-check.sh target/x/tiffin FILE  once FILE is there; makes the other images first
 #
-# Not part of `make test`: it needs a Docker daemon with a network to Debian's mirrors, which not
-# every machine has, and takes five to fifteen minutes. As root it starts a daemon if none runs;
-# without a registry it makes debian:bookworm-slim with debootstrap.
+# `make test` runs it beside the build and the other tests, with their program. It needs a Docker
+# daemon; as root it starts one of its own, with containers and images that are gone afterwards.
+# Without a registry it makes debian:bookworm-slim with debootstrap. Takes three to six minutes.
+# Exit status 77: this machine has no daemon and may not start one, as the last line says.
 set -eu
 cd "$(dirname "$0")/.."
 program=${1:-}
+ready=${2:-}
 
+not_here() {
+    echo "compose-check cannot run here: $*" >&2
+    exit 77
+}
 if docker compose version >/dev/null 2>&1; then
     compose="docker compose"
 elif command -v docker-compose >/dev/null 2>&1; then
     compose="docker-compose"
 else
-    echo "compose-check needs docker compose or docker-compose (apt-get install docker.io docker-compose)" >&2
-    exit 1
+    not_here "no docker compose and no docker-compose (apt-get install docker.io docker-compose)"
 fi
 
-# Apart from what somebody has running, on ports of its own.
+# Apart from what somebody has running; 0 is any free port.
 export COMPOSE_PROJECT_NAME=tiffin-check
-export TIFFIN_PORT="${TIFFIN_PORT:-16432}" TIFFIN_HTTP_PORT="${TIFFIN_HTTP_PORT:-19632}"
-export TIFFIN_MYSQL_PORT="${TIFFIN_MYSQL_PORT:-16306}"
+export TIFFIN_PORT=0 TIFFIN_HTTP_PORT=0 TIFFIN_MYSQL_PORT=0
 network=tiffin-check_default
 work=$(mktemp -d)
 files="-f docker-compose.yml"
-daemon=""
+daemon="" had_bridge=""
 in_compose() {
     # shellcheck disable=SC2086 # lists of words
     $compose $files "$@"
 }
 end() {
     status=$?
-    [ "$status" = 0 ] || in_compose logs --tail=40 || true
-    in_compose down --volumes --rmi local >/dev/null 2>&1 || true
+    trap '' INT TERM
+    [ "$status" = 0 ] || [ "$status" = 77 ] || in_compose logs --tail=40 || true
+    [ "$status" = 77 ] || in_compose down --volumes --rmi local >/dev/null 2>&1 || true
     if [ -n "$daemon" ]; then
-        kill "$daemon"
+        kill "$daemon" 2>/dev/null || true
         wait "$daemon" 2>/dev/null || true
+        [ -n "$had_bridge" ] || ip link delete docker0 2>/dev/null || true
     fi
     rm -rf "$work"
     exit "$status"
@@ -48,19 +55,20 @@ trap end EXIT
 trap 'exit 1' INT TERM
 
 if ! docker info >/dev/null 2>&1; then
-    if [ "$(id -u)" != 0 ] || ! command -v dockerd >/dev/null 2>&1; then
-        echo "compose-check needs a running Docker daemon, or root and dockerd to start one" >&2
-        exit 1
-    fi
-    dockerd --data-root "$work/docker" >"$work/dockerd.log" 2>&1 &
+    PATH=$PATH:/usr/sbin
+    [ "$(id -u)" = 0 ] || not_here "no Docker daemon answers, and only root may start one"
+    command -v dockerd >/dev/null 2>&1 || not_here "no Docker daemon answers, and dockerd is not installed"
+    export DOCKER_HOST="unix://$work/docker.sock"
+    had_bridge=$(ip -br link show docker0 2>/dev/null || true)
+    dockerd --host "$DOCKER_HOST" --data-root "$work/docker" --exec-root "$work/exec" \
+        --pidfile "$work/dockerd.pid" >"$work/dockerd.log" 2>&1 &
     daemon=$!
     round=0
     until docker info >/dev/null 2>&1; do
         round=$((round + 1))
         if [ "$round" -ge 120 ] || ! kill -0 "$daemon" 2>/dev/null; then
-            echo "compose-check cannot start a Docker daemon here:" >&2
             tail -n 5 "$work/dockerd.log" >&2
-            exit 1
+            not_here "dockerd does not start"
         fi
         sleep 0.5
     done
@@ -69,9 +77,20 @@ if ! docker image inspect debian:bookworm-slim >/dev/null 2>&1 &&
     ! docker pull --quiet debian:bookworm-slim >/dev/null 2>&1; then
     echo "no registry: making debian:bookworm-slim with debootstrap"
     debootstrap --variant=minbase bookworm "$work/root" >"$work/debootstrap.log"
+    # As the registry's image has it: the other tests need the disk as well.
+    echo force-unsafe-io >"$work/root/etc/dpkg/dpkg.cfg.d/docker-apt-speedup"
     tar -C "$work/root" -c . | docker import - debian:bookworm-slim >/dev/null
 fi
 
+if [ -n "$ready" ]; then
+    in_compose build db1 maria1 etcd load
+    round=0
+    until [ -e "$ready" ]; do
+        round=$((round + 1))
+        [ "$round" -lt 3600 ] || { echo "$program is not built within an hour" >&2; exit 1; }
+        sleep 1
+    done
+fi
 if [ -n "$program" ]; then
     strip -o "$work/tiffin" "$program"
     cat >"$work/Dockerfile" <<'DOCKERFILE'
@@ -159,6 +178,10 @@ goes_on "$second is back on the network, and the load goes on"
 docker restart "$cut" >/dev/null
 becomes "$second is a replica" is_replica "$second"
 
+for proxy in tiffin1 tiffin2; do
+    echo "what $proxy says of it:"
+    status "$proxy"
+done
 load=$(container load)
 in_compose stop load
 docker logs --tail 4 "$load"

@@ -7,6 +7,7 @@
 #                                           MariaDB 11 (scripts/postgresql-18.sh, scripts/mysql-9.sh,
 #                                           scripts/mariadb-11.sh)
 #   scripts/install-deps.sh test failover   also etcd and Patroni
+#   scripts/install-deps.sh test containers also, for root, Docker and what makes its first image
 #   scripts/install-deps.sh test drivers    also the languages of the drivers' programs, and
 #                                           pgjdbc; scripts/install-drivers.sh does the others
 #   scripts/install-deps.sh test bench      also HAProxy, PgBouncer, pgbench, sysbench and python3
@@ -69,6 +70,15 @@ for group in "${@:-test}"; do
         need etcd-server etcd
         need patroni patroni
         ;;
+    containers)
+        # Others get no daemon that they could not start.
+        if [ "$(id -u)" = 0 ] && ! docker compose version >/dev/null 2>&1; then
+            need docker.io dockerd docker
+            need docker-compose docker-compose
+        fi
+        need debootstrap debootstrap
+        need iproute2 ip
+        ;;
     drivers)
         need postgresql-contrib pgbench
         need_python_with_venv
@@ -95,7 +105,7 @@ for group in "${@:-test}"; do
         need diffutils diff
         ;;
     *)
-        echo "usage: scripts/install-deps.sh [test] [failover] [drivers] [bench] [regress]" >&2
+        echo "usage: scripts/install-deps.sh [test] [failover] [containers] [drivers] [bench] [regress]" >&2
         exit 2
         ;;
     esac
