@@ -248,7 +248,7 @@ impl Task {
             });
         }
         while asked.join_next().await.is_some() {}
-        self.signs.asked = Some(Instant::now());
+        self.signs.ask(&servers.cluster.failover, Instant::now());
     }
 
     /// From now on the server is looked for: it is to become a replica.

@@ -13,6 +13,13 @@ use std::time::{Duration, Instant};
 /// started at once (`WaitForWALToBecomeAvailable`, xlogrecovery.c), and a login takes no second.
 pub const RECONNECT: Duration = Duration::from_secs(3);
 
+/// Each time that replicas connected again to a primary that lives, the next rest is twice as long,
+/// so often at the most: on a machine that is overloaded, more of this does not help.
+const REST_DOUBLINGS: u32 = 4;
+
+/// After so many rests without doubts the primary counts as quick again.
+const QUICK_RESTS: u32 = 4;
+
 /// Probe intervals without an answer that are silence.
 const SILENT_INTERVALS: u32 = 3;
 
@@ -38,17 +45,37 @@ pub struct Signs {
     pub unfollowed: Option<Instant>,
     /// When replicas were last made to connect anew.
     pub asked: Option<Instant>,
+    /// How often they were once more, of late, without the primary being lost.
+    in_vain: u32,
 }
 
 impl Signs {
     /// Takes in a snapshot.
     pub fn see(&mut self, snapshot: &Snapshot, now: Instant) {
         let Some(lost) = snapshot.lost else {
-            *self = Signs { asked: self.asked, ..Signs::default() };
+            *self = Signs { missed: None, unfollowed: None, ..*self };
             return;
         };
+        self.in_vain = 0;
         self.missed = self.missed.or(Some(now));
         self.unfollowed = self.unfollowed.or(Some(now)).filter(|_| !lost.followed);
+    }
+
+    /// Replicas are made to connect anew.
+    pub fn ask(&mut self, config: &Failover, now: Instant) {
+        let quick = self.rest(config) * QUICK_RESTS;
+        let of_late = self.asked.is_some_and(|asked| now < asked + quick);
+        self.in_vain = if of_late { self.in_vain + 1 } else { 0 };
+        self.asked = Some(now);
+    }
+
+    fn are_rested(&self, config: &Failover, now: Instant) -> bool {
+        self.asked.is_none_or(|asked| now >= asked + self.rest(config))
+    }
+
+    /// How long replicas are left alone after they were asked.
+    fn rest(&self, config: &Failover) -> Duration {
+        (RECONNECT + config.timeout) * 2_u32.pow(self.in_vain.min(REST_DOUBLINGS))
     }
 }
 
@@ -59,13 +86,12 @@ pub fn is_in_doubt(snapshot: &Snapshot, cluster: &Cluster, signs: &Signs, now: I
     // Between two probes that are far apart nobody is silent.
     let bound = (config.timeout / 2).max(cluster.monitor.interval * SILENT_INTERVALS);
     let seen = snapshot.primary.and_then(|primary| snapshot.node(primary).applied_at);
-    let rested = signs.asked.is_none_or(|asked| now >= asked + RECONNECT + config.timeout);
-    rested && seen.is_some_and(|seen| now >= seen + bound)
+    signs.are_rested(config, now) && seen.is_some_and(|seen| now >= seen + bound)
 }
 
 /// Judges the missing primary of a snapshot.
 pub fn verdict(snapshot: &Snapshot, config: &Failover, signs: &Signs, now: Instant) -> Verdict {
-    let Signs { missed, unfollowed, asked } = *signs;
+    let Signs { missed, unfollowed, asked, .. } = *signs;
     let Some(lost) = snapshot.lost.filter(|lost| lost.silent) else { return Verdict::Nothing };
     // After a reload of the configuration in the middle of it, its last answer is not known.
     let Some(seen_at) = lost.seen_at.or(missed) else { return Verdict::Nothing };
@@ -147,8 +173,8 @@ mod tests {
                 nodes: Vec::new(),
                 last_change: None,
             };
-            let signs =
-                Signs { missed: Some(at(0)), unfollowed: unfollowed.map(at), asked: asked.map(at) };
+            let (unfollowed, asked) = (unfollowed.map(at), asked.map(at));
+            let signs = Signs { missed: Some(at(0)), unfollowed, asked, in_vain: 0 };
             let found = verdict(&snapshot, &fixture::failover(), &signs, at(now));
             let expected = match letter {
                 "N" => Verdict::Nothing,
@@ -183,5 +209,44 @@ mod tests {
             let found = is_in_doubt(&snapshot, &cluster, &signs, at(now));
             assert_eq!(found, expected, "{interval} {asked:?} {now}");
         }
+    }
+
+    #[test]
+    fn replicas_of_a_slow_primary_are_asked_ever_less_often() {
+        let start = Instant::now();
+        let cluster = fixture::cluster([fixture::node("a")]);
+        let mut snapshot = crate::monitor::first_snapshot(&cluster);
+        snapshot.primary = Some(NodeId(0));
+        snapshot.nodes[0].applied_at = Some(start);
+        // From one time to the next, in seconds: it does not answer, and is not lost either.
+        let mut signs = Signs::default();
+        let mut intervals = Vec::new();
+        let mut last = start;
+        for second in 0..1_000 {
+            let now = start + Duration::from_secs(second);
+            signs.see(&snapshot, now);
+            if is_in_doubt(&snapshot, &cluster, &signs, now) {
+                signs.ask(&cluster.failover, now);
+                intervals.push((now - last).as_secs());
+                last = now;
+            }
+        }
+        assert_eq!(intervals[..7], [3, 8, 16, 32, 64, 128, 128], "timeout 5 s, {intervals:?}");
+        // One that was lost had given a reason to ask.
+        let lost = Lost {
+            node: NodeId(0),
+            seen_at: Some(start),
+            silent: true,
+            frozen: false,
+            followed: true,
+        };
+        signs.see(&Snapshot { lost: Some(lost), ..snapshot.clone() }, last);
+        assert!(signs.are_rested(&cluster.failover, last + Duration::from_secs(8)));
+        // So has one that has been quick for long.
+        signs.ask(&cluster.failover, last + Duration::from_secs(1));
+        assert!(!signs.are_rested(&cluster.failover, last + Duration::from_secs(10)));
+        let late = last + Duration::from_secs(1_000);
+        signs.ask(&cluster.failover, late);
+        assert!(signs.are_rested(&cluster.failover, late + Duration::from_secs(8)));
     }
 }
