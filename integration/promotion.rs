@@ -272,6 +272,25 @@ fn a_frozen_primary_is_replaced_and_what_it_says_later_is_not_passed_on() {
     assert!(writing.failed.load(Ordering::Relaxed) <= WRITERS, "one each at most");
 }
 
+/// A statement that the proxy gave up when the machine was overloaded may still make it read-only.
+#[test]
+fn a_primary_that_nobody_replaced_takes_writes() {
+    let fixture = promoting().start();
+    let primary = fixture.cluster.primary();
+    fixture.session().query("CREATE TABLE t (n int)").unwrap();
+    fixture.cluster.replicas().iter().for_each(|replica| replica.kill9().unwrap());
+    primary.kill9().unwrap();
+    wait_until(PATIENCE, || actions(&fixture).iter().any(|action| action["state"] == "failed"))
+        .expect("it is tried");
+    primary.start().unwrap();
+    fixture.wait_primary(primary);
+    let is_running = || actions(&fixture).iter().any(|action| action["state"] == "running");
+    wait_until(PATIENCE, || !is_running()).expect("that ends");
+    primary.set("default_transaction_read_only", "on").unwrap();
+    wait_until(PATIENCE, || fixture.session().query("INSERT INTO t VALUES (1)").is_ok())
+        .unwrap_or_else(|_| panic!("{}", fixture.proxy.log()));
+}
+
 /// The proxy alone has lost the primary; its replicas still follow it.
 #[test]
 fn a_cut_link_is_no_lost_primary() {

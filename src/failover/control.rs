@@ -7,6 +7,7 @@ use super::detect::{self, Signs, Verdict};
 use super::etcd::Etcd;
 use super::lease::{Lease, Terms};
 use super::servers::{LeftOut, Part, Servers};
+use super::unreplaced::Unreplaced;
 use crate::config::tls::ServerTlsConnector;
 use crate::config::{Cluster, FailoverMode, LeaseTerms, NodeConfig};
 use crate::topology::{Evidence, Lost, Role, Snapshot, Topology};
@@ -61,6 +62,7 @@ impl Control {
             retry_at: None,
             outcast: None,
             strays: Vec::new(),
+            unreplaced: None,
             lease: None,
         };
         (control, tokio::spawn(task.run(received)))
@@ -89,7 +91,7 @@ impl Control {
 pub(super) struct Task {
     pub(super) topology: Arc<Topology>,
     audit: Arc<Audit>,
-    servers: Arc<ArcSwap<Servers>>,
+    pub(super) servers: Arc<ArcSwap<Servers>>,
     signs: Signs,
     /// No promotion before this.
     retry_at: Option<Instant>,
@@ -98,6 +100,8 @@ pub(super) struct Task {
     outcast: Option<(Arc<str>, Instant)>,
     /// Replicas that could not be told to follow the primary of now.
     strays: Vec<Arc<str>>,
+    /// Who was to be replaced last, if nobody was promoted.
+    pub(super) unreplaced: Option<Unreplaced>,
     /// Under the terms of the configuration that is in force; `None`: there is no other proxy.
     lease: Option<(LeaseTerms, Option<Arc<Lease>>)>,
 }
@@ -118,6 +122,7 @@ impl Task {
                 _ = returns.tick() => {
                     self.look_after_outcast().await;
                     self.look_after_strays().await;
+                    self.look_after_unreplaced().await;
                 }
             }
         }

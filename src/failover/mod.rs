@@ -33,6 +33,7 @@ mod postgres;
 pub mod servers;
 pub mod switchover;
 pub mod takeover;
+mod unreplaced;
 
 pub use audit::Audit;
 pub use control::Control;

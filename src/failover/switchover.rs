@@ -8,6 +8,7 @@ use super::audit::Act;
 use super::control::{Task, isolate, others};
 use super::servers::{Part, Servers, shown};
 use super::takeover::{bounded, promote};
+use super::unreplaced::Unreplaced;
 use crate::config::{Cluster, NodeConfig};
 use crate::topology::{Health, Hold, Orders, Role, Snapshot, Timeline};
 use std::time::{Duration, Instant};
@@ -147,7 +148,7 @@ async fn hand_over(
 }
 
 /// The old primary goes on.
-async fn undo(task: &Task, servers: &Servers, act: &Act, from: &NodeConfig) {
+async fn undo(task: &mut Task, servers: &Servers, act: &Act, from: &NodeConfig) {
     let bound = servers.cluster.failover.step_timeout;
     let _ = act
         .step(format!("leave {} the primary", from.name), async {
@@ -156,6 +157,7 @@ async fn undo(task: &Task, servers: &Servers, act: &Act, from: &NodeConfig) {
             Ok(((), "requests go on there".to_owned()))
         })
         .await;
+    task.unreplaced = Some(Unreplaced::new(from));
     // Whatever has failed: nothing waits for a change that is not made.
     task.topology.order(release);
 }

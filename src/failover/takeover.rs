@@ -9,6 +9,7 @@ use super::candidate::{Candidate, Wanted, choose};
 use super::command;
 use super::control::{Task, isolate};
 use super::servers::{Part, Servers, Standing, shown};
+use super::unreplaced::Unreplaced;
 use crate::config::NodeConfig;
 use crate::topology::{Health, Lost, Timeline};
 use std::time::{Duration, Instant};
@@ -56,7 +57,7 @@ pub(super) async fn run(
 
 /// Fences the old primary and promotes the best replica.
 async fn promoted<'a>(
-    task: &Task,
+    task: &mut Task,
     servers: &'a Servers,
     act: &Act,
     old: &NodeConfig,
@@ -94,6 +95,7 @@ async fn promoted<'a>(
             if is_read_only && !is_there_another(task, servers, old).await {
                 let_write(task, servers, act, old).await;
             }
+            task.unreplaced = Some(Unreplaced::new(old));
             Err(error)
         }
     };
