@@ -12,19 +12,22 @@ use std::time::{Duration, Instant};
 
 /// Statements that were given up may still run so long afterwards.
 const GIVEN_UP: Duration = Duration::from_secs(30);
+/// From the first time that it has heard to the second; each time twice as long.
+const ONCE_MORE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub(super) struct Unreplaced {
     name: Arc<str>,
     /// When nothing is under way there any more.
     quiet_at: Instant,
-    told: bool,
+    /// Since it has heard: when it is told once more, and how long after the last time.
+    next: Option<(Instant, Duration)>,
 }
 
 impl Unreplaced {
     pub(super) fn new(node: &NodeConfig) -> Unreplaced {
         let quiet_at = Instant::now() + GIVEN_UP;
-        Unreplaced { name: node.name.clone(), quiet_at, told: false }
+        Unreplaced { name: node.name.clone(), quiet_at, next: None }
     }
 }
 
@@ -41,20 +44,21 @@ impl Task {
             self.unreplaced = None;
             return;
         }
+        let now = Instant::now();
+        if unreplaced.next.is_some_and(|(at, _)| now < at) {
+            return;
+        }
         let servers = self.servers.load_full();
         let node = &servers.cluster.nodes[usize::from(primary.0)];
-        let now = Instant::now();
-        match bounded(servers.patience(), servers.set_read_only(node, false)).await {
-            Ok(()) => {
-                if !unreplaced.told {
-                    tracing::info!(node = %node.name, "nobody was promoted: it is told to take writes");
-                }
-                let left = Unreplaced { told: true, ..unreplaced };
-                self.unreplaced = Some(left).filter(|left| now < left.quiet_at);
-            }
-            Err(error) => {
-                tracing::warn!(node = %node.name, "it cannot be told to take writes: {error}")
-            }
+        if let Err(error) = bounded(servers.patience(), servers.set_read_only(node, false)).await {
+            tracing::warn!(node = %node.name, "it cannot be told to take writes: {error}");
+            return;
         }
+        if unreplaced.next.is_none() {
+            tracing::info!(node = %node.name, "nobody was promoted: it is told to take writes");
+        }
+        let wait = unreplaced.next.map_or(ONCE_MORE, |(_, wait)| wait * 2);
+        let left = Unreplaced { next: Some((now + wait, wait)), ..unreplaced };
+        self.unreplaced = Some(left).filter(|left| now < left.quiet_at);
     }
 }
