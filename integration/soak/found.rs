@@ -254,4 +254,11 @@ Q ROLLBACK AND CHAIN
 Q SELECT id FROM t0 ORDER BY id FOR UPDATE
 @0 send
 Q ROLLBACK",
+    // Nor is a transaction behind the end of a read-only one in its text.
+    "wide user=app clients=2
+@1 send
+Q BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY
+Q SET ROLE soak_role
+@1 send
+Q COMMIT; BEGIN; SET SESSION AUTHORIZATION app; SHOW transaction_read_only",
 ];

@@ -145,6 +145,8 @@ fn stays_on_replica(session: &mut Session, servers: Option<&[u8]>) -> Refused {
 pub fn belongs_to_primary(statement: &Statement) -> bool {
     let is_kept = |effect: &SessionEffect| match effect {
         SessionEffect::Pin(_) => true,
+        // The next one, behind the end of this in one text, may write.
+        SessionEffect::Begin(modes) if modes.read_only != Some(true) => true,
         // No replica has SERIALIZABLE transactions.
         SessionEffect::Begin(modes) | SessionEffect::SetTransaction(modes) => {
             modes.isolation == Some(Isolation::Serializable)
