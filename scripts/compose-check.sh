@@ -75,6 +75,7 @@ if ! docker info >/dev/null 2>&1; then
 fi
 if ! docker image inspect debian:bookworm-slim >/dev/null 2>&1 &&
     ! docker pull --quiet debian:bookworm-slim >/dev/null 2>&1; then
+    [ "$(id -u)" = 0 ] || not_here "no registry answers, and only root can run debootstrap"
     echo "no registry: making debian:bookworm-slim with debootstrap"
     debootstrap --variant=minbase bookworm "$work/root" >"$work/debootstrap.log"
     # As the registry's image has it: the other tests need the disk as well.

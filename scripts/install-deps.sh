@@ -72,12 +72,12 @@ for group in "${@:-test}"; do
         ;;
     containers)
         # Others get no daemon that they could not start.
-        if [ "$(id -u)" = 0 ] && ! docker compose version >/dev/null 2>&1; then
+        if [ "$(id -u)" = 0 ]; then
+            docker compose version >/dev/null 2>&1 || need docker-compose docker-compose
             need docker.io dockerd docker
-            need docker-compose docker-compose
+            need debootstrap debootstrap
+            need iproute2 ip
         fi
-        need debootstrap debootstrap
-        need iproute2 ip
         ;;
     drivers)
         need postgresql-contrib pgbench

@@ -19,8 +19,8 @@ trap end EXIT
 trap 'exit 1' INT TERM
 rm -f "$built"
 if [ $# = 0 ]; then
-    # A process group of its own, to end as a whole.
-    setsid scripts/compose-check.sh "$target/debug/tiffin" "$built" >"$containers_log" 2>&1 &
+    # A process group of its own, to end as a whole; an hour, most of it for a build from scratch.
+    setsid timeout --kill-after=60 3600 scripts/compose-check.sh "$target/debug/tiffin" "$built" >"$containers_log" 2>&1 &
     containers=$!
 fi
 

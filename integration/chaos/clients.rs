@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 const SESSIONS: usize = 6;
 /// Lists that are appended to at one time, so that clients meet.
 const LISTS_AT_ONCE: usize = 8;
-/// With more, thousands of rounds would write ever longer lists: each append is all of its list.
+/// Clients go through all of them in turn: each append writes the whole list, and few lists would
+/// become ever longer.
 const LISTS: usize = 100 * LISTS_AT_ONCE;
 /// Numbers that are given out until clients go on to the next lists.
 const LISTS_TURN: usize = 500;

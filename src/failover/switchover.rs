@@ -66,6 +66,8 @@ pub(super) async fn run(
             return Err(error);
         }
     };
+    // As in a takeover.
+    task.unreplaced = None;
     // Requests are kept away from it either way.
     let _ = isolate(servers, act, from, servers.patience()).await;
     // A replica that had more than the target could not follow it.
@@ -91,6 +93,7 @@ pub(super) async fn run(
         let standing = bounded(servers.patience(), servers.standing(to)).await;
         if standing.is_ok_and(|standing| standing.part != Part::Primary) {
             undo(task, servers, act, from).await;
+            task.unreplaced = Some(Unreplaced::new(from));
             task.follow(servers, act, (from, from)).await;
         } else {
             let _ = task.order(release, |_| true).await;
@@ -148,7 +151,7 @@ async fn hand_over(
 }
 
 /// The old primary goes on.
-async fn undo(task: &mut Task, servers: &Servers, act: &Act, from: &NodeConfig) {
+async fn undo(task: &Task, servers: &Servers, act: &Act, from: &NodeConfig) {
     let bound = servers.cluster.failover.step_timeout;
     let _ = act
         .step(format!("leave {} the primary", from.name), async {
@@ -157,7 +160,6 @@ async fn undo(task: &mut Task, servers: &Servers, act: &Act, from: &NodeConfig) 
             Ok(((), "requests go on there".to_owned()))
         })
         .await;
-    task.unreplaced = Some(Unreplaced::new(from));
     // Whatever has failed: nothing waits for a change that is not made.
     task.topology.order(release);
 }

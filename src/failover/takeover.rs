@@ -32,6 +32,8 @@ pub(super) async fn run(
     lost: &Lost,
 ) -> Result<(), String> {
     let since = lost.seen_at.unwrap_or_else(Instant::now);
+    // If this promotion's outcome remains unknown, what an earlier one left must not be undone.
+    task.unreplaced = None;
     let old = &servers.cluster.nodes[usize::from(lost.node.0)];
     let promoted = promoted(task, servers, act, old, lost).await;
     let new = match promoted {

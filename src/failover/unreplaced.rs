@@ -37,11 +37,12 @@ impl Task {
     pub(super) async fn look_after_unreplaced(&mut self) {
         let Some(unreplaced) = self.unreplaced.clone() else { return };
         let snapshot = self.topology.load_full();
-        let Some(primary) = snapshot.open_primary().filter(|_| self.may_act().is_ok()) else {
-            return;
-        };
+        let Some(primary) = snapshot.open_primary() else { return };
         if snapshot.node(primary).name != unreplaced.name {
             self.unreplaced = None;
+            return;
+        }
+        if self.may_act().is_err() {
             return;
         }
         let now = Instant::now();
