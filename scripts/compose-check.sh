@@ -27,10 +27,10 @@ else
     not_here "no docker compose and no docker-compose (apt-get install docker.io docker-compose)"
 fi
 
-# Apart from what somebody has running; 0 is any free port.
-export COMPOSE_PROJECT_NAME=tiffin-check
+# Apart from what somebody has running, another run of this too; 0 is any free port.
+export COMPOSE_PROJECT_NAME="tiffin-check-$$"
 export TIFFIN_PORT=0 TIFFIN_HTTP_PORT=0 TIFFIN_MYSQL_PORT=0
-network=tiffin-check_default
+network=${COMPOSE_PROJECT_NAME}_default
 work=$(mktemp -d)
 files="-f docker-compose.yml"
 daemon="" had_bridge=""

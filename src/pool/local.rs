@@ -11,11 +11,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot::{self, error::RecvError};
 use tokio::time::timeout;
 
 /// A connection's lifetime is shortened by up to a tenth, so that connections that were opened
 /// together are not all closed together.
 const LIFETIME_JITTER_PARTS: u32 = 10;
+
+/// How soon workers whose channel was full are asked once more for what is idle there.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Error)]
 pub enum PoolError<E> {
@@ -159,17 +164,18 @@ impl<C: ServerConnection> LocalPool<C> {
             return Ok(pooled);
         }
         let limits = self.pools.limits();
-        let turn = match self.shared.place(self.worker, limits.waiting_max) {
+        let (turn, first) = match self.shared.place(self.worker, limits.waiting_max) {
             Place::Open(slot) => return self.open(slot, take).await,
             Place::Full => {
                 let waiting = limits.waiting_max;
                 return Err(PoolError::Full { pool: self.name(), waiting });
             }
-            Place::Wait(turn) => turn,
+            Place::Wait { turn, first } => (turn, first),
         };
-        self.ask_others();
+        // Somebody else waited when it was looked for, and does not any more.
+        self.lend();
         let waiting = Waiting::new(&self.stats);
-        let waited = timeout(limits.wait_timeout, turn).await;
+        let waited = timeout(limits.wait_timeout, self.turn(turn, first)).await;
         let count = &take.count;
         count.stats.pool_wait(count.cluster, self.node(), waiting.since.elapsed());
         drop(waiting);
@@ -289,15 +295,32 @@ impl<C: ServerConnection> LocalPool<C> {
         }
     }
 
-    /// Tells every other worker that somebody waits here. What one gives back from now on it
-    /// hands over, and what is idle there already it lends: nothing falls between.
-    fn ask_others(&self) {
-        for (worker, lender) in self.pools.lenders.iter().enumerate() {
-            if worker != self.worker {
-                // A full channel means that the worker has requests of the same kind to answer.
-                let _ = lender.try_send(self.shared.clone());
+    /// The waiter's turn. The first in the queue asks the other workers; as long as anybody waits,
+    /// nothing becomes idle there.
+    async fn turn(
+        &self,
+        mut turn: oneshot::Receiver<Turn<C>>,
+        first: bool,
+    ) -> Result<Turn<C>, RecvError> {
+        let mut asked = !first || self.ask_others();
+        while !asked {
+            match timeout(ASK_AGAIN, &mut turn).await {
+                Ok(turn) => return turn,
+                Err(_) => asked = self.ask_others(),
             }
         }
+        turn.await
+    }
+
+    /// Tells every other worker that somebody waits here. What one gives back from now on it
+    /// hands over, and what is idle there already it lends: nothing falls between. False where a
+    /// worker has as many such requests as its channel holds.
+    fn ask_others(&self) -> bool {
+        let others = self.pools.lenders.iter().enumerate().filter(|(at, _)| *at != self.worker);
+        others.fold(true, |asked, (_, lender)| {
+            let told = lender.try_send(self.shared.clone());
+            asked && !matches!(told, Err(TrySendError::Full(_)))
+        })
     }
 
     /// A connection that was handed over, if it is fit for this request; else a new one in its

@@ -9,7 +9,14 @@ use arc_swap::ArcSwap;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+
+/// By how much a waiter of the worker that has a connection to give may have waited less than one of
+/// another worker and be served first. A connection that changes its worker is registered anew and
+/// wakes a thread; where all workers are short alike, none has to. No more than a few statements
+/// take, so that the queue stays fair to a client that looks at it.
+const HEAD_START: Duration = Duration::from_millis(5);
 
 /// Who a pool's connections are for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -100,14 +107,50 @@ pub struct Pooled<C: ServerConnection> {
 
 #[derive(Debug)]
 struct Waiter<C: ServerConnection> {
-    worker: usize,
+    since: Instant,
     turn: oneshot::Sender<Turn<C>>,
 }
 
 #[derive(Debug)]
 struct State<C: ServerConnection> {
     open: usize,
-    queue: VecDeque<Waiter<C>>,
+    /// Who waits, by the worker's number, the longest first.
+    queues: Vec<VecDeque<Waiter<C>>>,
+}
+
+impl<C: ServerConnection> State<C> {
+    fn waiting(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum()
+    }
+
+    fn forget_gone(&mut self) {
+        self.queues.iter_mut().for_each(|queue| queue.retain(|waiter| !waiter.turn.is_closed()));
+    }
+
+    fn push(&mut self, worker: usize, waiter: Waiter<C>) {
+        if self.queues.len() <= worker {
+            self.queues.resize_with(worker + 1, VecDeque::new);
+        }
+        self.queues[worker].push_back(waiter);
+    }
+
+    /// The longest waiter and its worker; of those of `own` where no other has waited much longer.
+    fn next(&mut self, own: Option<usize>) -> Option<(usize, Waiter<C>)> {
+        for queue in &mut self.queues {
+            while queue.front().is_some_and(|waiter| waiter.turn.is_closed()) {
+                queue.pop_front();
+            }
+        }
+        let since = |worker: usize| Some(self.queues.get(worker)?.front()?.since);
+        let fronts = (0..self.queues.len()).filter_map(|worker| Some((since(worker)?, worker)));
+        let (oldest, mut worker) = fronts.min()?;
+        if let Some(own) = own
+            && since(own).is_some_and(|since| since <= oldest + HEAD_START)
+        {
+            worker = own;
+        }
+        Some((worker, self.queues[worker].pop_front()?))
+    }
 }
 
 /// One pool over all workers.
@@ -134,7 +177,11 @@ pub struct Slot<C: ServerConnection> {
 #[derive(Debug)]
 pub enum Place<C: ServerConnection> {
     Open(Slot<C>),
-    Wait(oneshot::Receiver<Turn<C>>),
+    Wait {
+        turn: oneshot::Receiver<Turn<C>>,
+        /// Nobody has waited before: the other workers do not know of it.
+        first: bool,
+    },
     /// As many wait as may.
     Full,
 }
@@ -146,7 +193,7 @@ impl<C: ServerConnection> Shared<C> {
             limit: AtomicUsize::new(limit),
             waiting: AtomicUsize::new(0),
             asks_sequences: AtomicBool::new(false),
-            state: Mutex::new(State { open: 0, queue: VecDeque::new() }),
+            state: Mutex::new(State { open: 0, queues: Vec::new() }),
         }
     }
 
@@ -180,7 +227,7 @@ impl<C: ServerConnection> Shared<C> {
 
     /// Gives a place to the longest waiter; false if nobody waits.
     fn pass_on(self: &Arc<Self>, state: &mut State<C>) -> bool {
-        while let Some(waiter) = state.queue.pop_front() {
+        while let Some((_, waiter)) = state.next(None) {
             self.count(state);
             match waiter.turn.send(Turn::MayOpen(self.slot())) {
                 Ok(()) => return true,
@@ -204,36 +251,34 @@ impl<C: ServerConnection> Shared<C> {
     pub fn place(self: &Arc<Self>, worker: usize, waiting_max: usize) -> Place<C> {
         let mut state = lock(&self.state);
         // Those who have left are forgotten first, so that they take no room.
-        if state.queue.len() >= waiting_max {
-            state.queue.retain(|waiter| !waiter.turn.is_closed());
+        if state.waiting() >= waiting_max {
+            state.forget_gone();
         }
-        if state.queue.is_empty() && state.open < self.limit() {
+        let waiting = state.waiting();
+        if waiting == 0 && state.open < self.limit() {
             state.open += 1;
             return Place::Open(self.slot());
         }
-        if state.queue.len() >= waiting_max {
+        if waiting >= waiting_max {
             return Place::Full;
         }
-        let (turn, receiver) = oneshot::channel();
-        state.queue.push_back(Waiter { worker, turn });
+        let (sender, turn) = oneshot::channel();
+        state.push(worker, Waiter { since: Instant::now(), turn: sender });
         self.count(&state);
-        Place::Wait(receiver)
+        Place::Wait { turn, first: waiting == 0 }
     }
 
-    /// Hands a connection to the longest waiter; gives it back when nobody waits.
+    /// Hands a connection to the next waiter ([`State::next`]); gives it back when nobody waits.
     pub fn hand_over(&self, worker: usize, mut pooled: Pooled<C>) -> Option<Pooled<C>> {
         loop {
             let waiter = {
                 let mut state = lock(&self.state);
-                let waiter = state.queue.pop_front();
+                let waiter = state.next(Some(worker));
                 self.count(&state);
                 waiter
             };
-            let Some(waiter) = waiter else { return Some(pooled) };
-            if waiter.turn.is_closed() {
-                continue;
-            }
-            if waiter.worker == worker {
+            let Some((of, waiter)) = waiter else { return Some(pooled) };
+            if of == worker {
                 match waiter.turn.send(Turn::Here(pooled)) {
                     Err(Turn::Here(back)) => pooled = back,
                     _ => return None,
@@ -257,7 +302,7 @@ impl<C: ServerConnection> Shared<C> {
     }
 
     fn count(&self, state: &State<C>) {
-        self.waiting.store(state.queue.len(), Ordering::Relaxed);
+        self.waiting.store(state.waiting(), Ordering::Relaxed);
     }
 }
 
@@ -291,7 +336,7 @@ mod tests {
 
     fn wait(pool: &Arc<Shared<Connection>>) -> oneshot::Receiver<Turn<Connection>> {
         match pool.place(0, 10) {
-            Place::Wait(turn) => turn,
+            Place::Wait { turn, .. } => turn,
             other => panic!("{other:?}"),
         }
     }
@@ -316,6 +361,27 @@ mod tests {
         assert_eq!((pool.open(), pool.waiting()), (1, 1));
         drop((slot, second));
         assert_eq!((pool.open(), pool.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn a_connection_stays_with_its_worker_while_no_other_has_waited_much_longer() {
+        let mut state = State::<Connection> { open: 0, queues: Vec::new() };
+        let now = Instant::now();
+        let mut turns = Vec::new();
+        for (worker, after) in [(1, 0), (0, 1), (1, 2), (0, 4), (0, 9), (2, 10)] {
+            let (turn, receiver) = oneshot::channel();
+            state.push(worker, Waiter { since: now + Duration::from_millis(after), turn });
+            turns.push(receiver);
+        }
+        let mut next = |own| state.next(own).map(|(worker, waiter)| (worker, waiter.since - now));
+        let ms = Duration::from_millis;
+        assert_eq!(next(Some(0)), Some((0, ms(1))), "its own, though another has waited longer");
+        assert_eq!(next(Some(0)), Some((0, ms(4))));
+        assert_eq!(next(Some(0)), Some((1, ms(0))), "much longer");
+        assert_eq!(next(Some(3)), Some((1, ms(2))), "none of its own");
+        assert_eq!(next(None), Some((0, ms(9))));
+        turns.clear();
+        assert_eq!(next(Some(2)), None, "who has gone is forgotten");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::metrics::ServerClosed;
 use crate::protocol::mysql::command;
 use crate::protocol::mysql::execute::put_query;
 use crate::protocol::mysql::replies::Awaits;
+use std::sync::Arc;
 
 /// Closed at once on a connection whose owner has closed them; more wait for the next time.
 const SWEPT_MIN: usize = 1;
@@ -43,7 +44,8 @@ impl Conversation {
         let is_foreign = !mine
             && (traces.unclean || traces.owner.is_none() && initiate::is_asked_for(&self.cluster));
         // DEFAULT is not the server's own value for all variables (`foreign_key_checks`).
-        let lacks_default = !traces.variables.all_wanted(&self.followed.variables);
+        let lacks_default = !Arc::ptr_eq(&traces.variables, &self.followed.variables)
+            && !traces.variables.all_wanted(&self.followed.variables);
         let resets = is_foreign || lacks_default && self.is_free();
         traces.owner = process_id;
         traces.generation = self.followed.generation;
@@ -58,10 +60,13 @@ impl Conversation {
         // Trackers cannot be set in a transaction.
         let untracked = traces.untracked && !self.followed.in_transaction;
         traces.untracked &= self.followed.in_transaction;
-        if !std::sync::Arc::ptr_eq(&traces.variables, &self.followed.variables) {
+        if !Arc::ptr_eq(&traces.variables, &self.followed.variables) {
             let difference = traces.variables.difference(&self.followed.variables);
-            traces.variables = self.followed.variables.clone();
-            if !difference.is_empty() {
+            if difference.is_empty() {
+                // Sessions that have the same come to share it: nothing is compared any more.
+                self.followed.variables = traces.variables.clone();
+            } else {
+                traces.variables = self.followed.variables.clone();
                 sets.push(difference);
             }
         }
