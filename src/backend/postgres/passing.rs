@@ -8,19 +8,28 @@ use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::frame;
 
 impl Replies {
-    /// Rows for the client that are complete in the buffer: most of what a server sends, and
-    /// nothing in them is of interest.
+    /// Rows for the client that are complete in the buffer, and of a simple query their description
+    /// and their end: most of what a server sends, and nothing in them is of interest.
     pub(super) fn pass_rows(&mut self, read: &Buffer, watch: &mut impl Watch) {
-        let rows_for_client = self.queue.front().is_some_and(|front| {
-            front.way == Way::Forward && matches!(front.kind, Kind::Query | Kind::Execute)
-        });
-        if !rows_for_client || self.heard > 0 {
+        let Some(Expected { way: Way::Forward, kind, .. }) = self.queue.front() else { return };
+        let is_query = match kind {
+            // Of COPY its end is.
+            Kind::Query => !self.is_copy_in(),
+            Kind::Execute => false,
+            _ => return,
+        };
+        if self.heard > 0 {
             return;
         }
+        let passes = |tag| match tag {
+            b'D' | b'd' => true,
+            b'T' | b'C' | b'I' => is_query,
+            _ => false,
+        };
         let unscanned = &read.filled()[self.forwardable..];
         let mut rest = unscanned;
         while let Ok(Some(head)) = frame::head(rest)
-            && matches!(head.tag, b'D' | b'd')
+            && passes(head.tag)
             && let Some(behind) = rest.get(head.bytes..)
         {
             rest = behind;

@@ -13,6 +13,7 @@ use super::fault::{Fault, Refused};
 use super::initiate;
 use super::plan::{Request, What};
 use crate::backend::mysql::connection::trackers;
+use crate::backend::mysql::variables::Variables;
 use crate::frontend::mysql::serve::Served;
 use crate::metrics::ServerClosed;
 use crate::protocol::mysql::command;
@@ -60,16 +61,7 @@ impl Conversation {
         // Trackers cannot be set in a transaction.
         let untracked = traces.untracked && !self.followed.in_transaction;
         traces.untracked &= self.followed.in_transaction;
-        if !Arc::ptr_eq(&traces.variables, &self.followed.variables) {
-            let difference = traces.variables.difference(&self.followed.variables);
-            if difference.is_empty() {
-                // Sessions that have the same come to share it: nothing is compared any more.
-                self.followed.variables = traces.variables.clone();
-            } else {
-                traces.variables = self.followed.variables.clone();
-                sets.push(difference);
-            }
-        }
+        sets.extend(bring_variables(&mut self.followed.variables, &mut traces.variables));
         if recalls_id && traces.insert_id != self.followed.insert_id {
             traces.insert_id = self.followed.insert_id;
             traces.unclean = true;
@@ -150,6 +142,22 @@ impl Conversation {
         self.worker.stats().error(crate::metrics::ErrorOrigin::Server, &broken.code.sqlstate);
         Ok(Served::Refused(Refused::new(broken.code, broken.message)))
     }
+}
+
+/// What a SET is to say for a connection to have the session's variables, which are taken to be there
+/// from now on.
+fn bring_variables(own: &mut Arc<Variables>, there: &mut Arc<Variables>) -> Option<String> {
+    if Arc::ptr_eq(own, there) {
+        return None;
+    }
+    let difference = there.difference(own);
+    if difference.is_empty() {
+        // Sessions that have the same come to share it: nothing is compared any more.
+        *own = there.clone();
+        return None;
+    }
+    *there = own.clone();
+    Some(difference)
 }
 
 impl Active {

@@ -58,7 +58,9 @@ impl OwnNames {
 }
 
 fn sees_all(statement: &Statement) -> bool {
-    let is = |name: &Arc<str>, what: &str| name.rsplit('.').next() == Some(what);
+    let is = |name: &Arc<str>, what: &str| {
+        name.strip_suffix(what).is_some_and(|schema| schema.is_empty() || schema.ends_with('.'))
+    };
     statement.tables_read.iter().any(|name| is(name, VIEW))
         || statement.functions.iter().any(|name| is(name, FUNCTION))
 }

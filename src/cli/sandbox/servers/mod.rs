@@ -58,6 +58,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("max_wal_senders", "10"),
     ("max_replication_slots", "10"),
     ("wal_keep_size", "'256MB'"),
+    // pg_rewind copies all that there is.
+    ("max_wal_size", "'256MB'"),
     ("hot_standby", "on"),
     ("hot_standby_feedback", "on"),
     ("wal_receiver_status_interval", "'1s'"),
