@@ -5,7 +5,7 @@ use super::longer;
 use crate::support::{Login, PATIENCE, Sql, Stage, Stand, wait_until};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const SESSIONS: usize = 6;
 /// Lists that are appended to at one time, so that clients meet.
@@ -20,6 +20,9 @@ pub const START: i64 = 1000;
 /// What a client waits between two steps: without, a machine of two cores has none left for the
 /// recovery of servers, and the figures tell of that.
 const PACE: Duration = Duration::from_millis(1);
+/// Writes that took longer are told of, with the moment of their answer: beside the proxy's log that
+/// says what became of them while there was no primary.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// What the clients share.
 #[derive(Default)]
@@ -163,6 +166,7 @@ impl Play {
         let mut session = client;
         let mut set = 0;
         while !self.stop.load(Ordering::Relaxed) {
+            let begun = Instant::now();
             let Done { events, error } = match is_long {
                 true => longer::perform::<S>(self, door, &connection, &mut dice),
                 false => perform::<S>(&connection, self.choose(&mut dice, client, &mut set)),
@@ -171,6 +175,14 @@ impl Play {
                 events.iter().any(|(op, _)| !matches!(op, Op::Read { .. } | Op::Sum { .. }));
             if error.is_none() && writes {
                 self.note_write();
+            }
+            if begun.elapsed() > SLOW && writes {
+                let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                println!(
+                    "client {client} at {:.3}: {events:?} took {:?}",
+                    at.as_secs_f64(),
+                    begun.elapsed()
+                );
             }
             if let Some(error) = &error {
                 println!("client {client}: {events:?}: {error}");

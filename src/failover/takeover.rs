@@ -142,6 +142,7 @@ async fn settle<'a>(
     old: &NodeConfig,
 ) -> Result<(&'a NodeConfig, Option<Timeline>), String> {
     let (mut new, _) = act.step("choose a replica", survey(task, servers, old)).await?;
+    let mut told_before = false;
     for _ in 0..CHOICES_MAX {
         act.chosen(&new.name);
         let detached = async {
@@ -151,12 +152,18 @@ async fn settle<'a>(
                 async move { servers.detach(&node, &to).await }
             });
             let failed = failed.await;
-            // Who cannot be told is made good afterwards, by whoever can: nobody waits for that.
-            Ok(((), if failed.is_empty() { "nobody does".to_owned() } else { failed.join(", ") }))
+            let told = if failed.is_empty() { "nobody does".to_owned() } else { failed.join(", ") };
+            Ok((failed.is_empty(), told))
         };
-        act.step(format!("let nobody else receive from {}", old.name), detached).await?;
+        let step = format!("let nobody else receive from {}", old.name);
+        let all_parted = act.step(step, detached).await?;
         let (best, timeline) = act.step("see who has most", survey(task, servers, old)).await?;
-        if best.name == new.name {
+        // Whoever could not be told once is told again: it may only have been slow, and what an old
+        // primary that is back sends to it parts it from the new one for good. Who cannot be told at
+        // all is made good afterwards, by whoever can: nobody waits for that.
+        let is_settled = best.name == new.name && (all_parted || told_before);
+        told_before = best.name == new.name;
+        if is_settled {
             return Ok((new, timeline));
         }
         new = best;
