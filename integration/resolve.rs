@@ -21,6 +21,14 @@ const WAYS: [Way; 4] = [Way::Commit, Way::Prepared, Way::Query, Way::Statement];
 /// Transactions of others on the new primary, more than the old one had begun.
 const OTHERS: usize = 300;
 
+/// Clients that wait for the disk.
+const WRITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
+    AND datname = 'app' AND wait_event_type IN ('IO', 'LWLock')";
+
+/// The questions of the proxy's own that wait for a confirmation.
+const CONFIRMING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
+    AND query LIKE '%pg_logical_emit_message%'";
+
 /// A client whose commit is under way, and later what it was told. It goes on with its session.
 struct Client {
     way: Way,
@@ -129,6 +137,10 @@ fn clients_learn_what_became_of_their_commits() {
     let clients = commits_under_way(&fixture, three, 30);
     three.kill9().unwrap();
     three.start().unwrap();
+    // It has them on disk, and nobody is told before they are confirmed as any commit is.
+    wait_until(PATIENCE, || three.value(CONFIRMING).is_ok_and(|count| count == "4"))
+        .unwrap_or_else(|_| panic!("nobody waits\n{}", fixture.proxy.log()));
+    assert!(clients.iter().all(|client| !client.outcome.is_finished()));
     three.set("synchronous_standby_names", "''").unwrap();
     for client in clients {
         let (way, n) = (client.way, client.n);
@@ -139,4 +151,54 @@ fn clients_learn_what_became_of_their_commits() {
     let metrics = fixture.metrics();
     let resolved = |outcome| metrics.sum("tiffin_commits_resolved_total", &[("outcome", outcome)]);
     assert_eq!(["committed", "absent", "unknown"].map(resolved), [8.0, 4.0, 0.0]);
+}
+
+/// The old primary has crashed with commits that nobody had on disk, has come back and gone on at the
+/// same places of the log, and only then another one was promoted: what stands there now are others.
+#[test]
+fn nothing_of_a_life_that_was_not_seen_is_taken_for_the_commit() {
+    let fixture = Fixture::build()
+        .options(|options| options.preload = Some(crate::support::slow_disk::library()))
+        .key("gate.hold", "2min")
+        .key("failover.resolve_commits", "on")
+        .start();
+    fixture.session().query("CREATE TABLE t (n int)").unwrap();
+    fixture.session().query("CREATE TABLE other (n int)").unwrap();
+    let [one, two, _] = fixture.cluster.servers() else { panic!("three servers") };
+    // What would be written for new connections and for the table's first row is written before.
+    let sessions: Vec<Session> = WAYS.iter().map(|_| fixture.session()).collect();
+    for sql in ["BEGIN", "INSERT INTO t VALUES (0)", "COMMIT"] {
+        sessions.iter().for_each(|session| drop(session.query(sql).unwrap()));
+    }
+    drop(sessions);
+    fixture.cluster.wait_caught_up(one).unwrap();
+
+    one.slow_disk(PATIENCE).unwrap();
+    let clients: Vec<Client> =
+        WAYS.iter().zip(10..).map(|(way, n)| Client::begin(&fixture, *way, n)).collect();
+    wait_until(PATIENCE, || one.value(WRITING).is_ok_and(|count| count == "4"))
+        .expect("commits that wait for the disk");
+    fixture.proxy.signal("STOP").unwrap();
+    one.kill9().unwrap();
+    one.slow_disk(std::time::Duration::ZERO).unwrap();
+    one.start().unwrap();
+    one.query("CHECKPOINT").unwrap();
+    one.query("SELECT pg_switch_wal()").unwrap();
+    one.query("CHECKPOINT").unwrap();
+    fixture.cluster.wait_caught_up(one).unwrap();
+    one.kill9().unwrap();
+    two.promote().unwrap();
+    let direct = fixture.direct(two);
+    for n in 0..OTHERS {
+        direct.query(&format!("INSERT INTO other VALUES ({n})")).unwrap();
+    }
+    fixture.proxy.signal("CONT").unwrap();
+    for client in clients {
+        let (way, n) = (client.way, client.n);
+        let told = client.outcome.join().unwrap().1.map_err(|error| format!("{error:#}"));
+        assert!(told.is_err(), "{way:?}: {}", fixture.proxy.log());
+        assert_eq!(count(&fixture, two, n), "0", "{way:?}");
+    }
+    let unknown = [("outcome", "unknown")];
+    assert_eq!(fixture.metrics().sum("tiffin_commits_resolved_total", &unknown), 4.0);
 }

@@ -1,6 +1,7 @@
 //! One node as the judge remembers it: what is configured, and what its probes said.
 
 use super::election::{Claim, Known, LastPrimary};
+use super::lives::{Lineage, Lives};
 use super::probe::{Outcome, ProbeError};
 use super::readset::{Bounds, Membership};
 use super::report::{Report, State};
@@ -36,6 +37,9 @@ pub(super) struct Judged {
     pub(super) position_holds: bool,
     pub(super) answered: Option<Answered>,
     pub(super) incarnation: u64,
+    pub(super) lives: Lives,
+    /// As a replica.
+    pub(super) lineage: Lineage,
     /// The life in which it was last seen as a replica, and of which timeline, the newest.
     pub(super) replicated: Option<(Life, Timeline)>,
     pub(super) round_trip: Duration,
@@ -51,7 +55,7 @@ pub(super) enum Life {
 }
 
 impl Life {
-    fn of(report: &Report, connection: u64) -> Life {
+    pub(super) fn of(report: &Report, connection: u64) -> Life {
         report.identity.life.map_or(Life::Connection(connection), Life::Told)
     }
 }
@@ -75,7 +79,8 @@ pub(super) struct Picture {
 }
 
 impl Judged {
-    pub(super) fn new(id: NodeId, node: &NodeConfig, bounds: Bounds) -> Judged {
+    /// `life`: a number that it has not had.
+    pub(super) fn new(id: NodeId, node: &NodeConfig, bounds: Bounds, life: u64) -> Judged {
         Judged {
             id,
             name: node.name.clone(),
@@ -90,6 +95,8 @@ impl Judged {
             position_holds: false,
             answered: None,
             incarnation: 0,
+            lives: Lives::new(life),
+            lineage: Lineage::default(),
             replicated: None,
             round_trip: Duration::ZERO,
             membership: Membership::new(bounds),
@@ -99,6 +106,7 @@ impl Judged {
     pub(super) fn note(&mut self, outcome: &Outcome, failures_max: u32) {
         self.probed = true;
         self.incarnation = outcome.connection;
+        self.lives.note(outcome);
         let accused = std::mem::take(&mut self.accused);
         match &outcome.result {
             Ok(report) => {
@@ -107,6 +115,10 @@ impl Judged {
                 if report.is_replica() {
                     let life = Life::of(report, self.incarnation);
                     let before = self.replicated.filter(|(before, _)| *before == life);
+                    if before.is_none() {
+                        self.lineage = Lineage::default();
+                    }
+                    self.lineage.hear(report, outcome);
                     // A new connection may tell an older one than was seen, without a receiver.
                     let timeline = report.timeline.max(before.map(|(_, timeline)| timeline));
                     self.replicated = timeline.map(|timeline| (life, timeline));
@@ -199,7 +211,8 @@ impl Judged {
         let promoted = last.node != self.id
             && timeline?.0.checked_sub(1) == Some(before.0)
             && self.replicated == Some((Life::of(report, self.incarnation), before));
-        promoted.then_some(Branch { node: last.node, timeline: before, at: recovered? })
+        let descent = self.lineage.descent().filter(|descent| descent.node == last.node);
+        promoted.then_some(Branch { node: last.node, timeline: before, at: recovered?, descent })
     }
 
     fn position(&self) -> Option<Position> {
@@ -223,6 +236,7 @@ impl Judged {
             applied_at,
             in_order,
             incarnation: self.incarnation,
+            life: self.lives.count,
             version: self.report.as_ref().map(|report| report.identity.version.clone()),
             session_defaults: self.report.as_ref().and_then(Report::session_defaults),
             round_trip: self.round_trip,
@@ -240,6 +254,20 @@ pub(super) fn receivers(nodes: &[Judged]) -> Vec<&str> {
         node.failures == 0 && node.report.as_ref().is_some_and(|report| report.receives(&replicas))
     });
     receiving.map(|node| &*node.name).collect()
+}
+
+/// The primary has answered: what was connected to it before is known to be.
+pub(super) fn settle_lineages(nodes: &mut [Judged], primary: NodeId) {
+    let upstream = &nodes[usize::from(primary.0)];
+    let Some(asked_at) = upstream.answered.map(|answered| answered.started_at) else { return };
+    let life = upstream.lives.count;
+    let replicas = nodes.iter().filter(|node| node.is_replica());
+    let replicas: Vec<Arc<str>> = replicas.map(|node| node.address.clone()).collect();
+    let replicas: Vec<&str> = replicas.iter().map(|address| &**address).collect();
+    for node in nodes {
+        let receives = node.report.as_ref().is_some_and(|report| report.receives(&replicas));
+        node.lineage.see_primary((primary, life), asked_at, receives);
+    }
 }
 
 /// Whether there are replicas that answer, and all of them wait for their upstream to let them in.

@@ -16,6 +16,7 @@ pub mod history;
 pub mod journal;
 mod judged;
 pub mod lags;
+mod lives;
 pub(crate) mod mysql;
 pub mod mysql_catalog;
 pub mod mysql_connection;
@@ -77,6 +78,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         applied_at: None,
         in_order: false,
         incarnation: 0,
+        life: 0,
         version: None,
         session_defaults: None,
         round_trip: Duration::ZERO,

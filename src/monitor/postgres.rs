@@ -59,7 +59,7 @@ SELECT r.recovering,
                      (SELECT c.min_recovery_end_timeline FROM pg_catalog.pg_control_recovery() c),
                      w.received_tli)
        END AS replica_timeline,
-       w.pid IS NOT NULL AS has_receiver,
+       w.pid AS receiver_pid,
        w.status AS receiver_status,
        CASE WHEN r.recovering AND w.pid IS NULL
             THEN EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
@@ -244,16 +244,14 @@ fn report(row: &Row, identity: &Arc<Identity>, log: LogGeometry) -> Result<Repor
 
 fn receiver(row: &Row) -> Result<Option<Receiver>, Error> {
     if row.try_get::<_, bool>("receiver_connects")? {
-        return Ok(Some(Receiver { status: Some(CONNECTING.into()), upstream: None }));
+        return Ok(Some(Receiver { status: Some(CONNECTING.into()), upstream: None, pid: None }));
     }
-    if !row.try_get::<_, bool>("has_receiver")? {
-        return Ok(None);
-    }
+    let Some(pid) = row.try_get::<_, Option<i32>>("receiver_pid")? else { return Ok(None) };
     let host = row.try_get::<_, Option<&str>>("sender_host")?;
     let port = row.try_get::<_, Option<i32>>("sender_port")?;
     let upstream = host.zip(port).map(|(host, port)| Arc::from(format!("{host}:{port}")));
     let status = row.try_get::<_, Option<&str>>("receiver_status")?.map(Arc::from);
-    Ok(Some(Receiver { status, upstream }))
+    Ok(Some(Receiver { status, upstream, pid: Some(pid) }))
 }
 
 pub(super) fn pool_error(error: PoolError) -> ProbeError {

@@ -111,6 +111,8 @@ pub struct Receiver {
     pub status: Option<Arc<str>>,
     /// `host:port`, for people.
     pub upstream: Option<Arc<str>>,
+    /// Another one for each connection that it has made; `None` while it waits to be let in.
+    pub pid: Option<i32>,
 }
 
 /// How far a replica is, for the two questions that are asked of it.

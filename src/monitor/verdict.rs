@@ -57,9 +57,10 @@ impl Judge {
     pub fn new(cluster: &Cluster, memory: Memory) -> Judge {
         let bounds =
             Bounds { lag_max: cluster.routing.lag_max, bytes_max: cluster.routing.lag_bytes_max };
-        let nodes = (0..).zip(&cluster.nodes);
-        let nodes: Vec<Judged> =
-            nodes.map(|(index, node)| Judged::new(NodeId(index), node, bounds)).collect();
+        // No life of before has a number as high: each was seen in a snapshot.
+        let life = 2 * (memory.version + 1);
+        let new = |(index, node)| Judged::new(NodeId(index), node, bounds, life);
+        let nodes: Vec<Judged> = (0..).zip(&cluster.nodes).map(new).collect();
         let at = |address: &Arc<str>| nodes.iter().find(|node| node.address == *address);
         let primary = memory.primary.and_then(|(address, timeline, position)| {
             Some(LastPrimary { node: at(&address)?.id, timeline, position })
@@ -160,6 +161,7 @@ impl Judge {
             self.follow_primary(node, timeline, outcome.finished_at);
             if node == outcome.node {
                 self.sample(node);
+                judged::settle_lineages(&mut self.nodes, node);
             }
         }
         if outcome.result.is_ok() {
@@ -286,10 +288,9 @@ impl Judge {
             (name, timeline.map(|it| format!(" on timeline {}", it.0)).unwrap_or_default())
         };
         let (name, branch) = named(node, timeline);
-        match last.map(|last| named(last.node, last.timeline)) {
-            None => format!("{name} is the primary{branch}"),
-            Some((old, before)) => format!("{name} became the primary{branch} after {old}{before}"),
-        }
+        let Some(last) = last else { return format!("{name} is the primary{branch}") };
+        let (old, before) = named(last.node, last.timeline);
+        format!("{name} became the primary{branch} after {old}{before}")
     }
 
     /// What all nodes said last is taken for the first round of the new history.

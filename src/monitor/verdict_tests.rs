@@ -57,7 +57,8 @@ impl World {
 
     fn answer(&mut self, node: usize, answer: Answer) {
         let system = if matches!(answer, Foreign(..)) { 8 } else { 7 };
-        let streaming = Receiver { status: Some(Arc::from("streaming")), upstream: None };
+        let streaming =
+            Receiver { status: Some(Arc::from("streaming")), upstream: None, pid: Some(1) };
         let replica = |offset, receiver| State::Replica {
             replayed: Some(offset),
             received: Some(offset),
@@ -73,7 +74,10 @@ impl World {
             Cut(timeline, offset) => (timeline, Ok(replica(offset, None))),
             Waits(timeline, offset) => {
                 let status = Some(Arc::from(super::super::report::CONNECTING));
-                (timeline, Ok(replica(offset, Some(Receiver { status, upstream: None }))))
+                (
+                    timeline,
+                    Ok(replica(offset, Some(Receiver { status, upstream: None, pid: None }))),
+                )
             }
             Down => {
                 self.connections[node] += 1;

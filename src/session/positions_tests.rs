@@ -25,6 +25,7 @@ fn node(id: u16, gtids: Gtids, applied_at: Instant) -> Node {
         applied_at: Some(applied_at),
         in_order: true,
         incarnation: 1,
+        life: 1,
         version: None,
         session_defaults: None,
         round_trip: Duration::ZERO,

@@ -15,6 +15,6 @@ pub use gtids::{GtidError, Gtids};
 pub use handle::{Evidence, Topology};
 pub use orders::{Leader, Orders};
 pub use snapshot::{
-    Branch, Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, SessionDefaults,
+    Branch, Descent, Epoch, Health, Hold, Lag, Lost, Node, NodeId, Position, Role, SessionDefaults,
     Snapshot, Timeline,
 };

@@ -99,6 +99,18 @@ pub struct Branch {
     pub timeline: Timeline,
     /// The end of the last record that the primary of now has applied as a replica.
     pub at: u64,
+    /// What is known of where it has that log from.
+    pub descent: Option<Descent>,
+}
+
+/// Up to where a server's log is that of one life of another: behind that it may be what the other
+/// has written in the same places after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descent {
+    pub node: NodeId,
+    /// [`Node::life`] of the other.
+    pub life: u64,
+    pub up_to: u64,
 }
 
 /// One server of a cluster at one moment.
@@ -127,6 +139,9 @@ pub struct Node {
     /// Grows whenever the node restarted or its probe connection was opened anew: a restarted
     /// replica may show older data than it did before.
     pub incarnation: u64,
+    /// Grows by one whenever the node has crashed or restarted, and by two where that may have happened
+    /// more than once. Where its life is not told (`pg_monitor`), each probe connection is one.
+    pub life: u64,
     /// What the server calls its version; `None` before the first probe.
     pub version: Option<Arc<str>>,
     /// `None` before the first probe, and where it is not asked for.

@@ -99,6 +99,7 @@ pub(super) fn snapshot(now: Instant) -> Snapshot {
                 lag: Lag::Known { age: Duration::from_micros(12_500), bytes: Some(4_192) },
                 applied_at: ago(20),
                 incarnation: 7,
+                life: 1,
                 ..behind
             },
             Node {
@@ -127,6 +128,7 @@ fn node(id: u16, name: &str, role: Role) -> Node {
         applied_at: None,
         in_order: false,
         incarnation: 1,
+        life: 1,
         version: None,
         session_defaults: None,
         round_trip: Duration::from_micros(250),

@@ -62,8 +62,8 @@ pub struct Guard {
     /// Where it runs.
     pub node: NodeId,
     pub timeline: Option<Timeline>,
-    /// Of the node, as it was seen last before.
-    pub incarnation: u64,
+    /// Of the node, as it was seen last before: the mark is of this one or of a later one.
+    pub life: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl Conversation {
             refused: false,
             node,
             timeline: known.position.as_ref().and_then(Position::timeline),
-            incarnation: known.incarnation,
+            life: known.life,
         }))
     }
 

@@ -13,7 +13,12 @@
 //!
 //! The same holds for a server that has crashed and come back, with the end of its recovery in the
 //! place of the branch. Where nobody has seen what happened in between (the new primary restarted,
-//! a second promotion) nothing is known.
+//! a second promotion) nothing is known, and neither where the new primary may have received that place
+//! from another life of the old one ([`Descent`]).
+//!
+//! A client that is told of a commit may rely on it as on any other, so that has to be confirmed by the
+//! replicas first, where the servers want that: one that was on the disk of a crashed primary may be
+//! nowhere else.
 
 use super::active::Active;
 use super::ask::columns;
@@ -29,13 +34,17 @@ use crate::metrics::{CommitOutcome, ErrorOrigin, RouteReason, ServerClosed};
 use crate::protocol::buffer::Buffer;
 use crate::protocol::postgres::reply::{Status, put_ready};
 use crate::session::Need;
-use crate::topology::{Evidence, NodeId, Position};
+use crate::topology::{Descent, Evidence, Node, Position, Snapshot};
 use std::future::poll_fn;
 use std::time::{Duration, Instant};
+use tokio::time::timeout_at;
 
 /// Between two looks at a transaction that is still running, or at a server whose probe has not
 /// answered yet.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A transaction of its own that the server confirms as it does any other, and with it all before.
+const CONFIRM: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'tiffin', '')";
 
 /// serialization_failure: drivers and frameworks run such a transaction again.
 const ABSENT: (&str, &str) =
@@ -62,6 +71,16 @@ impl Inquiry {
         let text = |value: Option<&[u8]>| value.map(|value| String::from_utf8_lossy(value).into());
         self.answer = columns(row).map(|columns| columns.into_iter().map(text).collect());
     }
+}
+
+/// Whether a server has the log up to a mark, and nothing else in that place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum History {
+    Has,
+    Lacks,
+    Unknown,
+    /// The monitor has not seen yet what has become of the server.
+    NotYet,
 }
 
 /// What the client is still to get of a reply.
@@ -138,14 +157,18 @@ impl Conversation {
             if acquire(self, &Need::Primary(RouteReason::Write), false).await?.is_err() {
                 break;
             }
-            let said = match self.is_in_history(guard, mark).await {
-                Ok(Some(false)) => Ok(Some(CommitOutcome::Absent)),
-                Ok(Some(true)) => self.status_of(xid).await,
-                Ok(None) => {
+            let said = match self.history(guard, mark).await {
+                Ok(History::Lacks) => Ok(Some(CommitOutcome::Absent)),
+                Ok(History::Has) => {
+                    let confirmed = timeout_at(deadline.into(), self.confirmed(xid)).await;
+                    confirmed.unwrap_or(Err(Unanswered))
+                }
+                Ok(History::Unknown) => {
                     let branch = self.cluster.handle.topology.load().branch;
                     tracing::info!("the log at {mark:?} of {guard:?}: only {branch:?} is known");
                     Ok(Some(CommitOutcome::Unknown))
                 }
+                Ok(History::NotYet) => Ok(None),
                 Err(Unanswered) => Err(Unanswered),
             };
             match said {
@@ -164,12 +187,8 @@ impl Conversation {
         Ok(CommitOutcome::Unknown)
     }
 
-    /// Whether the server that is held has the log up to the mark; `None`: nobody knows.
-    async fn is_in_history(
-        &mut self,
-        guard: &Guard,
-        mark: Mark,
-    ) -> Result<Option<bool>, Unanswered> {
+    /// Asked of the server that is held.
+    async fn history(&mut self, guard: &Guard, mark: Mark) -> Result<History, Unanswered> {
         let topology = self.cluster.handle.topology.clone();
         let held = self.active.as_ref().and_then(|active| active.server.as_ref());
         let held = held.map(|server| (server.node, server.pooled.connection.life.epoch));
@@ -178,33 +197,28 @@ impl Conversation {
             return Err(Unanswered);
         };
         if node != guard.node {
-            let branch = snapshot.branch.filter(|branch| {
-                branch.node == guard.node && Some(branch.timeline) == guard.timeline
-            });
-            return Ok(branch.map(|branch| mark.at <= branch.at));
+            return Ok(inherited(guard, mark, &snapshot));
         }
-        let timeline =
-            |node: NodeId| snapshot.node(node).position.as_ref().and_then(Position::timeline);
-        if guard.timeline.is_none() || timeline(node).is_some_and(|now| Some(now) != guard.timeline)
-        {
-            return Ok(None);
-        }
-        // Of two restarts only the last would be seen here, and the id could be somebody else's.
-        if snapshot.node(node).incarnation > guard.incarnation + 1 {
-            return Ok(None);
+        let node = snapshot.node(node);
+        let timeline = node.position.as_ref().and_then(Position::timeline);
+        if guard.timeline.is_none() || timeline.is_some_and(|now| Some(now) != guard.timeline) {
+            return Ok(History::Unknown);
         }
         let answer = self.inquire("SELECT pg_catalog.pg_last_wal_replay_lsn()").await?;
-        let recovered = answer.first().cloned().flatten();
-        let Some(recovered) = recovered.map(|text| place(&text)) else {
-            // It was started in order, with all that it had.
-            return Ok(Some(true));
+        let Some(recovered) = answer.first().cloned().flatten() else {
+            return Ok(kept(guard, mark, (node, None)));
         };
-        let Some(recovered) = recovered else { return Err(Unanswered) };
-        if Some(recovered) == mark.recovered {
-            // It has not even crashed: only the connection was lost.
-            return Ok(Some(true));
+        let recovered = place(&recovered).ok_or(Unanswered)?;
+        Ok(kept(guard, mark, (node, Some(recovered))))
+    }
+
+    /// As [`Self::status_of`], and a commit is as safe as any.
+    async fn confirmed(&mut self, xid: u64) -> Result<Option<CommitOutcome>, Unanswered> {
+        let status = self.status_of(xid).await?;
+        if status == Some(CommitOutcome::Committed) {
+            self.inquire(CONFIRM).await?;
         }
-        Ok(Some(mark.at <= recovered))
+        Ok(status)
     }
 
     /// What the server says of the transaction; `None`: it is still running.
@@ -261,6 +275,36 @@ impl Conversation {
             self.taken = 0;
         }
         self.tell(&out).await
+    }
+}
+
+/// Whether the primary of now has the mark of another one before it.
+fn inherited(guard: &Guard, mark: Mark, snapshot: &Snapshot) -> History {
+    let branch = snapshot
+        .branch
+        .filter(|branch| branch.node == guard.node && Some(branch.timeline) == guard.timeline);
+    let Some(branch) = branch else { return History::Unknown };
+    if mark.at > branch.at {
+        return History::Lacks;
+    }
+    match branch.descent {
+        Some(Descent { life, up_to, .. }) if life == guard.life && mark.at <= up_to => History::Has,
+        _ => History::Unknown,
+    }
+}
+
+/// Whether a server still has the mark that it has given; with the end of its last recovery.
+fn kept(guard: &Guard, mark: Mark, (node, recovered): (&Node, Option<u64>)) -> History {
+    let has_crashed = recovered.is_some() && recovered != mark.recovered;
+    match node.life.checked_sub(guard.life) {
+        // Only the connection was lost.
+        _ if recovered.is_some() && !has_crashed => History::Has,
+        Some(0) if has_crashed => History::NotYet,
+        Some(1) if recovered.is_some_and(|end| mark.at > end) => History::Lacks,
+        // It was started in order, with all that it had, or it has recovered that.
+        Some(0 | 1) => History::Has,
+        // Of several recoveries only the last is told, and the id may be somebody else's.
+        _ => History::Unknown,
     }
 }
 

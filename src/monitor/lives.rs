@@ -1,0 +1,257 @@
+//! The lives of a server, and from which life of the primary a replica has its log.
+//!
+//! A server that crashes may lose the end of its log, and in its next life it writes other records in
+//! the same places, of transactions with the same ids. A replica may have received either:
+//!
+//! ```text
+//! life 1:  ───────┬──── mark ──── commit
+//! life 2:         └──────────────────────────▶
+//! replica:  1 1 1 1 | 2 2 2 2    "the log up to here" says nothing about the mark
+//! ```
+//!
+//! So a replica's log is life 1's only as far as one receiver has brought it that was seen before the
+//! primary was seen in that life. Of a later life there is nothing in it, whatever came first: that
+//! begins behind all that any replica has of the one before.
+
+use super::judged::Life;
+use super::probe::{Outcome, ProbeError};
+use super::report::{Report, State};
+use crate::topology::{Descent, NodeId};
+use std::time::{Duration, Instant};
+
+/// Between two probes that are no further apart no server crashes, recovers, serves somebody and is
+/// lost once more: each is seen, or was of no consequence.
+const UNSEEN_MAX: Duration = Duration::from_secs(1);
+
+/// Counts a server's lives.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lives {
+    /// Grows by one with each life, and by two where another one may have been missed in between.
+    pub(super) count: u64,
+    life: Option<Life>,
+    asked_at: Option<Instant>,
+    /// Since the last answer it may have been there without a probe that saw it.
+    missed: bool,
+}
+
+impl Lives {
+    /// `first`: a number that no life of this server has had.
+    pub(super) fn new(first: u64) -> Lives {
+        Lives { count: first, life: None, asked_at: None, missed: false }
+    }
+
+    pub(super) fn note(&mut self, outcome: &Outcome) {
+        let away = self.asked_at.map(|at| outcome.started_at.saturating_duration_since(at));
+        self.asked_at = Some(outcome.finished_at);
+        self.missed |=
+            away > Some(UNSEEN_MAX) || matches!(outcome.result, Err(ProbeError::Timeout { .. }));
+        let Ok(report) = &outcome.result else { return };
+        let life = Life::of(report, outcome.connection);
+        if self.life.replace(life).is_some_and(|before| before != life) {
+            self.count += 1 + u64::from(self.missed);
+        }
+        self.missed = false;
+    }
+}
+
+/// A receiver of a replica's, as it was seen.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    pid: i32,
+    since: Instant,
+    last: Instant,
+    /// What it has brought, and all before.
+    up_to: u64,
+    over: bool,
+}
+
+/// Where a replica's log comes from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lineage {
+    seen: Option<Seen>,
+    /// The receiver's upstream is that; of one that is seen only, nothing is known yet.
+    settled: bool,
+    descent: Option<Descent>,
+}
+
+impl Lineage {
+    /// As far as is known. It stays what it was after the replica's promotion.
+    pub(super) fn descent(&self) -> Option<Descent> {
+        self.descent
+    }
+
+    /// Takes in what the replica says of its receiver. Must not be asked of two lives of one replica.
+    pub(super) fn hear(&mut self, report: &Report, outcome: &Outcome) {
+        let State::Replica { received, receiver, .. } = &report.state else { return };
+        let Some(received) = *received else { return };
+        let pid = receiver.as_ref().and_then(|receiver| receiver.pid);
+        match (&mut self.seen, pid) {
+            (Some(seen), _) if !seen.over && pid.is_none_or(|pid| pid == seen.pid) => {
+                seen.over = pid.is_none();
+                let away = outcome.started_at.saturating_duration_since(seen.last);
+                // The end of what it has brought, unless another one has come and gone meanwhile.
+                if !seen.over || away <= UNSEEN_MAX {
+                    seen.up_to = received;
+                }
+                seen.last = outcome.finished_at;
+            }
+            (_, Some(pid)) => {
+                let now = outcome.finished_at;
+                self.seen = Some(Seen { pid, since: now, last: now, up_to: received, over: false });
+                self.settled = false;
+            }
+            _ => {}
+        }
+        self.extend();
+    }
+
+    /// The primary has answered in this life. `receives`: this replica's receiver has its log from no
+    /// other replica.
+    pub(super) fn see_primary(
+        &mut self,
+        primary: (NodeId, u64),
+        asked_at: Instant,
+        receives: bool,
+    ) {
+        let Some(seen) = self.seen.filter(|seen| !self.settled && receives && !seen.over) else {
+            return;
+        };
+        // The receiver was there before: it is connected to this life, or to an earlier one.
+        if seen.since <= asked_at {
+            self.settled = true;
+            let (node, life) = primary;
+            self.descent = Some(Descent { node, life, up_to: seen.up_to });
+        }
+    }
+
+    fn extend(&mut self) {
+        if let (true, Some(seen), Some(descent)) = (self.settled, self.seen, &mut self.descent) {
+            descent.up_to = seen.up_to;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::{Identity, Receiver};
+    use super::*;
+    use std::sync::Arc;
+
+    /// A probe that began after so many milliseconds; `None`: it was refused.
+    fn outcome(start: Instant, ms: u64, report: Option<Report>) -> Outcome {
+        let at = start + Duration::from_millis(ms);
+        let refused = || ProbeError::Connection(Arc::from("refused"));
+        Outcome {
+            node: NodeId(1),
+            started_at: at,
+            finished_at: at,
+            connection: 1,
+            connected_anew: false,
+            result: report.ok_or_else(refused),
+        }
+    }
+
+    fn report(life: i64, received: u64, pid: Option<i32>) -> Report {
+        let identity = Identity {
+            system: 7,
+            instance: 1,
+            life: Some(life),
+            id: Arc::from(""),
+            version: Arc::from("15.4"),
+        };
+        let state = State::Replica {
+            replayed: Some(received),
+            received: Some(received),
+            replay_paused: false,
+            waits_for_log: None,
+            receiver: pid.map(|pid| Receiver { status: None, upstream: None, pid: Some(pid) }),
+        };
+        Report { identity: Arc::new(identity), timeline: None, read_only: false, state }
+    }
+
+    #[test]
+    fn lives_are_counted() {
+        let start = Instant::now();
+        // Probes: when, and the life that answers. Then the number of the last.
+        let table: &[(&[(u64, Option<i64>)], u64)] = &[
+            (&[(0, Some(1)), (100, Some(1))], 5),
+            (&[(0, Some(1)), (100, None), (200, None), (300, Some(2))], 6),
+            (&[(0, Some(1)), (100, None), (200, Some(2)), (300, None), (400, Some(3))], 7),
+            // Nobody looked for a while.
+            (&[(0, Some(1)), (5000, Some(2))], 7),
+            (&[(0, Some(1)), (100, None), (5000, None), (5100, Some(2))], 7),
+            (&[(0, Some(1)), (5000, Some(1)), (5100, Some(2))], 6),
+        ];
+        for (probes, expected) in table {
+            let mut lives = Lives::new(5);
+            for &(ms, life) in *probes {
+                lives.note(&outcome(start, ms, life.map(|life| report(life, 1, None))));
+            }
+            assert_eq!(lives.count, *expected, "{probes:?}");
+        }
+    }
+
+    enum Step {
+        /// The replica: when, received up to, its receiver.
+        R(u64, u64, Option<i32>),
+        /// The primary in this life, asked after so many milliseconds.
+        P(u64, u64),
+    }
+    use Step::*;
+
+    #[test]
+    fn a_log_is_known_as_far_as_one_receiver_has_brought_it() {
+        let start = Instant::now();
+        let table: &[(&str, &[Step], Option<(u64, u64)>)] = &[
+            ("not before the primary has answered", &[P(0, 1), R(1, 10, Some(8))], None),
+            ("all of it", &[R(1, 10, Some(8)), P(2, 1), R(100, 30, Some(8))], Some((1, 30))),
+            (
+                "its end as well",
+                &[R(1, 10, Some(8)), P(2, 1), R(100, 30, Some(8)), R(200, 40, None)],
+                Some((1, 40)),
+            ),
+            (
+                "nothing that comes behind the end",
+                &[R(1, 10, Some(8)), P(2, 1), R(100, 40, None), R(200, 50, None)],
+                Some((1, 40)),
+            ),
+            (
+                "nothing that another one has brought",
+                &[R(1, 10, Some(8)), P(2, 1), R(100, 50, Some(9)), R(200, 60, None)],
+                Some((1, 10)),
+            ),
+            (
+                "nothing that came while nobody looked",
+                &[R(1, 10, Some(8)), P(2, 1), R(5000, 50, None)],
+                Some((1, 10)),
+            ),
+            (
+                "of the next life after that was seen",
+                &[R(1, 10, Some(8)), P(2, 1), R(100, 50, Some(9)), P(110, 2), R(200, 60, Some(9))],
+                Some((2, 60)),
+            ),
+            (
+                "an answer that was asked for before says nothing",
+                &[R(1, 10, Some(8)), P(2, 1), R(100, 50, Some(9)), P(90, 1), R(200, 60, Some(9))],
+                Some((1, 10)),
+            ),
+        ];
+        for (case, steps, expected) in table {
+            let mut lineage = Lineage::default();
+            for step in *steps {
+                match *step {
+                    R(ms, received, pid) => {
+                        let report = report(1, received, pid);
+                        lineage.hear(&report, &outcome(start, ms, Some(report.clone())));
+                    }
+                    P(ms, life) => {
+                        let asked_at = start + Duration::from_millis(ms);
+                        lineage.see_primary((NodeId(0), life), asked_at, true);
+                    }
+                }
+            }
+            let known = lineage.descent().map(|descent| (descent.life, descent.up_to));
+            assert_eq!(known, *expected, "{case}");
+        }
+    }
+}
