@@ -172,8 +172,9 @@ mod tests {
     #[test]
     fn lives_are_counted() {
         let start = Instant::now();
-        // Probes: when, and the life that answers. Then the number of the last.
-        let table: &[(&[(u64, Option<i64>)], u64)] = &[
+        /// When it began, and the life that answered.
+        type Probe = (u64, Option<i64>);
+        let table: &[(&[Probe], u64)] = &[
             (&[(0, Some(1)), (100, Some(1))], 5),
             (&[(0, Some(1)), (100, None), (200, None), (300, Some(2))], 6),
             (&[(0, Some(1)), (100, None), (200, Some(2)), (300, None), (400, Some(3))], 7),
@@ -202,7 +203,8 @@ mod tests {
     #[test]
     fn a_log_is_known_as_far_as_one_receiver_has_brought_it() {
         let start = Instant::now();
-        let table: &[(&str, &[Step], Option<(u64, u64)>)] = &[
+        type Known = Option<(u64, u64)>;
+        let table: &[(&str, &[Step], Known)] = &[
             ("not before the primary has answered", &[P(0, 1), R(1, 10, Some(8))], None),
             ("all of it", &[R(1, 10, Some(8)), P(2, 1), R(100, 30, Some(8))], Some((1, 30))),
             (
