@@ -291,6 +291,33 @@ fn a_primary_that_nobody_replaced_takes_writes() {
         .unwrap_or_else(|_| panic!("{}", fixture.proxy.log()));
 }
 
+/// A replica that was away has received, from the old primary, what the new one does not have.
+#[test]
+fn a_replica_that_has_too_much_is_not_said_to_follow() {
+    let fixture = start(promoting());
+    let [old, new, away] = fixture.cluster.servers() else { panic!("three servers") };
+    away.sigstop().unwrap();
+    old.kill9().unwrap();
+    let action = wait_done(&fixture, 1);
+    assert_eq!(step(&action, "let pg2 follow pg1")["ok"], false, "{action:#}");
+    fixture.proxy.signal("STOP").unwrap();
+    old.start().unwrap();
+    away.sigcont().unwrap();
+    old.query("SELECT pg_switch_wal()").unwrap();
+    old.query("CHECKPOINT").unwrap();
+    let end = old.value("SELECT pg_current_wal_flush_lsn()").unwrap();
+    let has_it = format!("SELECT pg_last_wal_receive_lsn() >= '{end}'");
+    wait_until(PATIENCE, || away.value(&has_it).is_ok_and(|has| has == "t")).expect("it receives");
+    fixture.proxy.signal("CONT").unwrap();
+    let says = |what: &str| fixture.proxy.log().contains(what);
+    wait_until(PATIENCE, || says("has to be rebuilt or rewound node=pg2"))
+        .unwrap_or_else(|_| panic!("{}", fixture.proxy.log()));
+    assert!(!says("it is back, and follows"), "{}", fixture.proxy.log());
+    fixture.cluster.rewind(away, new).unwrap();
+    wait_until(PATIENCE, || says("it is back, and follows pg1 node=pg2"))
+        .unwrap_or_else(|_| panic!("{}", fixture.proxy.log()));
+}
+
 /// The proxy alone has lost the primary; its replicas still follow it.
 #[test]
 fn a_cut_link_is_no_lost_primary() {

@@ -7,6 +7,8 @@ use super::detect::{self, Signs, Verdict};
 use super::etcd::Etcd;
 use super::lease::{Lease, Terms};
 use super::servers::{LeftOut, Part, Servers};
+use super::strays::Stray;
+use super::takeover::bounded;
 use super::unreplaced::Unreplaced;
 use crate::config::tls::ServerTlsConnector;
 use crate::config::{Cluster, FailoverMode, LeaseTerms, NodeConfig};
@@ -52,7 +54,7 @@ impl Control {
         audit: Arc<Audit>,
     ) -> (Control, JoinHandle<()>) {
         let (orders, received) = mpsc::channel(ORDERS_MAX);
-        let servers = Arc::new(ArcSwap::from_pointee(Servers { cluster, tls }));
+        let servers = Arc::new(ArcSwap::from_pointee(Servers::new(cluster, tls)));
         let control = Control { orders, audit: audit.clone(), servers: servers.clone() };
         let task = Task {
             topology,
@@ -74,7 +76,7 @@ impl Control {
 
     /// Another configuration for the same nodes; a change that is under way ends under the old one.
     pub fn reconfigure(&self, cluster: Arc<Cluster>, tls: Arc<ServerTlsConnector>) {
-        self.servers.store(Arc::new(Servers { cluster, tls }));
+        self.servers.store(Arc::new(Servers::new(cluster, tls)));
     }
 
     /// Makes `to` the primary in the place of the one that there is. Gives the number of its
@@ -98,8 +100,8 @@ pub(super) struct Task {
     /// The primary before, while it is neither a replica nor known to be off for good, and when to
     /// look for it.
     outcast: Option<(Arc<str>, Instant)>,
-    /// Replicas that could not be told to follow the primary of now.
-    strays: Vec<Arc<str>>,
+    /// Replicas that could not be told to follow the primary of now, or do not follow it.
+    pub(super) strays: Vec<(Arc<str>, Stray)>,
     /// Who was to be replaced last, if nobody was promoted.
     pub(super) unreplaced: Option<Unreplaced>,
     /// Under the terms of the configuration that is in force; `None`: there is no other proxy.
@@ -240,7 +242,7 @@ impl Task {
             let servers = servers.clone();
             asked.spawn(async move {
                 let begun = Instant::now();
-                let reconnect = super::takeover::bounded(bound, servers.reconnect(&config));
+                let reconnect = bounded(bound, servers.reconnect(&config));
                 match (reconnect.await, &config.name) {
                     (Ok(()), node) => {
                         let took_ms = begun.elapsed().as_millis();
@@ -362,38 +364,12 @@ impl Task {
         self.strays.clear();
         for node in others(servers, old, new) {
             let follow = async {
-                let told = super::takeover::bounded(bound, servers.follow(node, new)).await?;
+                let told = bounded(bound, servers.follow(node, new)).await?;
                 Ok(((), told))
             };
             let what = format!("let {} follow {}", node.name, new.name);
             if act.step(what, follow).await.is_err() {
-                self.strays.push(node.name.clone());
-            }
-        }
-    }
-
-    /// Replicas that were away when the primary changed follow the one of now when they are back.
-    async fn look_after_strays(&mut self) {
-        let snapshot = self.topology.load_full();
-        let Some(primary) = snapshot.open_primary().filter(|_| !self.strays.is_empty()) else {
-            return;
-        };
-        if self.may_act().is_err() {
-            return;
-        }
-        let servers = self.servers.load_full();
-        let new = &servers.cluster.nodes[usize::from(primary.0)];
-        for name in std::mem::take(&mut self.strays) {
-            let known = snapshot.node_by_name(&name).filter(|node| node.id != primary);
-            let Some(node) = known else { continue };
-            let config = &servers.cluster.nodes[usize::from(node.id.0)];
-            let follows = node.role == Role::Replica
-                && super::takeover::bounded(servers.patience(), servers.repoint(config, new))
-                    .await
-                    .is_ok();
-            match follows {
-                true => tracing::info!(node = %name, "it is back, and follows {}", new.name),
-                false => self.strays.push(name),
+                self.strays.push((node.name.clone(), Stray::Away));
             }
         }
     }
@@ -428,7 +404,7 @@ impl Task {
             };
             let nodes = (old, Some(new));
             let bound = config.command_timeout;
-            super::takeover::bounded(bound, servers.checkpoint(new)).await?;
+            bounded(bound, servers.checkpoint(new)).await?;
             command::run(line, &servers.cluster.name, nodes, bound).await.map(|told| ((), told))
         };
         if act.step(what, work).await.is_err() && !for_good {

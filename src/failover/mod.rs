@@ -6,13 +6,10 @@
 //!  operators ───────────▶    │    └▶ switchover (it hands over)       ─▶    │    └▶ mysql
 //!                            └────── audit: every step, with its duration ◀─┘
 //! ```
-//! Of several proxies only the one that has the [`lease`] acts. Open [`control`] first. [`detect`],
-//! [`candidate`] and [`conninfo`] are pure. Who is the primary is decided by the monitor: a promotion
-//! counts once it sees it. [`patroni`] asks which nodes there are.
 //! Of several proxies only the one that has the [`lease`] acts. Open [`control`] first; what is
 //! done is the same for every engine, and [`servers`] does each errand as its engine's. [`detect`],
 //! [`candidate`] and [`conninfo`] are pure. Who is the primary is decided by the monitor: a
-//! promotion counts once it sees it.
+//! promotion counts once it sees it. [`patroni`] asks which nodes there are.
 
 pub mod audit;
 pub mod candidate;
@@ -31,6 +28,7 @@ mod mysql_words;
 pub mod patroni;
 mod postgres;
 pub mod servers;
+mod strays;
 pub mod switchover;
 pub mod takeover;
 mod unreplaced;

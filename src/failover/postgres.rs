@@ -168,16 +168,16 @@ pub(super) async fn repoint(
     replica: &NodeConfig,
     upstream: &NodeConfig,
 ) -> Result<String, String> {
-    let client = connect(servers, replica).await?;
+    let connected = tokio::try_join!(connect(servers, replica), connect(servers, upstream));
+    let (client, there) = connected?;
     let sql = "SELECT current_setting('primary_conninfo'), current_setting('primary_slot_name')";
     let row = client.query_one(sql, &[]).await.map_err(sentence)?;
     let (before, slot): (String, String) = (row.get(0), row.get(1));
     let after = conninfo::with_server(&before, &upstream.address)?;
     if !slot.is_empty() {
-        let upstream = connect(servers, upstream).await?;
         let make = "SELECT pg_create_physical_replication_slot($1::text::name, true) \
             WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1::text::name)";
-        upstream.execute(make, &[&slot]).await.map_err(sentence)?;
+        there.execute(make, &[&slot]).await.map_err(sentence)?;
     }
     let told = match slot.is_empty() {
         true => format!("it receives from {}", upstream.name),

@@ -22,6 +22,8 @@ const POSITION_CHARS_MAX: usize = 200;
 pub struct Servers {
     pub cluster: Arc<Cluster>,
     pub tls: Arc<ServerTlsConnector>,
+    /// How long a server may take for an errand, its login included.
+    patience: Duration,
 }
 
 /// What a server says that it is.
@@ -85,6 +87,17 @@ macro_rules! by_engine {
 }
 
 impl Servers {
+    /// A server that answers its probes may take as long as the monitor takes to call it unhealthy.
+    pub fn new(cluster: Arc<Cluster>, tls: Arc<ServerTlsConnector>) -> Servers {
+        let patience = cluster.monitor.timeout * cluster.monitor.failures.max(1);
+        Servers { cluster, tls, patience }
+    }
+
+    /// The same for errands that are waited for as long as the server answers its probes.
+    pub(super) fn unhurried(&self) -> Servers {
+        Servers { patience: self.cluster.failover.step_timeout.max(self.patience), ..self.clone() }
+    }
+
     pub async fn standing(&self, node: &NodeConfig) -> Result<Standing, String> {
         by_engine!(self.standing(node))
     }
@@ -174,10 +187,8 @@ impl Servers {
         by_engine!(self.reconnect(replica))
     }
 
-    /// How long a server that answers its probes may take for an errand: as long as the monitor
-    /// takes to call it unhealthy.
     pub fn patience(&self) -> Duration {
-        self.cluster.monitor.timeout * self.cluster.monitor.failures.max(1)
+        self.patience
     }
 }
 

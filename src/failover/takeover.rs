@@ -11,7 +11,8 @@ use super::control::{Task, isolate};
 use super::servers::{Part, Servers, Standing, shown};
 use super::unreplaced::Unreplaced;
 use crate::config::NodeConfig;
-use crate::topology::{Health, Lost, Timeline};
+use crate::topology::{Health, Lost, Timeline, Topology};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -197,6 +198,28 @@ fn others<'a>(task: &Task, servers: &'a Servers, old: &NodeConfig) -> Vec<&'a No
     servers.cluster.nodes.iter().filter(|node| node.name != old.name).filter(answers).collect()
 }
 
+/// What a server is asked or told while one is chosen. One that answers its probes is only slow, and
+/// waited for: it may have what nobody else has, or go on receiving what nobody else will have.
+async fn while_it_answers<T>(
+    (topology, name): (Arc<Topology>, Arc<str>),
+    (patience, bound): (Duration, Duration),
+    work: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let mut work = std::pin::pin!(work);
+    let begun = Instant::now();
+    loop {
+        if let Ok(done) = timeout(patience, &mut work).await {
+            return done;
+        }
+        let snapshot = topology.load_full();
+        let known = snapshot.node_by_name(&name);
+        let answers = known.is_some_and(|node| node.health == Health::Healthy);
+        if !answers || begun.elapsed() >= bound {
+            return Err(format!("no answer within {} s", begun.elapsed().as_secs()));
+        }
+    }
+}
+
 /// Does an errand on all other nodes at the same time; what went wrong where.
 async fn at_once<F>(
     task: &Task,
@@ -207,11 +230,13 @@ async fn at_once<F>(
 where
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
-    let bound = servers.patience();
-    let begun: Vec<_> = others(task, servers, old)
-        .into_iter()
-        .map(|node| (node, tokio::spawn(bounded(bound, errand(servers.clone(), node.clone())))))
-        .collect();
+    let bounds = (servers.patience(), servers.cluster.failover.step_timeout);
+    let begin = |node: &'_ NodeConfig| {
+        let place = (task.topology.clone(), node.name.clone());
+        tokio::spawn(while_it_answers(place, bounds, errand(servers.unhurried(), node.clone())))
+    };
+    let nodes = others(task, servers, old).into_iter();
+    let begun: Vec<_> = nodes.map(|node| (node, begin(node))).collect();
     let mut failed = Vec::new();
     for (node, errand) in begun {
         if let Err(error) = errand.await.unwrap_or_else(|error| Err(error.to_string())) {
@@ -247,12 +272,14 @@ async fn survey<'a>(
 ) -> Result<((&'a NodeConfig, Option<Timeline>), String), String> {
     let snapshot = task.topology.load_full();
     let nodes = others(task, servers, old);
-    let bound = servers.patience();
+    let bounds = (servers.patience(), servers.cluster.failover.step_timeout);
     let asked: Vec<_> = nodes
         .iter()
         .map(|node| {
-            let (servers, node) = (servers.clone(), NodeConfig::clone(node));
-            tokio::spawn(async move { bounded(bound, servers.standing(&node)).await })
+            let place = (task.topology.clone(), node.name.clone());
+            let (servers, node) = (servers.unhurried(), NodeConfig::clone(node));
+            let standing = async move { servers.standing(&node).await };
+            tokio::spawn(while_it_answers(place, bounds, standing))
         })
         .collect();
     let mut standings: Vec<(&NodeConfig, Standing)> = Vec::new();

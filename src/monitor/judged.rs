@@ -118,7 +118,6 @@ impl Judged {
                     if before.is_none() {
                         self.lineage = Lineage::default();
                     }
-                    self.lineage.hear(report, outcome);
                     // A new connection may tell an older one than was seen, without a receiver.
                     let timeline = report.timeline.max(before.map(|(_, timeline)| timeline));
                     self.replicated = timeline.map(|timeline| (life, timeline));
@@ -211,8 +210,14 @@ impl Judged {
         let promoted = last.node != self.id
             && timeline?.0.checked_sub(1) == Some(before.0)
             && self.replicated == Some((Life::of(report, self.incarnation), before));
-        let descent = self.lineage.descent().filter(|descent| descent.node == last.node);
-        promoted.then_some(Branch { node: last.node, timeline: before, at: recovered?, descent })
+        let (node, timeline, at) = (last.node, before, recovered?);
+        promoted.then_some(Branch { node, timeline, at, descent: None, is_open: false })
+    }
+
+    /// With what is known by now of the log of this node, which has become the primary.
+    pub(super) fn traced(&self, branch: Branch) -> Branch {
+        let descent = self.lineage.descent().filter(|descent| descent.node == branch.node);
+        Branch { descent, is_open: self.lineage.is_open(), ..branch }
     }
 
     fn position(&self) -> Option<Position> {
@@ -256,17 +261,28 @@ pub(super) fn receivers(nodes: &[Judged]) -> Vec<&str> {
     receiving.map(|node| &*node.name).collect()
 }
 
-/// The primary has answered: what was connected to it before is known to be.
-pub(super) fn settle_lineages(nodes: &mut [Judged], primary: NodeId) {
-    let upstream = &nodes[usize::from(primary.0)];
-    let Some(asked_at) = upstream.answered.map(|answered| answered.started_at) else { return };
-    let life = upstream.lives.count;
-    let replicas = nodes.iter().filter(|node| node.is_replica());
-    let replicas: Vec<Arc<str>> = replicas.map(|node| node.address.clone()).collect();
-    let replicas: Vec<&str> = replicas.iter().map(|address| &**address).collect();
+/// What the node that was asked last says of where the others have their logs from: those of replicas
+/// are the last primary's, and its own is that of the one before.
+pub(super) fn trace_lineages(
+    nodes: &mut [Judged],
+    outcome: &Outcome,
+    (last, branch): (Option<NodeId>, Option<Branch>),
+) {
+    let Ok(report) = &outcome.result else { return };
+    if report.is_replica() {
+        let replicas = nodes.iter().filter(|node| node.is_replica());
+        let replicas: Vec<&str> = replicas.map(|node| &*node.address).collect();
+        let receives = report.receives(&replicas);
+        nodes[usize::from(outcome.node.0)].lineage.hear(report, outcome, receives);
+        return;
+    }
+    let life = nodes[usize::from(outcome.node.0)].lives.count;
     for node in nodes {
-        let receives = node.report.as_ref().is_some_and(|report| report.receives(&replicas));
-        node.lineage.see_primary((primary, life), asked_at, receives);
+        let before = branch.map(|branch| branch.node);
+        let upstream = if last == Some(node.id) { before } else { last };
+        if upstream == Some(outcome.node) {
+            node.lineage.see_primary((outcome.node, life), outcome.started_at);
+        }
     }
 }
 

@@ -62,15 +62,17 @@ struct Seen {
     last: Instant,
     /// What it has brought, and all before.
     up_to: u64,
+    /// Its upstream is no other replica.
+    direct: bool,
     over: bool,
+    /// The primary has answered since.
+    settled: bool,
 }
 
 /// Where a replica's log comes from.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Lineage {
     seen: Option<Seen>,
-    /// The receiver's upstream is that; of one that is seen only, nothing is known yet.
-    settled: bool,
     descent: Option<Descent>,
 }
 
@@ -80,53 +82,51 @@ impl Lineage {
         self.descent
     }
 
-    /// Takes in what the replica says of its receiver. Must not be asked of two lives of one replica.
-    pub(super) fn hear(&mut self, report: &Report, outcome: &Outcome) {
+    /// Whether more will be known when the primary that was has answered.
+    pub(super) fn is_open(&self) -> bool {
+        self.seen.is_some_and(|seen| !seen.settled)
+    }
+
+    /// Takes in what the replica says of its receiver. Must not be told of two lives of one replica.
+    /// `receives`: it is at work, and not from another replica.
+    pub(super) fn hear(&mut self, report: &Report, outcome: &Outcome, receives: bool) {
         let State::Replica { received, receiver, .. } = &report.state else { return };
         let Some(received) = *received else { return };
         let pid = receiver.as_ref().and_then(|receiver| receiver.pid);
         match (&mut self.seen, pid) {
             (Some(seen), _) if !seen.over && pid.is_none_or(|pid| pid == seen.pid) => {
                 seen.over = pid.is_none();
+                seen.direct |= receives;
                 let away = outcome.started_at.saturating_duration_since(seen.last);
                 // The end of what it has brought, unless another one has come and gone meanwhile.
                 if !seen.over || away <= UNSEEN_MAX {
                     seen.up_to = received;
                 }
                 seen.last = outcome.finished_at;
+                if let (true, Some(descent)) = (seen.settled, &mut self.descent) {
+                    descent.up_to = seen.up_to;
+                }
             }
             (_, Some(pid)) => {
                 let now = outcome.finished_at;
-                self.seen = Some(Seen { pid, since: now, last: now, up_to: received, over: false });
-                self.settled = false;
+                let (since, last, up_to) = (now, now, received);
+                let (direct, over, settled) = (receives, false, false);
+                self.seen = Some(Seen { pid, since, last, up_to, direct, over, settled });
             }
             _ => {}
         }
-        self.extend();
     }
 
-    /// The primary has answered in this life. `receives`: this replica's receiver has its log from no
-    /// other replica.
-    pub(super) fn see_primary(
-        &mut self,
-        primary: (NodeId, u64),
-        asked_at: Instant,
-        receives: bool,
-    ) {
-        let Some(seen) = self.seen.filter(|seen| !self.settled && receives && !seen.over) else {
-            return;
-        };
-        // The receiver was there before: it is connected to this life, or to an earlier one.
-        if seen.since <= asked_at {
-            self.settled = true;
-            let (node, life) = primary;
+    /// The primary has answered in this life: a receiver that was there before is connected to that
+    /// life, or to an earlier one.
+    pub(super) fn see_primary(&mut self, (node, life): (NodeId, u64), asked_at: Instant) {
+        if let Some(seen) = &mut self.seen
+            && !seen.settled
+            && seen.direct
+            && seen.since <= asked_at
+        {
+            seen.settled = true;
             self.descent = Some(Descent { node, life, up_to: seen.up_to });
-        }
-    }
-
-    fn extend(&mut self) {
-        if let (true, Some(seen), Some(descent)) = (self.settled, self.seen, &mut self.descent) {
-            descent.up_to = seen.up_to;
         }
     }
 }
@@ -228,6 +228,11 @@ mod tests {
                 Some((1, 10)),
             ),
             (
+                "it all, if that was the same life",
+                &[R(1, 10, Some(8)), P(2, 1), R(100, 50, Some(9)), R(200, 60, None), P(300, 1)],
+                Some((1, 60)),
+            ),
+            (
                 "of the next life after that was seen",
                 &[R(1, 10, Some(8)), P(2, 1), R(100, 50, Some(9)), P(110, 2), R(200, 60, Some(9))],
                 Some((2, 60)),
@@ -244,11 +249,11 @@ mod tests {
                 match *step {
                     R(ms, received, pid) => {
                         let report = report(1, received, pid);
-                        lineage.hear(&report, &outcome(start, ms, Some(report.clone())));
+                        lineage.hear(&report, &outcome(start, ms, Some(report.clone())), true);
                     }
                     P(ms, life) => {
                         let asked_at = start + Duration::from_millis(ms);
-                        lineage.see_primary((NodeId(0), life), asked_at, true);
+                        lineage.see_primary((NodeId(0), life), asked_at);
                     }
                 }
             }

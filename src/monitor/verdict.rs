@@ -153,6 +153,8 @@ impl Judge {
             // It has learnt that it no longer is the primary.
             self.known.superseded.retain(|superseded| *superseded != outcome.node);
         }
+        let before = self.known.primary.as_ref().map(|last| last.node);
+        judged::trace_lineages(&mut self.nodes, &outcome, (before, self.branch));
         self.settle_system();
         self.raise_timeline();
         self.see_quorum();
@@ -161,7 +163,6 @@ impl Judge {
             self.follow_primary(node, timeline, outcome.finished_at);
             if node == outcome.node {
                 self.sample(node);
-                judged::settle_lineages(&mut self.nodes, node);
             }
         }
         if outcome.result.is_ok() {
@@ -187,7 +188,8 @@ impl Judge {
             hold: Hold::Nothing,
             closed: false,
             lost: self.lost(),
-            branch: self.branch.filter(|_| primary.is_some()),
+            branch: primary
+                .and_then(|node| Some(self.nodes[usize::from(node.0)].traced(self.branch?))),
             nodes,
             last_change: self.last_change.clone(),
         }
@@ -297,9 +299,7 @@ impl Judge {
     fn begin_history(&mut self, node: NodeId) {
         self.history = Some(History::new(self.interval));
         self.sample(node);
-        for index in 0..self.nodes.len() {
-            self.measure(self.nodes[index].id);
-        }
+        (0..self.nodes.len()).for_each(|index| self.measure(self.nodes[index].id));
     }
 
     /// Takes the primary's last answer for a sample.

@@ -101,6 +101,8 @@ pub struct Branch {
     pub at: u64,
     /// What is known of where it has that log from.
     pub descent: Option<Descent>,
+    /// More of that will be known once the primary before has answered.
+    pub is_open: bool,
 }
 
 /// Up to where a server's log is that of one life of another: behind that it may be what the other

@@ -289,6 +289,7 @@ fn inherited(guard: &Guard, mark: Mark, snapshot: &Snapshot) -> History {
     }
     match branch.descent {
         Some(Descent { life, up_to, .. }) if life == guard.life && mark.at <= up_to => History::Has,
+        _ if branch.is_open => History::NotYet,
         _ => History::Unknown,
     }
 }
