@@ -13,6 +13,7 @@ use tokio::runtime::Builder;
 
 on_mysql_and_mariadb! {
     clients_learn_what_became_of_their_commits,
+    a_commit_that_one_server_has_is_not_told,
     a_commit_that_has_not_happened_runs_again,
 }
 
@@ -185,6 +186,27 @@ fn clients_learn_what_became_of_their_commits(engine: Engine) {
     assert_eq!(["absent", "unknown"].map(resolved), [4.0, 0.0]);
     // Of those that were killed, some servers tell the outcome themselves.
     assert!(resolved("committed") >= 8.0, "{}", resolved("committed"));
+}
+
+/// The primary crashes and is back, with commits in its log that no replica has.
+fn a_commit_that_one_server_has_is_not_told(engine: Engine) {
+    let fixture = start(engine, "off");
+    let [one, two, three] = fixture.cluster.servers() else { panic!("three servers") };
+    [two, three].iter().for_each(|replica| replica.stop_receiving().unwrap());
+    let clients = commits_under_way(&fixture, one, &WAYS, 10);
+    fixture.proxy.signal("STOP").unwrap();
+    one.kill9().unwrap();
+    one.start().unwrap();
+    confirm_writes(one);
+    fixture.proxy.signal("CONT").unwrap();
+    let waits = || fixture.proxy.log().matches("in the log of my0: waiting for a replica").count();
+    wait_until(PATIENCE, || waits() == clients.len())
+        .unwrap_or_else(|_| panic!("{}", fixture.proxy.log()));
+    assert!(clients.iter().all(|client| !client.told.is_finished()));
+    two.resume().unwrap();
+    check(&fixture, clients, one, Ok(()));
+    let count = two.value("SELECT COUNT(*) FROM app.t").unwrap();
+    assert_eq!(count, WAYS.len().to_string(), "told before the replica has it");
 }
 
 /// Its transaction runs again with it, and is there once.

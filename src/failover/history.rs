@@ -90,6 +90,20 @@ pub async fn uptime(opts: &ServiceOpts) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(|| "it does not tell its uptime".to_owned())
 }
 
+/// Whether the server's commits wait for a replica (semi-synchronous replication), and have not given
+/// that up for now.
+///
+/// # Errors
+/// The network's or the server's, in words.
+pub async fn awaits_replicas(opts: &ServiceOpts) -> Result<bool, String> {
+    const STATUS: &str = "SHOW GLOBAL STATUS LIKE 'Rpl\\_semi\\_sync\\_%\\_status'";
+    let asked = async { connect(opts).await?.query(STATUS).await };
+    let rows: Vec<(String, String)> =
+        asked.await.map_err(|error: Error| sentence(&error).to_string())?;
+    let waits = |name: &str| ["_source_", "_master_"].iter().any(|word| name.contains(word));
+    Ok(rows.iter().any(|(name, value)| waits(name) && value == "ON"))
+}
+
 /// Whether a server takes back all that a transaction has done: it has no tables of users' that know
 /// no transactions.
 ///

@@ -1,7 +1,7 @@
 //! One node as the judge remembers it: what is configured, and what its probes said.
 
 use super::election::{Claim, Known, LastPrimary};
-use super::lives::{Lineage, Lives};
+use super::lives::{Lineage, Lives, Upstream};
 use super::probe::{Outcome, ProbeError};
 use super::readset::{Bounds, Membership};
 use super::report::{Report, State};
@@ -270,10 +270,17 @@ pub(super) fn trace_lineages(
 ) {
     let Ok(report) = &outcome.result else { return };
     if report.is_replica() {
-        let replicas = nodes.iter().filter(|node| node.is_replica());
-        let replicas: Vec<&str> = replicas.map(|node| &*node.address).collect();
-        let receives = report.receives(&replicas);
-        nodes[usize::from(outcome.node.0)].lineage.hear(report, outcome, receives);
+        let from = upstream(nodes, report);
+        nodes[usize::from(outcome.node.0)].lineage.hear(report, outcome, from);
+    }
+    for at in 0..nodes.len() {
+        let served = nodes[at].lineage.upstream().filter(|_| nodes[at].is_replica());
+        let theirs = served.and_then(|node| nodes[usize::from(node.0)].lineage.descent());
+        if let Some(theirs) = theirs.filter(|theirs| theirs.node != nodes[at].id) {
+            nodes[at].lineage.inherit(theirs);
+        }
+    }
+    if report.is_replica() {
         return;
     }
     let life = nodes[usize::from(outcome.node.0)].lives.count;
@@ -284,6 +291,17 @@ pub(super) fn trace_lineages(
             node.lineage.see_primary((outcome.node, life), outcome.started_at);
         }
     }
+}
+
+/// From whom a replica receives.
+fn upstream(nodes: &[Judged], report: &Report) -> Upstream {
+    let replicas = nodes.iter().filter(|node| node.is_replica());
+    let addresses: Vec<&str> = replicas.clone().map(|node| &*node.address).collect();
+    if report.receives(&addresses) {
+        return Upstream::Primary;
+    }
+    let serves = |node: &&Judged| report.receives(&[]) && !report.receives(&[&node.address]);
+    replicas.clone().find(serves).map_or(Upstream::Unknown, |node| Upstream::Replica(node.id))
 }
 
 /// Whether there are replicas that answer, and all of them wait for their upstream to let them in.

@@ -11,7 +11,8 @@
 //!
 //! So a replica's log is life 1's only as far as one receiver has brought it that was seen before the
 //! primary was seen in that life. Of a later life there is nothing in it, whatever came first: that
-//! begins behind all that any replica has of the one before.
+//! begins behind all that any replica has of the one before. What came from another replica is what
+//! that one has.
 
 use super::judged::Life;
 use super::probe::{Outcome, ProbeError};
@@ -62,11 +63,19 @@ struct Seen {
     last: Instant,
     /// What it has brought, and all before.
     up_to: u64,
-    /// Its upstream is no other replica.
-    direct: bool,
+    from: Upstream,
     over: bool,
     /// The primary has answered since.
     settled: bool,
+}
+
+/// Who a receiver's upstream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upstream {
+    Primary,
+    Replica(NodeId),
+    /// It does not receive yet, or does not tell.
+    Unknown,
 }
 
 /// Where a replica's log comes from.
@@ -84,19 +93,37 @@ impl Lineage {
 
     /// Whether more will be known when the primary that was has answered.
     pub(super) fn is_open(&self) -> bool {
-        self.seen.is_some_and(|seen| !seen.settled)
+        self.seen.is_some_and(|seen| seen.from == Upstream::Primary && !seen.settled)
+    }
+
+    /// The replica that has served it last.
+    pub(super) fn upstream(&self) -> Option<NodeId> {
+        match self.seen?.from {
+            Upstream::Replica(node) => Some(node),
+            Upstream::Primary | Upstream::Unknown => None,
+        }
+    }
+
+    /// That replica's log is known to come from there.
+    pub(super) fn inherit(&mut self, theirs: Descent) {
+        let Some(seen) = self.seen else { return };
+        let up_to = theirs.up_to.min(seen.up_to);
+        if self.descent.is_none_or(|own| own.up_to < up_to) {
+            self.descent = Some(Descent { up_to, ..theirs });
+        }
     }
 
     /// Takes in what the replica says of its receiver. Must not be told of two lives of one replica.
-    /// `receives`: it is at work, and not from another replica.
-    pub(super) fn hear(&mut self, report: &Report, outcome: &Outcome, receives: bool) {
+    pub(super) fn hear(&mut self, report: &Report, outcome: &Outcome, from: Upstream) {
         let State::Replica { received, receiver, .. } = &report.state else { return };
         let Some(received) = *received else { return };
         let pid = receiver.as_ref().and_then(|receiver| receiver.pid);
         match (&mut self.seen, pid) {
             (Some(seen), _) if !seen.over && pid.is_none_or(|pid| pid == seen.pid) => {
                 seen.over = pid.is_none();
-                seen.direct |= receives;
+                if seen.from == Upstream::Unknown {
+                    seen.from = from;
+                }
                 let away = outcome.started_at.saturating_duration_since(seen.last);
                 // The end of what it has brought, unless another one has come and gone meanwhile.
                 if !seen.over || away <= UNSEEN_MAX {
@@ -110,8 +137,8 @@ impl Lineage {
             (_, Some(pid)) => {
                 let now = outcome.finished_at;
                 let (since, last, up_to) = (now, now, received);
-                let (direct, over, settled) = (receives, false, false);
-                self.seen = Some(Seen { pid, since, last, up_to, direct, over, settled });
+                let (over, settled) = (false, false);
+                self.seen = Some(Seen { pid, since, last, up_to, from, over, settled });
             }
             _ => {}
         }
@@ -122,7 +149,7 @@ impl Lineage {
     pub(super) fn see_primary(&mut self, (node, life): (NodeId, u64), asked_at: Instant) {
         if let Some(seen) = &mut self.seen
             && !seen.settled
-            && seen.direct
+            && seen.from == Upstream::Primary
             && seen.since <= asked_at
         {
             seen.settled = true;
@@ -249,7 +276,8 @@ mod tests {
                 match *step {
                     R(ms, received, pid) => {
                         let report = report(1, received, pid);
-                        lineage.hear(&report, &outcome(start, ms, Some(report.clone())), true);
+                        let outcome = outcome(start, ms, Some(report.clone()));
+                        lineage.hear(&report, &outcome, Upstream::Primary);
                     }
                     P(ms, life) => {
                         let asked_at = start + Duration::from_millis(ms);
@@ -259,6 +287,29 @@ mod tests {
             }
             let known = lineage.descent().map(|descent| (descent.life, descent.up_to));
             assert_eq!(known, *expected, "{case}");
+        }
+    }
+
+    /// One replica receives from another one, that received from the primary.
+    #[test]
+    fn what_a_replica_has_served_is_as_well_known_as_its_own() {
+        let start = Instant::now();
+        let mut lineage = Lineage::default();
+        let mut hear = |ms, received, pid, from| {
+            let report = report(1, received, pid);
+            lineage.hear(&report, &outcome(start, ms, Some(report.clone())), from);
+            lineage
+        };
+        hear(0, 10, Some(8), Upstream::Primary);
+        hear(100, 20, None, Upstream::Unknown);
+        let mut lineage = hear(200, 50, Some(9), Upstream::Replica(NodeId(2)));
+        assert_eq!((lineage.upstream(), lineage.is_open()), (Some(NodeId(2)), false));
+        lineage.see_primary((NodeId(0), 1), start + Duration::from_millis(300));
+        assert_eq!(lineage.descent(), None, "it is connected to another one");
+        let theirs = |up_to| Descent { node: NodeId(0), life: 1, up_to };
+        for (up_to, expected) in [(40, 40), (90, 50), (30, 50)] {
+            lineage.inherit(theirs(up_to));
+            assert_eq!(lineage.descent(), Some(theirs(expected)));
         }
     }
 }

@@ -17,12 +17,15 @@ use crate::frontend::acquire::acquire;
 use crate::metrics::{CommitOutcome, RouteReason, ServerClosed};
 use crate::monitor::mysql_connection::ServiceOpts;
 use crate::session::{Need, Transaction};
-use crate::topology::{Epoch, Evidence, NodeId, Position};
+use crate::topology::{Epoch, Evidence, Node, NodeId, Position, Role};
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 /// Between two looks at a server that cannot tell yet.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Between two questions whether commits still wait for a replica.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// ER_NO_SUCH_THREAD.
 const NO_SUCH_THREAD: u16 = 1094;
@@ -121,7 +124,9 @@ impl Conversation {
             let is_still_primary = epoch == topology.epoch();
             match found {
                 Ok(Found::Committed) if is_still_primary => {
-                    return Ok((CommitOutcome::Committed, epoch));
+                    if self.is_confirmed((node, epoch), deadline).await {
+                        return Ok((CommitOutcome::Committed, epoch));
+                    }
                 }
                 Ok(Found::Absent) if is_still_primary => return Ok((CommitOutcome::Absent, epoch)),
                 Ok(Found::Unknown(why)) if is_still_primary => {
@@ -135,6 +140,41 @@ impl Conversation {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         Ok((CommitOutcome::Unknown, topology.epoch()))
+    }
+
+    /// Where commits wait for a replica, waits until one shows what the primary has: what is in the log
+    /// of a server that was restarted may be nowhere else, and another promotion would take it from a
+    /// client that was told of it.
+    async fn is_confirmed(&self, (node, epoch): (NodeId, Epoch), deadline: Instant) -> bool {
+        let since = Instant::now();
+        let config = &self.cluster.handle.config;
+        let topology = &self.cluster.handle.topology;
+        let Some(known) = config.nodes.get(usize::from(node.0)) else { return false };
+        let opts = ServiceOpts::new(config, known);
+        let mut asks_at = since;
+        while Instant::now() < deadline && topology.epoch() == epoch {
+            let snapshot = topology.load();
+            let shows = |node: &Node| node.applied_at.is_some_and(|at| at >= since);
+            if snapshot.nodes.iter().any(|node| node.role == Role::Replica && shows(node)) {
+                return true;
+            }
+            drop(snapshot);
+            if asks_at <= Instant::now() {
+                match timeout_at(deadline.into(), history::awaits_replicas(&opts)).await {
+                    Ok(Ok(false)) => return true,
+                    Ok(Ok(true)) if asks_at == since => {
+                        tracing::info!(
+                            "a commit is in the log of {}: waiting for a replica",
+                            known.name
+                        );
+                    }
+                    _ => {}
+                }
+                asks_at = Instant::now() + ASK_INTERVAL;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        false
     }
 
     async fn ask(&self, guard: &Guard, node: NodeId) -> Result<Found, String> {

@@ -152,7 +152,11 @@ impl Conversation {
         mark: Mark,
         xid: u64,
     ) -> Result<CommitOutcome, Fault> {
-        let deadline = Instant::now() + self.cluster.handle.config.gate.hold;
+        let config = &self.cluster.handle.config;
+        let deadline = Instant::now() + config.gate.hold;
+        // Who answers at all has answered a probe within this time.
+        let patience = config.monitor.timeout * config.monitor.failures.max(1);
+        let mut seen_by = None;
         while Instant::now() < deadline {
             if acquire(self, &Need::Primary(RouteReason::Write), false).await?.is_err() {
                 break;
@@ -163,12 +167,16 @@ impl Conversation {
                     let confirmed = timeout_at(deadline.into(), self.confirmed(xid)).await;
                     confirmed.unwrap_or(Err(Unanswered))
                 }
-                Ok(History::Unknown) => {
+                Ok(History::NotYet)
+                    if Instant::now() < *seen_by.get_or_insert(Instant::now() + patience) =>
+                {
+                    Ok(None)
+                }
+                Ok(History::Unknown | History::NotYet) => {
                     let branch = self.cluster.handle.topology.load().branch;
                     tracing::info!("the log at {mark:?} of {guard:?}: only {branch:?} is known");
                     Ok(Some(CommitOutcome::Unknown))
                 }
-                Ok(History::NotYet) => Ok(None),
                 Err(Unanswered) => Err(Unanswered),
             };
             match said {
