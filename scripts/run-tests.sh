@@ -10,6 +10,7 @@ mkdir -p "$target"
 containers=""
 containers_log=$target/compose-check.log
 built=$target/compose-check.built
+tests_log=$target/tests.log
 end() {
     [ -n "$containers" ] || return 0
     kill -- "-$containers" 2>/dev/null || true
@@ -31,7 +32,9 @@ failed=0
 if cargo nextest --version >/dev/null 2>&1; then
     # Nextest does not run the examples of the documentation.
     cargo test --locked --doc --quiet || failed=1
-    cargo nextest run --locked --no-fail-fast "$@" || failed=1
+    rm -f "$tests_log.failed"
+    { cargo nextest run --locked --no-fail-fast "$@" 2>&1 || touch "$tests_log.failed"; } | tee "$tests_log"
+    [ ! -e "$tests_log.failed" ] || failed=1
 else
     echo "cargo-nextest is not installed: using cargo test" >&2
     cargo test --locked --no-fail-fast "$@" || failed=1
@@ -53,5 +56,11 @@ if [ -n "$containers" ]; then
         failed=1
         ;;
     esac
+fi
+
+if [ "$failed" = 1 ] && grep -q 'panicked at' "$tests_log" 2>/dev/null; then
+    # Once more at the end: the logs of servers may stand between them and whoever reads.
+    echo "What the tests that failed said first:"
+    grep -A 3 'panicked at' "$tests_log" | cut -c 1-300 | head -n 100
 fi
 exit "$failed"

@@ -261,4 +261,27 @@ Q BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY
 Q SET ROLE soak_role
 @1 send
 Q COMMIT; BEGIN; SET SESSION AUTHORIZATION app; SHOW transaction_read_only",
+    // The end of the failed one may come by Execute, behind what failed in the same breath.
+    "narrow user=app clients=3
+@2 send
+Q BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY
+@2 send
+Q ROLLBACK TO a
+P - - COMMIT AND CHAIN
+B p1 - text []
+E p1 0
+S
+@2 send
+Q DELETE FROM t2 WHERE id = 9",
+    // Which names a statement has is not asked of the one that is parsed behind its use.
+    "wide user=app clients=2
+@1 send
+Q CREATE TEMP TABLE tt1 (x int) ON COMMIT DROP
+@1 send
+P - - DISCARD ALL
+H
+B - - text []
+E - 0
+P - - SELECT f_raise('word')
+S",
 ];

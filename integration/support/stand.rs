@@ -379,7 +379,10 @@ impl Stand for mysql::Server {
         let mut others = stage.cluster.servers().iter();
         let other = others.find(|one| ![&old.name, &new.name].contains(&&one.name));
         let other = other.filter(|server| server.is_running());
-        stage.cluster.rebuild(old, other, port, &cache().expect("a folder")).unwrap();
+        stage
+            .cluster
+            .rebuild(old, other, port, &cache().expect("a folder"))
+            .unwrap_or_else(|error| panic!("{error:#}: {}\n{}", old.who_confirms(), old.log()));
     }
 
     fn listen(cluster: &Group<mysql::Server>) -> Value {

@@ -65,6 +65,12 @@ impl Statement {
         if self.reason_code == "execute" { body.effect } else { self.effect }
     }
 
+    /// Whether it changes rows and does nothing else that outlives it or ends its transaction.
+    pub fn is_dml(&self) -> bool {
+        let plain = self.session.is_empty() && !self.is_ddl && self.count == 1;
+        plain && self.effect == Effect::Write && self.reason_code == "dml"
+    }
+
     /// Whether it is known to do something that no rollback takes back, and that is not repeated
     /// without harm. Of the functions that users have written nothing is known.
     pub fn reaches_outside(&self) -> bool {

@@ -5,6 +5,7 @@ use super::plan::is_control;
 use crate::protocol::postgres::reply::Status;
 use crate::session::Pins;
 use crate::session::settings::literal;
+use crate::session::transaction::Held;
 use crate::sql::{Discard, Pin, SessionEffect, Statement};
 use std::sync::Arc;
 
@@ -126,6 +127,12 @@ impl Observer<'_> {
                 self.session.closed(commits);
                 if *chain {
                     self.session.opened();
+                    self.statements.end_transaction();
+                }
+                // It has none of the failed one's modes: it may write, and then begins elsewhere.
+                if *chain && facts.was_failed && self.on_replica {
+                    let (texts, modes) = (vec![b"BEGIN".as_slice().into()], Default::default());
+                    self.session.began = Held { texts, modes };
                 }
             }
             // Of a transaction that has failed it is a rollback.

@@ -18,6 +18,7 @@
 
 use super::encode::Encoder;
 use super::plan::{Batch, Meant, Op, Planner, What};
+use super::shapes::has_names;
 use super::statements::{Prepared, SERVER_NAME_PREFIX, Statements, server_name, truncated};
 use crate::backend::postgres::replies::{Expected, Kind, Way};
 use crate::protocol::postgres::request;
@@ -105,6 +106,11 @@ impl Planner<'_> {
             Meant::Unnamed(_) => self.statements.unnamed.sees_names,
             Meant::Foreign => false,
         };
+        let is_new = || batch.ops.iter().any(|op| matches!(op.what, What::ParseUnnamed(_)));
+        if matches!(meant, Meant::Unnamed(_)) && !batch.old_names && !is_new() {
+            // Until it is used another one may have taken its place.
+            batch.old_names = self.statement_of(meant).is_none_or(|known| has_names(&known));
+        }
         if sees_names && let Some(statement) = self.statement_of(meant) {
             self.meet(&statement, batch);
         }

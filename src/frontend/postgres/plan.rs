@@ -136,6 +136,8 @@ pub struct Batch {
     /// A replica refuses it for certain and a primary does not, or does it where nobody sees it
     /// (advisory locks).
     pub only_on_primary: bool,
+    /// A statement with names in it is used that was parsed without a name in an earlier batch.
+    pub old_names: bool,
     /// What follows has to wait for its end: settings may be at the server's values, where the
     /// client's own are due; or a transaction has ended on a replica, and what comes next is routed
     /// anew.
@@ -181,7 +183,7 @@ impl Batch {
         self.belongs_to_primary |= belongs_to_primary(statement);
         self.only_on_primary |= runs && only_on_primary(statement);
         if runs {
-            self.dml = Some(self.dml.unwrap_or(true) && is_dml(statement));
+            self.dml = Some(self.dml.unwrap_or(true) && statement.is_dml());
         }
         if runs && !self.runs {
             self.runs = true;
@@ -466,12 +468,6 @@ impl Planner<'_> {
             Meant::Foreign => None,
         }
     }
-}
-
-/// Whether it changes rows and does nothing else that outlives it or ends its transaction.
-fn is_dml(statement: &Statement) -> bool {
-    let plain = statement.session.is_empty() && !statement.is_ddl && statement.count == 1;
-    plain && statement.effect == Effect::Write && statement.reason_code == "dml"
 }
 
 /// Whether names may mean something else after the statement.

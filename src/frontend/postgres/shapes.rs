@@ -62,33 +62,13 @@ impl Conversation {
         }
         let may_be_aborted =
             active.progress.status == Status::Failed || active.replies.is_client_due();
-        if may_be_aborted || !self.uses_names(batch) {
+        if may_be_aborted || !uses_names(batch) {
             return;
         }
         server.pooled.connection.prepared.are_outdated = false;
         if let Some((mut encoder, _)) = self.encoder(active) {
             encoder.run(RENEWS_PLANS);
         }
-    }
-
-    /// Whether a batch uses a statement with names in it that was prepared before.
-    fn uses_names(&self, batch: &Batch) -> bool {
-        let mut is_new = false;
-        batch.ops.iter().any(|op| match &op.what {
-            What::ParseUnnamed(_) => {
-                is_new = true;
-                false
-            }
-            What::Bind(Meant::Unnamed(_)) | What::DescribeStatement(Meant::Unnamed(_)) => {
-                let unnamed = self.statements.unnamed.classified.as_ref();
-                !is_new && unnamed.is_none_or(|classified| has_names(&classified.statement))
-            }
-            What::Bind(Meant::Named(prepared))
-            | What::DescribeStatement(Meant::Named(prepared)) => {
-                has_names(&prepared.classified.borrow().statement)
-            }
-            _ => false,
-        })
     }
 
     fn describe_first(&self, active: &mut Active, prepared: &Prepared, plans: u64) -> bool {
@@ -117,8 +97,19 @@ pub enum Comparing {
     Asked,
 }
 
+/// Whether a batch uses a statement with names in it that was prepared before.
+fn uses_names(batch: &Batch) -> bool {
+    let uses = |op: &Op| match &op.what {
+        What::Bind(Meant::Named(prepared)) | What::DescribeStatement(Meant::Named(prepared)) => {
+            has_names(&prepared.classified.borrow().statement)
+        }
+        _ => false,
+    };
+    batch.old_names || batch.ops.iter().any(uses)
+}
+
 /// Whether a statement is about anything that has a name.
-fn has_names(statement: &Statement) -> bool {
+pub(super) fn has_names(statement: &Statement) -> bool {
     let names = [&statement.tables_read, &statement.tables_written, &statement.functions];
     names.iter().any(|names| !names.is_empty()) || statement.effect == Effect::Unknown
 }
