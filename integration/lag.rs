@@ -45,6 +45,21 @@ fn lag_is_what_it_is() {
     });
 }
 
+/// What the proxy knows of each server is from now or later.
+fn wait_probed(fixture: &Fixture) {
+    let probes = || -> Vec<f64> {
+        let metrics = fixture.metrics();
+        let of = |server: &Server| {
+            metrics.sum("tiffin_probes_total", &[("node", &server.name), ("outcome", "ok")])
+        };
+        fixture.cluster.servers().iter().map(of).collect()
+    };
+    let before = probes();
+    // The first of them may have been under way.
+    let are_new = || probes().iter().zip(&before).all(|(now, before)| *now >= before + 2.0);
+    wait_until(PATIENCE, are_new).expect("probes");
+}
+
 /// Nothing to lag behind, for as long as anybody looks.
 fn an_idle_primary_means_no_lag(fixture: &Fixture) {
     let caught_up =
@@ -58,6 +73,8 @@ fn an_idle_primary_means_no_lag(fixture: &Fixture) {
         // The servers write something by themselves now and then (running transactions, say).
         let now = Some(position());
         if now != last {
+            fixture.cluster.wait_caught_up(fixture.cluster.primary()).unwrap();
+            wait_probed(fixture);
             wait_until(PATIENCE, caught_up).expect("caught up, so no lag");
             last = now;
             continue;

@@ -301,7 +301,12 @@ impl<'a, S: Stand> Round<'a, '_, S> {
         }
         match fault {
             // The proxy did not promote, and does not look after it.
-            ByHand | Paused => S::remake(fixture, self.old, new, cables.of(new).port),
+            ByHand | Paused => {
+                // The replica that is copied for it is stopped, which MySQL and MariaDB may not do
+                // while they begin to receive.
+                self.play.go_on(2);
+                S::remake(fixture, self.old, new, cables.of(new).port);
+            }
             _ => S::restore(fixture, self.old, new, cables.of(new).port),
         }
         if fault == ByHand {

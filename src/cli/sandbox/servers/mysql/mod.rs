@@ -219,7 +219,7 @@ impl Cluster {
             None => make_data_directory(&server.place, &server.programs, template_cache)?,
         }
         server.take_another_id();
-        server.start_read_only()?;
+        server.start_copy()?;
         server.replicate_from(port, &self.logins.replicator)
     }
 }

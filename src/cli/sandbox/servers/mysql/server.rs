@@ -64,6 +64,10 @@ impl Server {
 
     /// Starts the server and waits until it takes connections. It is as writable as it was.
     pub fn start(&self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, arguments: &[&str]) -> Result<()> {
         let home = self.place.home();
         let mut command = self.programs.server();
         command.arg(format!("--defaults-file={}", home.join("my.cnf").display()));
@@ -77,6 +81,7 @@ impl Server {
         // By what its replicas are told apart on the primary.
         command.arg("--report-host=127.0.0.1").arg(format!("--report-port={}", self.port));
         command.arg(format!("--{}={}", self.read_only_setting(), self.is_read_only()));
+        command.args(arguments);
         self.spawn(command, || self.is_ready())
     }
 
@@ -88,6 +93,14 @@ impl Server {
     pub(super) fn start_read_only(&self) -> Result<()> {
         self.read_only.store(true, Ordering::Relaxed);
         self.start()
+    }
+
+    /// The same of a copy, which leaves the channel of the server that it was copied from alone:
+    /// MySQL may not answer to a STOP REPLICA while the channel is being started.
+    pub(super) fn start_copy(&self) -> Result<()> {
+        self.read_only.store(true, Ordering::Relaxed);
+        let word = self.words().replica.to_lowercase();
+        self.start_with(&[&format!("--skip-{word}-start")])
     }
 
     /// Stops the server in order and waits until its process has gone.
