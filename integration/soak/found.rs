@@ -284,4 +284,13 @@ B - - text []
 E - 0
 P - - SELECT f_raise('word')
 S",
+    // No replica is told that a transaction may write, also where there is none.
+    "wide user=app clients=3
+@2 send
+P - - BEGIN READ ONLY
+B p2 - text []
+P - - SET TRANSACTION READ WRITE
+B - - text []
+E - 0
+S",
 ];

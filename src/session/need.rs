@@ -61,9 +61,16 @@ impl Class {
             SessionEffect::SetsOnce => statement.count > 1,
             _ => false,
         });
+        // A replica refuses to be told so, also outside of a transaction, where it means nothing.
+        let writable = statement.session.iter().any(|effect| {
+            matches!(effect, SessionEffect::SetTransaction(modes) if modes.are_of_primary())
+        });
         match (statement.effect, begins) {
             (Effect::Read | Effect::Session | Effect::Transaction, _) if pins => {
                 Class::Write(RouteReason::SessionPin)
+            }
+            (Effect::Read | Effect::Session | Effect::Transaction, _) if writable => {
+                Class::Write(RouteReason::Transaction)
             }
             (Effect::Read, None) => Class::Read,
             (Effect::Session, _) => Class::Session,

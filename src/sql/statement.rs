@@ -90,6 +90,14 @@ pub struct TransactionModes {
     pub deferrable: Option<bool>,
 }
 
+impl TransactionModes {
+    /// Whether no replica takes them in SET TRANSACTION (`check_transaction_read_only` and
+    /// `check_XactIsoLevel`, `src/backend/commands/variable.c`).
+    pub fn are_of_primary(self) -> bool {
+        self.read_only == Some(false) || self.isolation == Some(Isolation::Serializable)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
     ReadUncommitted,

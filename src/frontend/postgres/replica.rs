@@ -121,7 +121,10 @@ impl Observer<'_> {
     /// Something else takes the place of an error by which a replica has refused, in a transaction,
     /// what a primary does.
     pub(super) fn refused_by_replica(&mut self, fields: &ErrorFields<'_>) -> Option<OnError> {
-        if !self.on_replica || self.progress.status == Status::Idle || !is_of_replica(fields) {
+        let begins = |effect: &SessionEffect| matches!(effect, SessionEffect::Begin(_));
+        let is_begun = || self.progress.executed.iter().flat_map(|one| &one.session).any(begins);
+        let in_block = self.progress.status != Status::Idle || is_begun();
+        if !self.on_replica || !in_block || !is_of_replica(fields) {
             return None;
         }
         let refused = stays_on_replica(self.session, Some(fields.message));
@@ -147,9 +150,8 @@ pub fn belongs_to_primary(statement: &Statement) -> bool {
         SessionEffect::Pin(_) => true,
         // The next one, behind the end of this in one text, may write.
         SessionEffect::Begin(modes) if modes.read_only != Some(true) => true,
-        // No replica has SERIALIZABLE transactions.
         SessionEffect::Begin(modes) | SessionEffect::SetTransaction(modes) => {
-            modes.isolation == Some(Isolation::Serializable)
+            modes.are_of_primary()
         }
         // What follows a failed transaction has none of its modes, READ ONLY neither.
         SessionEffect::Commit { chain } | SessionEffect::Rollback { chain } => *chain,
