@@ -7,7 +7,7 @@
 use super::encode::DEALLOCATE;
 use super::own_names::{OwnNames, forgets_prepared, own_server_name};
 use super::parameters::drops_any;
-use super::replica::{belongs_to_primary, only_on_primary};
+use super::replica::{belongs_to_primary, only_on_primary, sets_modes};
 use super::statements::{
     Classified, NO_STATEMENT, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
 };
@@ -133,6 +133,8 @@ pub struct Batch {
     /// Something that a replica may refuse though a read-only transaction of a primary may do it,
     /// or that is kept for the session, which may write later.
     pub belongs_to_primary: bool,
+    /// It sets modes of the open transaction that no replica takes.
+    pub sets_modes: bool,
     /// A replica refuses it for certain and a primary does not, or does it where nobody sees it
     /// (advisory locks).
     pub only_on_primary: bool,
@@ -181,6 +183,7 @@ impl Batch {
         self.executes |= matches!(statement.reason_code, "execute" | "unknown_prepared");
         // What is parsed is mostly run in the next batch, in the same implicit transaction.
         self.belongs_to_primary |= belongs_to_primary(statement);
+        self.sets_modes |= sets_modes(statement);
         self.only_on_primary |= runs && only_on_primary(statement);
         if runs {
             self.dml = Some(self.dml.unwrap_or(true) && statement.is_dml());

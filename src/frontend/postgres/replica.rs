@@ -49,7 +49,10 @@ impl Conversation {
     /// it may fail, or lock nothing. What cannot move the server may try.
     pub(super) fn must_leave(&self, active: &Active, batch: &Batch) -> bool {
         let on_replica = active.server.as_ref().is_some_and(|server| !server.is_primary);
-        if !on_replica || !batch.belongs_to_primary || active.progress.segment_open {
+        // Behind a query a primary refuses new modes, in the words that a replica has for it, too.
+        let sets_modes = batch.sets_modes && !active.progress.reading;
+        let belongs = batch.belongs_to_primary || sets_modes;
+        if !on_replica || !belongs || active.progress.segment_open {
             return false;
         }
         match self.session.transaction {
@@ -150,9 +153,7 @@ pub fn belongs_to_primary(statement: &Statement) -> bool {
         SessionEffect::Pin(_) => true,
         // The next one, behind the end of this in one text, may write.
         SessionEffect::Begin(modes) if modes.read_only != Some(true) => true,
-        SessionEffect::Begin(modes) | SessionEffect::SetTransaction(modes) => {
-            modes.are_of_primary()
-        }
+        SessionEffect::Begin(modes) => modes.are_of_primary(),
         // What follows a failed transaction has none of its modes, READ ONLY neither.
         SessionEffect::Commit { chain } | SessionEffect::Rollback { chain } => *chain,
         _ => false,
@@ -160,6 +161,12 @@ pub fn belongs_to_primary(statement: &Statement) -> bool {
     matches!(statement.effect, Effect::Write | Effect::Unknown)
         || statement.session.iter().any(is_kept)
         || only_on_primary(statement)
+}
+
+/// Whether it sets modes that no replica takes.
+pub fn sets_modes(statement: &Statement) -> bool {
+    let is_so = |effect: &SessionEffect| matches!(effect, SessionEffect::SetTransaction(modes) if modes.are_of_primary());
+    statement.session.iter().any(is_so)
 }
 
 /// Whether a replica cannot run it as a primary does in a read-only transaction
