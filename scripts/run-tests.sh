@@ -18,7 +18,7 @@ end() {
 }
 trap end EXIT
 trap 'exit 1' INT TERM
-rm -f "$built"
+rm -f "$built" "$tests_log" "$tests_log.failed"
 if [ $# = 0 ]; then
     # A process group of its own, to end as a whole; an hour, most of it for a build from scratch.
     setsid timeout --kill-after=60 3600 scripts/compose-check.sh "$target/debug/tiffin" "$built" >"$containers_log" 2>&1 &
@@ -32,7 +32,6 @@ failed=0
 if cargo nextest --version >/dev/null 2>&1; then
     # Nextest does not run the examples of the documentation.
     cargo test --locked --doc --quiet || failed=1
-    rm -f "$tests_log.failed"
     { cargo nextest run --locked --no-fail-fast "$@" 2>&1 || touch "$tests_log.failed"; } | tee "$tests_log"
     [ ! -e "$tests_log.failed" ] || failed=1
 else

@@ -61,15 +61,14 @@ impl Class {
             SessionEffect::SetsOnce => statement.count > 1,
             _ => false,
         });
-        // A replica refuses to be told so, also outside of a transaction, where it means nothing.
-        let writable = statement.session.iter().any(|effect| {
-            matches!(effect, SessionEffect::SetTransaction(modes) if modes.are_of_primary())
-        });
         match (statement.effect, begins) {
             (Effect::Read | Effect::Session | Effect::Transaction, _) if pins => {
                 Class::Write(RouteReason::SessionPin)
             }
-            (Effect::Read | Effect::Session | Effect::Transaction, _) if writable => {
+            // A replica refuses them also outside of a transaction, where they mean nothing.
+            (Effect::Read | Effect::Session | Effect::Transaction, _)
+                if statement.sets_modes_of_primary() =>
+            {
                 Class::Write(RouteReason::Transaction)
             }
             (Effect::Read, None) => Class::Read,

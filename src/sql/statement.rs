@@ -71,6 +71,14 @@ impl Statement {
         plain && self.effect == Effect::Write && self.reason_code == "dml"
     }
 
+    /// Whether it sets modes of the open transaction that no replica takes.
+    pub fn sets_modes_of_primary(&self) -> bool {
+        self.session.iter().any(|effect| match effect {
+            SessionEffect::SetTransaction(modes) => modes.are_of_primary(),
+            _ => false,
+        })
+    }
+
     /// Whether it is known to do something that no rollback takes back, and that is not repeated
     /// without harm. Of the functions that users have written nothing is known.
     pub fn reaches_outside(&self) -> bool {

@@ -7,7 +7,7 @@
 use super::encode::DEALLOCATE;
 use super::own_names::{OwnNames, forgets_prepared, own_server_name};
 use super::parameters::drops_any;
-use super::replica::{belongs_to_primary, only_on_primary, sets_modes};
+use super::replica::{belongs_to_primary, only_on_primary};
 use super::statements::{
     Classified, NO_STATEMENT, Prepared, Registry, Statements, UNNAMED_BYTES_MAX, server_name,
 };
@@ -183,7 +183,7 @@ impl Batch {
         self.executes |= matches!(statement.reason_code, "execute" | "unknown_prepared");
         // What is parsed is mostly run in the next batch, in the same implicit transaction.
         self.belongs_to_primary |= belongs_to_primary(statement);
-        self.sets_modes |= sets_modes(statement);
+        self.sets_modes |= statement.sets_modes_of_primary();
         self.only_on_primary |= runs && only_on_primary(statement);
         if runs {
             self.dml = Some(self.dml.unwrap_or(true) && statement.is_dml());

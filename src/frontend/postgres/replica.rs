@@ -163,12 +163,6 @@ pub fn belongs_to_primary(statement: &Statement) -> bool {
         || only_on_primary(statement)
 }
 
-/// Whether it sets modes that no replica takes.
-pub fn sets_modes(statement: &Statement) -> bool {
-    let is_so = |effect: &SessionEffect| matches!(effect, SessionEffect::SetTransaction(modes) if modes.are_of_primary());
-    statement.session.iter().any(is_so)
-}
-
 /// Whether a replica cannot run it as a primary does in a read-only transaction
 /// (`ClassifyUtilityCommandAsReadOnly`, `src/backend/tcop/utility.c`).
 pub fn only_on_primary(statement: &Statement) -> bool {
