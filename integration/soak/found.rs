@@ -293,4 +293,16 @@ P - - SET TRANSACTION READ WRITE
 B - - text []
 E - 0
 S",
+    // A transaction does not leave a replica for a portal without a name that is only there.
+    "wide user=app clients=2
+@0 send
+Q BEGIN READ ONLY
+@0 send
+P s3 23 SELECT v FROM fixed WHERE id = $1
+B - s3 text [\"1\"]
+E - 0
+S
+E - 2
+B - s1 text [\"-1\"]
+S",
 ];

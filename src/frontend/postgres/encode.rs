@@ -1,7 +1,8 @@
 //! From planned messages to what is sent to a server, and the replies expected for it.
 
+use super::op::{Meant, Op, What};
 use super::parameters::dropped;
-use super::plan::{Batch, Meant, Op, What, leaves_something};
+use super::plan::{Batch, leaves_something};
 use super::send::describes;
 use super::statements::{
     NO_STATEMENT, Prepared, Statements, UNSEEN_STATEMENT, Unnamed, server_name,

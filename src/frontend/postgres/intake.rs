@@ -3,7 +3,7 @@
 use super::conversation::Conversation;
 use super::extent::complete;
 use super::fault::Fault;
-use super::plan::What;
+use super::op::What;
 use crate::backend::postgres::replies::Way;
 use crate::config::PoolMode;
 use crate::protocol::postgres::reply::Status;

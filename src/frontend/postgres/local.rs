@@ -4,7 +4,8 @@
 use super::conversation::Conversation;
 use super::errors::ABORTED;
 use super::fault::{Fault, Refused};
-use super::plan::{Batch, Meant, Op, What};
+use super::op::{Meant, Op, What};
+use super::plan::Batch;
 use crate::config::PoolMode;
 use crate::protocol::postgres::frame::{HEAD_BYTES, put};
 use crate::protocol::postgres::reply::{

@@ -17,6 +17,7 @@ pub mod guard;
 pub mod intake;
 pub mod local;
 pub mod observer;
+pub mod op;
 pub mod own_names;
 pub mod parameters;
 pub mod plan;

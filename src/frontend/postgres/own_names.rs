@@ -17,7 +17,8 @@
 //! left out; a statement that cannot be made then fails the request.
 
 use super::encode::Encoder;
-use super::plan::{Batch, Meant, Op, Planner, What};
+use super::op::{Meant, Op, What};
+use super::plan::{Batch, Planner};
 use super::shapes::has_names;
 use super::statements::{Prepared, SERVER_NAME_PREFIX, Statements, server_name, truncated};
 use crate::backend::postgres::replies::{Expected, Kind, Way};

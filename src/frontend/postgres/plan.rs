@@ -5,6 +5,7 @@
 //! replica when all that runs with it in one implicit transaction has been seen.
 
 use super::encode::DEALLOCATE;
+use super::op::{Meant, Op, What, ask_for_old_portal};
 use super::own_names::{OwnNames, forgets_prepared, own_server_name};
 use super::parameters::drops_any;
 use super::replica::{belongs_to_primary, only_on_primary};
@@ -22,91 +23,8 @@ use crate::session::transaction::is_naming;
 use crate::session::{Class, Settings};
 use crate::sql::{Catalog, Dialect, Effect, Hint, Pin, SessionEffect, Statement};
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// Which prepared statement a message means.
-#[derive(Debug, Clone)]
-pub enum Meant {
-    Named(Rc<Prepared>),
-    Unnamed(u64),
-    /// Not one that this client made by Parse: perhaps one made by PREPARE.
-    Foreign,
-}
-
-impl Meant {
-    /// The statement's id, [`NO_STATEMENT`] if the proxy knows none.
-    pub fn id(&self) -> u64 {
-        match self {
-            Meant::Named(prepared) => prepared.id,
-            Meant::Unnamed(id) => *id,
-            Meant::Foreign => NO_STATEMENT,
-        }
-    }
-
-    /// Whether it is the one with this id.
-    pub fn is(&self, id: u64) -> bool {
-        id != NO_STATEMENT && self.id() == id
-    }
-}
-
-/// What is to be done with one message.
-#[derive(Debug, Clone)]
-pub enum What {
-    Query(Arc<Statement>),
-    Parse(Rc<Prepared>),
-    ParseUnnamed(u64),
-    /// The client already has a statement of this name.
-    ParseAgain(Rc<Prepared>),
-    Bind(Meant),
-    DescribeStatement(Meant),
-    DescribePortal,
-    CloseStatement(Meant),
-    ClosePortal,
-    Execute(Option<Arc<Statement>>),
-    Sync,
-    Flush,
-    Function,
-    CopyData,
-    CopyEnd,
-    Terminate,
-    /// More than the client may have: it gets an error.
-    Refuse(Limit),
-    /// A Query that may meet statements by the names that the client gave them in Parse.
-    QueryWith(Arc<Statement>, Box<OwnNames>),
-    /// In front of a message about a statement that may meet others in this way.
-    Meet(Box<OwnNames>),
-    /// A name that SQL's PREPARE has taken, for the server to refuse.
-    ParseTaken,
-    /// SQL's DEALLOCATE of a statement that came by Parse, as a Query.
-    Deallocate(Arc<Statement>),
-    /// The same by the unnamed statement.
-    ParseDeallocate(u64),
-}
-
-#[derive(Debug, Clone)]
-pub struct Op {
-    /// The message, counted from the start of the batch.
-    pub at: Range<usize>,
-    pub what: What,
-    /// The number of the change that it makes to the client's named statements; 0 for none.
-    pub change: u64,
-}
-
-impl What {
-    /// Whether the server says that it is ready when it has done this.
-    pub fn ends_request(&self) -> bool {
-        matches!(
-            self,
-            What::Query(_)
-                | What::QueryWith(..)
-                | What::Deallocate(_)
-                | What::Sync
-                | What::Function
-        )
-    }
-}
 
 /// Messages with what is to be done with each, and what they need together.
 #[derive(Debug, Clone, Default)]
@@ -138,6 +56,8 @@ pub struct Batch {
     /// A replica refuses it for certain and a primary does not, or does it where nobody sees it
     /// (advisory locks).
     pub only_on_primary: bool,
+    /// It asks for an unnamed portal of an earlier batch. Known where it may belong to another server.
+    pub old_portal: bool,
     /// A statement with names in it is used that was parsed without a name in an earlier batch.
     pub old_names: bool,
     /// What follows has to wait for its end: settings may be at the server's values, where the
@@ -252,6 +172,8 @@ impl Planner<'_> {
             }
         }
         batch.bytes = at;
+        let may_leave = self.on_replica && (batch.belongs_to_primary || batch.sets_modes);
+        batch.old_portal = may_leave && ask_for_old_portal(&batch.ops, bytes);
     }
 
     /// Whether a message names a statement that an earlier request may have failed to change.

@@ -21,8 +21,9 @@ use super::conversation::Conversation;
 use super::errors::ABORTED;
 use super::fault::{Fault, Refused};
 use super::guard::is_commit;
+use super::op::What;
 use super::parameters::tell_parameters;
-use super::plan::{Batch, What};
+use super::plan::Batch;
 use super::resolve::Recovered;
 use super::send::{leaves_open, mark, reads, writes};
 use super::statements::Statements;
@@ -42,7 +43,7 @@ use std::time::Instant;
 use tokio::time::timeout_at;
 
 /// Of a request, beside its bytes: what is known of each of its messages.
-const OP_BYTES: usize = size_of::<super::plan::Op>();
+const OP_BYTES: usize = size_of::<super::op::Op>();
 
 /// What is kept of the open transaction.
 #[derive(Debug)]

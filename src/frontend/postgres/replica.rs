@@ -57,7 +57,8 @@ impl Conversation {
         }
         match self.session.transaction {
             Transaction::Open if active.progress.status != Status::Failed => {
-                self.may_move(&active.progress) || batch.only_on_primary
+                let may_move = !batch.old_portal && self.may_move(&active.progress);
+                may_move || batch.only_on_primary
             }
             // Nothing runs in it; what comes behind its end may write.
             Transaction::Failed => batch.ends && self.may_move(&active.progress),
@@ -88,6 +89,7 @@ impl Conversation {
         let may_leave =
             progress.is_some_and(|progress| progress.may_leave && self.may_move(progress));
         let batch = self.drop_server(ServerClosed::Dirty);
+        let may_leave = may_leave && !batch.as_ref().is_some_and(|batch| batch.old_portal);
         if !may_leave {
             self.session.failed();
             return (batch, Some(stays_on_replica(&mut self.session, None)));

@@ -3,8 +3,9 @@
 use super::active::{Active, Clean};
 use super::conversation::Conversation;
 use super::encode::Encoder;
+use super::op::What;
 use super::parameters::tell_parameters;
-use super::plan::{Batch, What};
+use super::plan::Batch;
 use super::statements::Statements;
 use crate::backend::postgres::replies::Way;
 use crate::protocol::postgres::reply::Status;

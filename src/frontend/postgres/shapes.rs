@@ -10,7 +10,8 @@
 use super::active::Active;
 use super::conversation::Conversation;
 use super::observer::Observer;
-use super::plan::{Batch, Meant, Op, What};
+use super::op::{Meant, Op, What};
+use super::plan::Batch;
 use super::send::describes;
 use super::statements::{Prepared, Shape};
 use crate::backend::postgres::replies::ShapeOf;
