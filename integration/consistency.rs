@@ -192,6 +192,57 @@ fn levels_differ_as_they_say() {
     assert_eq!(fixture.ran_on(&fixture.session(), "SELECT inet_server_port()"), replica.name);
 }
 
+/// Django begins each connection with a transaction that sets the time zone.
+#[test]
+fn a_transaction_that_only_changes_the_session_is_no_write() {
+    let fixture = Fixture::build().replicas(1).key("routing.max_lag", "5min").start();
+    let (primary, replica) = (fixture.cluster.primary(), fixture.cluster.replica(0));
+    fixture.create_table("t", "n int");
+    let runtime = runtime();
+    let (mut client, write, read) = runtime.block_on(async {
+        let client = connect(&fixture.config()).await;
+        let write = client.prepare("INSERT INTO t SELECT length($1)").await.unwrap();
+        let read = client.prepare("SELECT count(*) FROM t WHERE n > 1000").await.unwrap();
+        (client, write, read)
+    });
+    fixture.wait_in_read_set([replica]);
+    let from_replica = [("node", &*replica.name), ("reason", "least_lag")];
+    let reads = || fixture.metrics().sum("tiffin_routed_total", &from_replica);
+    let before = reads();
+    wait_until(PATIENCE, || {
+        runtime.block_on(client.query(&read, &[])).unwrap();
+        reads() > before
+    })
+    .expect("to prepare a write counts as one");
+    replica.pause_replay().unwrap();
+    // From here on the replica lacks whatever a session has just written or seen on the primary.
+    fixture.direct(primary).query("INSERT INTO t VALUES (1)").unwrap();
+    for (texts, server) in [
+        (vec!["SELECT set_config('TimeZone', 'America/Chicago', false)"], replica),
+        (vec!["SAVEPOINT a", "SET search_path TO public", "RELEASE a"], replica),
+        (vec!["SELECT set_config('TimeZone', 'UTC', false)", "INSERT INTO t VALUES (2)"], primary),
+        (vec!["SELECT n FROM t"], primary),
+    ] {
+        let session = fixture.session();
+        session.query("BEGIN").unwrap();
+        texts.iter().for_each(|text| drop(session.query(text).unwrap()));
+        session.query("COMMIT").unwrap();
+        let port =
+            session.value("SELECT inet_server_port() FROM t UNION SELECT inet_server_port()");
+        assert_eq!(fixture.name_of(&port.unwrap()), server.name, "{}", texts.join("; "));
+    }
+    // A value too large to be held, of a statement that was prepared before.
+    let shown: i64 = runtime.block_on(async {
+        let transaction = client.transaction().await.unwrap();
+        transaction.batch_execute("SET search_path TO public").await.unwrap();
+        transaction.execute(&write, &[&"x".repeat(4 << 20)]).await.unwrap();
+        transaction.commit().await.unwrap();
+        client.query_one(&read, &[]).await.unwrap().get(0)
+    });
+    assert_eq!(shown, 1);
+    replica.resume_replay().unwrap();
+}
+
 /// Lets everything on the server go on, also after a failure.
 struct Released<'a>(&'a Server);
 

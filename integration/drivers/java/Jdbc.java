@@ -28,9 +28,11 @@ import java.util.Properties;
 import java.util.Set;
 import java.util.UUID;
 import java.util.concurrent.Callable;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
 import org.postgresql.PGConnection;
 import org.postgresql.PGNotification;
@@ -47,6 +49,7 @@ public class Jdbc {
     static final int SESSIONS_MIN = 25;
     static final double STRAYS_MAX = 0.2;
     static final long PATIENCE_MS = 30_000;
+    static final long CANCEL_MS = 1_000;
     static int failed = 0;
 
     interface Check {
@@ -379,16 +382,20 @@ public class Jdbc {
         }));
         check("cancel_and_timeouts", () -> using(connection -> {
             try (Statement statement = connection.createStatement()) {
+                // A cancel that comes before its statement does nothing.
+                CountDownLatch ended = new CountDownLatch(1);
                 Thread canceller = new Thread(() -> {
                     try {
-                        Thread.sleep(300);
-                        statement.cancel();
+                        while (!ended.await(CANCEL_MS, TimeUnit.MILLISECONDS)) {
+                            statement.cancel();
+                        }
                     } catch (Exception error) {
                         error.printStackTrace();
                     }
                 });
                 canceller.start();
                 refused("57014", () -> statement.execute("SELECT pg_sleep(30)"));
+                ended.countDown();
                 canceller.join();
                 statement.setQueryTimeout(1);
                 refused("57014", () -> statement.execute("SELECT pg_sleep(30)"));

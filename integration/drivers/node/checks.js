@@ -20,6 +20,8 @@ const readPorts = new Set(env.READ_PORTS.split(',').map(Number));
 // A check that takes longer hangs.
 const CHECK_MS_MAX = 60_000;
 const PATIENCE_MS = 30_000;
+// Between two cancels: a statement has mostly begun by then, and the first one ended it.
+const CANCEL_MS = 1000;
 const LARGE_BYTES = 8 << 20;
 // Sessions that are asked at least where their reads run.
 const SESSIONS_MIN = 25;
@@ -74,6 +76,17 @@ async function eventually(look, what) {
   }
 }
 
+// Calls `cancel` until the statement has ended: a cancel that comes before it does nothing.
+async function keepCancelling(cancel, ended) {
+  let over = false;
+  const end = ended.finally(() => { over = true; });
+  for (;;) {
+    await Promise.race([end, sleep(CANCEL_MS)]);
+    if (over) return;
+    await cancel();
+  }
+}
+
 // `read` gives the port on which a new session's read ran. See `Spread` in python/checks.py.
 async function spread(read) {
   await eventually(async () => readPorts.has(await read()), 'a read where reads belong');
@@ -94,4 +107,4 @@ const largeBytes = () => Buffer.alloc(LARGE_BYTES, Buffer.from(Array.from({ leng
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const range = (from, to) => Array.from({ length: to - from }, (_, n) => from + n);
 
-module.exports = { assert, check, connection, eventually, largeBytes, main, range, refused, sleep, spread };
+module.exports = { assert, check, connection, eventually, keepCancelling, largeBytes, main, range, refused, spread };

@@ -7,7 +7,7 @@ const { pipeline } = require('node:stream/promises');
 const pg = require('pg');
 const copy = require('pg-copy-streams');
 const Cursor = require('pg-cursor');
-const { assert, check, connection, eventually, largeBytes, main, range, refused, sleep, spread } = require('./checks');
+const { assert, check, connection, eventually, keepCancelling, largeBytes, main, range, refused, spread } = require('./checks');
 
 // The login is bound to the TLS connection where the server offers it: SCRAM-SHA-256-PLUS.
 const config = { ...connection, enableChannelBinding: true };
@@ -160,11 +160,12 @@ check('cancel_and_timeouts', () => using((client) => using(async (other) => {
   query.on('error', () => {});
   const failed = once(query, 'error');
   client.query(query);
-  await sleep(300);
-  const canceller = new pg.Client(config);
-  canceller.on('error', () => {});
-  canceller.connection.on('error', () => {});
-  canceller.cancel(client, query);
+  await keepCancelling(() => {
+    const canceller = new pg.Client(config);
+    canceller.on('error', () => {});
+    canceller.connection.on('error', () => {});
+    canceller.cancel(client, query);
+  }, failed);
   const [error] = await failed;
   assert.equal(error.code, '57014');
   await client.query("SET statement_timeout = '100ms'");

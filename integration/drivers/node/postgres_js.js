@@ -7,7 +7,7 @@ const path = require('node:path');
 const { Readable } = require('node:stream');
 const { pipeline } = require('node:stream/promises');
 const postgres = require('postgres');
-const { assert, check, connection, eventually, largeBytes, main, range, refused, sleep, spread } = require('./checks');
+const { assert, check, connection, eventually, keepCancelling, largeBytes, main, range, refused, spread } = require('./checks');
 
 async function using(body, more = {}) {
   const sql = postgres({ ...connection, max: 1, onnotice: () => {}, ...more });
@@ -128,11 +128,10 @@ check('copy_both_ways', () => using(async (sql) => {
 }));
 
 check('cancel_and_timeouts', () => using(async (sql) => {
+  await sql`SELECT 1`;
   const query = sql`SELECT pg_sleep(30)`;
   const running = refused('57014', () => query);
-  await sleep(300);
-  await query.cancel();
-  await running;
+  await keepCancelling(() => query.cancel(), running);
   await sql`SET statement_timeout = '100ms'`;
   await refused('57014', () => sql`SELECT pg_sleep(30)`);
 }));

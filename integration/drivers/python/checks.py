@@ -6,9 +6,11 @@ harness (`integration/drivers.rs`) reads nothing else.
 """
 
 import asyncio
+import contextlib
 import faulthandler
 import os
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -28,6 +30,8 @@ PRIMARY_PORT = int(os.environ["PRIMARY_PORT"])
 CHECK_SECONDS_MAX = 60
 # Replicas learn of a new table within about a second; a busy machine needs more.
 PATIENCE_SECONDS = 30
+# Between two cancels: a statement has mostly begun by then, and the first one ended it.
+CANCEL_SECONDS = 1
 # Several TCP windows, and more than any buffer on the way.
 LARGE_BYTES = 8 << 20
 
@@ -159,6 +163,25 @@ def settled(look, what):
     """Looks until it has held several times in a row: reads of different sessions go to different
     servers, and only a session's own writes are waited for."""
     eventually(lambda: all(look() for _ in range(10)), what)
+
+
+@contextlib.contextmanager
+def cancelling(cancel):
+    """Calls `cancel` while the body runs, until that ends: a cancel that comes before its statement
+    does nothing."""
+    ended = threading.Event()
+
+    def keep_on():
+        while not ended.wait(CANCEL_SECONDS):
+            cancel()
+
+    thread = threading.Thread(target=keep_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 async def eventually_async(look, what):

@@ -4,7 +4,6 @@ pooled connections."""
 import concurrent.futures
 import contextlib
 import io
-import threading
 
 import django
 import psycopg
@@ -264,11 +263,12 @@ def copy_notify_and_cancel_of_the_driver_below():
         notes = connection.connection.notifies(timeout=20, stop_after=1)
         same([note.payload for note in notes], ["served"])
         cursor.execute("UNLISTEN *")
-    timer = threading.Timer(0.2, connection.connection.cancel_safe)
-    timer.start()
-    with refused("57014"), connection.cursor() as cursor:
+    with (
+        checks.cancelling(connection.connection.cancel_safe),
+        refused("57014"),
+        connection.cursor() as cursor,
+    ):
         cursor.execute("SELECT pg_sleep(30)")
-    timer.join()
 
 
 @check

@@ -130,13 +130,19 @@ async def a_cancelled_task_cancels_its_statement():
 @check
 async def cancel_and_timeouts():
     async with await connect() as conn:
-        async def cancel_soon():
-            await asyncio.sleep(0.3)
-            await conn.cancel_safe()
+        ended = asyncio.Event()
 
-        cancelling = asyncio.create_task(cancel_soon())
+        async def keep_cancelling():
+            while True:
+                await asyncio.sleep(checks.CANCEL_SECONDS)
+                if ended.is_set():
+                    return
+                await conn.cancel_safe()
+
+        cancelling = asyncio.create_task(keep_cancelling())
         with refused("57014"):
             await conn.execute("SELECT pg_sleep(30)")
+        ended.set()
         await cancelling
         try:
             async with asyncio.timeout(0.3):

@@ -5,7 +5,6 @@ import contextlib
 import datetime
 import decimal
 import itertools
-import threading
 import uuid
 
 import psycopg
@@ -291,11 +290,8 @@ def copy_that_fails():
 @check
 def cancel_and_timeouts():
     with connect() as conn:
-        timer = threading.Timer(0.3, conn.cancel_safe)
-        timer.start()
-        with refused("57014"):
+        with checks.cancelling(conn.cancel_safe), refused("57014"):
             conn.execute("SELECT pg_sleep(30)")
-        timer.join()
         conn.execute("SET statement_timeout = '100ms'")
         with refused("57014"):
             conn.execute("SELECT pg_sleep(30)")

@@ -5,7 +5,6 @@ import concurrent.futures
 import datetime
 import decimal
 import ssl
-import threading
 import uuid
 
 import alembic
@@ -296,11 +295,8 @@ def copy_notify_and_cancel_of_the_driver_below():
             other.execute(sa.text("SELECT pg_notify('kitchen', 'served')"))
         same([note.payload for note in raw.notifies(timeout=20, stop_after=1)], ["served"])
         conn.execute(sa.text("UNLISTEN *"))
-        timer = threading.Timer(0.2, raw.cancel_safe)
-        timer.start()
-        with refused("57014"):
+        with checks.cancelling(raw.cancel_safe), refused("57014"):
             conn.execute(sa.text("SELECT pg_sleep(30)"))
-        timer.join()
         conn.execute(sa.text("SET statement_timeout = '100ms'"))
         with refused("57014"):
             conn.execute(sa.text("SELECT pg_sleep(30)"))

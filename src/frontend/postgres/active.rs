@@ -89,9 +89,9 @@ pub struct Progress {
     pub stale_plan_told: bool,
     /// An error was swallowed in order to repeat the request.
     pub intercepted: bool,
-    /// Something that may have written was sent since the last end of a transaction.
+    /// Something that may have written, or a BEGIN, was sent since the last end of a transaction.
     pub writing: bool,
-    /// The same, but for a BEGIN alone.
+    /// The same without a BEGIN alone: the session must see it afterwards.
     pub wrote: bool,
     /// The commit that is under way can be found out about.
     pub guard: Option<Box<Guard>>,

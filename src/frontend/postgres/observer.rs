@@ -367,9 +367,9 @@ impl Observer<'_> {
     /// No transaction is open any more.
     fn ended(&mut self, now: Instant) {
         self.stats.transaction_done(self.cluster, NodeIndex(self.connection.node.0));
-        self.progress.wrote = false;
+        self.progress.writing = false;
         self.progress.record = None;
-        if std::mem::take(&mut self.progress.writing) {
+        if std::mem::take(&mut self.progress.wrote) {
             self.session.positions.wrote(now);
             self.connection.traces.wrote = true;
         }

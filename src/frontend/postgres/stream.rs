@@ -60,6 +60,7 @@ impl Conversation {
                     large_bind(&mut encoder, statements, bound, missing);
                 }
                 active.progress.writing = true;
+                active.progress.wrote = true;
                 active.progress.segment_open = true;
                 return Ok(hold);
             }
@@ -86,6 +87,7 @@ impl Conversation {
             connection.unnamed = None;
         }
         active.progress.writing = true;
+        active.progress.wrote = true;
         active.progress.segment_open = head.tag == b'P';
         Ok(0)
     }

@@ -245,13 +245,19 @@ async fn cancel() -> Result<()> {
     let client = connect().await?;
     let token = client.cancel_token();
     let running = async { refused(client.batch_execute("SELECT pg_sleep(30)").await, "57014") };
-    let cancel = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        anyhow::Ok(token.cancel_query(tls()?).await?)
+    // A cancel that comes before its statement does nothing.
+    let keep_cancelling = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if let Err(error) = token.cancel_query(tls()?).await {
+                break Err(error.into());
+            }
+        }
     };
-    let (outcome, cancelled) = tokio::join!(running, cancel);
-    cancelled?;
-    outcome?;
+    tokio::select! {
+        outcome = running => outcome?,
+        failed = keep_cancelling => return failed,
+    };
     client.batch_execute("SET statement_timeout = '100ms'").await?;
     refused(client.batch_execute("SELECT pg_sleep(30)").await, "57014")?;
     client.batch_execute("RESET statement_timeout").await?;
