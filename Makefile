@@ -34,8 +34,8 @@ test-deps:
 	scripts/install-drivers.sh
 
 demo: deps
-	$(CARGO) build --locked --release --bin tiffin
-	target/release/tiffin sandbox $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
+	$(CARGO) build --locked --bin tiffin
+	target/debug/tiffin sandbox $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 bench-deps:
 	scripts/install-deps.sh test bench
