@@ -305,4 +305,20 @@ S
 E - 2
 B - s1 text [\"-1\"]
 S",
+    // Behind a query nothing sets a transaction's modes, also not in one text with a write.
+    "wide user=app clients=1
+@0 send
+Q BEGIN READ ONLY
+Q SELECT v FROM fixed WHERE id = 1
+@0 send
+Q SET TRANSACTION READ WRITE; DELETE FROM t2 WHERE id = 9
+@0 send
+Q COMMIT",
+    // What comes behind the end of the transaction is not of it.
+    "wide user=app clients=1
+@0 send
+Q BEGIN READ ONLY
+Q SELECT v FROM fixed WHERE id = 1
+@0 send
+Q COMMIT; SET TRANSACTION READ WRITE",
 ];

@@ -71,12 +71,9 @@ impl Statement {
         plain && self.effect == Effect::Write && self.reason_code == "dml"
     }
 
-    /// Whether it sets modes of the open transaction that no replica takes.
+    /// Whether it sets modes of a transaction that no replica takes.
     pub fn sets_modes_of_primary(&self) -> bool {
-        self.session.iter().any(|effect| match effect {
-            SessionEffect::SetTransaction(modes) => modes.are_of_primary(),
-            _ => false,
-        })
+        self.session.iter().any(SessionEffect::sets_modes_of_primary)
     }
 
     /// Whether it is known to do something that no rollback takes back, and that is not repeated
@@ -200,6 +197,13 @@ pub enum SessionEffect {
         id: u64,
         query: bool,
     },
+}
+
+impl SessionEffect {
+    /// Whether it sets modes of a transaction that no replica takes.
+    pub fn sets_modes_of_primary(&self) -> bool {
+        matches!(self, SessionEffect::SetTransaction(modes) if modes.are_of_primary())
+    }
 }
 
 /// What of the statements before an answer tells.

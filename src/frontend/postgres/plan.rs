@@ -51,8 +51,10 @@ pub struct Batch {
     /// Something that a replica may refuse though a read-only transaction of a primary may do it,
     /// or that is kept for the session, which may write later.
     pub belongs_to_primary: bool,
-    /// It sets modes of the open transaction that no replica takes.
+    /// It sets modes of a transaction that no replica takes.
     pub sets_modes: bool,
+    /// Of the one that is open before it.
+    pub sets_open_modes: bool,
     /// A replica refuses it for certain and a primary does not, or does it where nobody sees it
     /// (advisory locks).
     pub only_on_primary: bool,
@@ -87,6 +89,7 @@ impl Batch {
         self.sequences |= statement.session.contains(&SessionEffect::Pin(Pin::Sequence));
         self.commits |=
             statement.session.iter().any(|effect| matches!(effect, SessionEffect::Commit { .. }));
+        self.sets_open_modes |= !self.ends && sets_modes_before_end(statement);
         self.ends |= runs && statement.session.iter().any(is_end);
         self.unknown_function |= matches!(
             statement.reason_code,
@@ -409,6 +412,11 @@ fn renames(statement: &Statement) -> bool {
 /// Whether it begins or ends a transaction.
 pub fn is_control(effect: &SessionEffect) -> bool {
     matches!(effect, SessionEffect::Begin(_)) || is_end(effect)
+}
+
+fn sets_modes_before_end(statement: &Statement) -> bool {
+    let mut before = statement.session.iter().take_while(|effect| !is_end(effect));
+    before.any(SessionEffect::sets_modes_of_primary)
 }
 
 fn is_end(effect: &SessionEffect) -> bool {

@@ -49,16 +49,16 @@ impl Conversation {
     /// it may fail, or lock nothing. What cannot move the server may try.
     pub(super) fn must_leave(&self, active: &Active, batch: &Batch) -> bool {
         let on_replica = active.server.as_ref().is_some_and(|server| !server.is_primary);
-        // Behind a query a primary refuses new modes, in the words that a replica has for it, too.
-        let sets_modes = batch.sets_modes && !active.progress.reading;
-        let belongs = batch.belongs_to_primary || sets_modes;
+        let belongs = batch.belongs_to_primary || batch.sets_modes;
         if !on_replica || !belongs || active.progress.segment_open {
             return false;
         }
         match self.session.transaction {
             Transaction::Open if active.progress.status != Status::Failed => {
+                // Behind a query a primary refuses new modes, in the words that a replica has.
+                let refused = batch.sets_open_modes && active.progress.reading;
                 let may_move = !batch.old_portal && self.may_move(&active.progress);
-                may_move || batch.only_on_primary
+                (may_move && !refused) || batch.only_on_primary
             }
             // Nothing runs in it; what comes behind its end may write.
             Transaction::Failed => batch.ends && self.may_move(&active.progress),
