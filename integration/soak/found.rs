@@ -321,4 +321,20 @@ Q BEGIN READ ONLY
 Q SELECT v FROM fixed WHERE id = 1
 @0 send
 Q COMMIT; SET TRANSACTION READ WRITE",
+    // A failed transaction does not end behind something else, and keeps its portals.
+    "wide user=app clients=2
+@0 send
+Q BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY
+@0 send
+P s2 - SET work_mem = '6MB'
+B p1 s2 text []
+E - 2
+S
+@0 send
+Q SELECT f_set('soak.b', 'f'); SELECT f_read(5); COMMIT
+@0 send
+E p1 2
+S
+D S s2
+S",
 ];

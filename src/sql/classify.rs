@@ -280,6 +280,7 @@ pub(super) fn statement_of(part: Part, hint: Option<Hint>) -> Statement {
         tables_read: found.tables_read,
         tables_written: found.tables_written,
         functions: found.functions,
+        ends_first: found.session.iter().any(SessionEffect::is_end),
         session: found.session,
         count: 1,
         is_ddl,

@@ -47,6 +47,8 @@ pub struct Statement {
     pub functions: Vec<Arc<str>>,
     /// What the text does to the session, in the order of its statements.
     pub session: Vec<SessionEffect>,
+    /// Whether its first statement ends a transaction: one that has failed lets nothing else run.
+    pub ends_first: bool,
     /// How many statements the text has (0 for an empty one). Transaction control is only held
     /// back by the proxy when the text is exactly one statement.
     pub count: usize,
@@ -200,6 +202,10 @@ pub enum SessionEffect {
 }
 
 impl SessionEffect {
+    pub fn is_end(&self) -> bool {
+        matches!(self, SessionEffect::Commit { .. } | SessionEffect::Rollback { .. })
+    }
+
     /// Whether it sets modes of a transaction that no replica takes.
     pub fn sets_modes_of_primary(&self) -> bool {
         matches!(self, SessionEffect::SetTransaction(modes) if modes.are_of_primary())

@@ -63,6 +63,7 @@ fn unreadable(reason: &str) -> Statement {
         tables_written: vec![],
         functions: vec![],
         session: vec![SessionEffect::Pin(Pin::Unknown)],
+        ends_first: false,
         count: 1,
         is_ddl: false,
         hint: None,

@@ -41,6 +41,8 @@ pub struct Batch {
     pub commits: bool,
     /// The same, in whichever way.
     pub ends: bool,
+    /// Whether the first statement does; `None` before there is one.
+    pub ends_first: Option<bool>,
     /// Whether all that runs is INSERT, UPDATE, DELETE or MERGE, one statement to a message; `None`
     /// when nothing runs.
     pub dml: Option<bool>,
@@ -90,7 +92,8 @@ impl Batch {
         self.commits |=
             statement.session.iter().any(|effect| matches!(effect, SessionEffect::Commit { .. }));
         self.sets_open_modes |= !self.ends && sets_modes_before_end(statement);
-        self.ends |= runs && statement.session.iter().any(is_end);
+        self.ends_first.get_or_insert(statement.ends_first);
+        self.ends |= runs && statement.session.iter().any(SessionEffect::is_end);
         self.unknown_function |= matches!(
             statement.reason_code,
             "function"
@@ -411,16 +414,12 @@ fn renames(statement: &Statement) -> bool {
 
 /// Whether it begins or ends a transaction.
 pub fn is_control(effect: &SessionEffect) -> bool {
-    matches!(effect, SessionEffect::Begin(_)) || is_end(effect)
+    matches!(effect, SessionEffect::Begin(_)) || effect.is_end()
 }
 
 fn sets_modes_before_end(statement: &Statement) -> bool {
-    let mut before = statement.session.iter().take_while(|effect| !is_end(effect));
+    let mut before = statement.session.iter().take_while(|effect| !effect.is_end());
     before.any(SessionEffect::sets_modes_of_primary)
-}
-
-fn is_end(effect: &SessionEffect) -> bool {
-    matches!(effect, SessionEffect::Commit { .. } | SessionEffect::Rollback { .. })
 }
 
 /// Whether a statement does something that has to be remembered when it has run.

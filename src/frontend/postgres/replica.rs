@@ -61,7 +61,9 @@ impl Conversation {
                 (may_move && !refused) || batch.only_on_primary
             }
             // Nothing runs in it; what comes behind its end may write.
-            Transaction::Failed => batch.ends && self.may_move(&active.progress),
+            Transaction::Failed => {
+                batch.ends && batch.ends_first == Some(true) && self.may_move(&active.progress)
+            }
             _ => false,
         }
     }

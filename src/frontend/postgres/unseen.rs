@@ -28,6 +28,7 @@ fn unseen(code: &'static str, reason: &str, session: Vec<SessionEffect>) -> Stat
         tables_written: vec![],
         functions: vec![],
         session,
+        ends_first: false,
         count: 1,
         is_ddl: false,
         hint: None,
