@@ -3,6 +3,7 @@
 
 use crate::session::Settings;
 use crate::sql::Statement;
+use foldhash::quality::RandomState;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -106,7 +107,8 @@ struct Change {
 /// [`Statements::is_uncertain`].
 #[derive(Debug, Clone, Default)]
 pub struct Statements {
-    pub named: HashMap<Box<[u8]>, Rc<Prepared>>,
+    /// By names that clients choose: a hash with a seed.
+    pub named: HashMap<Box<[u8]>, Rc<Prepared>, RandomState>,
     pub unnamed: Unnamed,
     /// The unnamed statement before the last Parse, which may be skipped.
     replaced: Unnamed,
@@ -121,7 +123,7 @@ pub struct Statements {
     taken: HashSet<Box<[u8]>>,
     /// What the unnamed portal runs.
     pub portal: Option<Arc<Statement>>,
-    portals: HashMap<Box<[u8]>, Arc<Statement>>,
+    portals: HashMap<Box<[u8]>, Arc<Statement>, RandomState>,
 }
 
 impl Statements {

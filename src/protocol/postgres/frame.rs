@@ -47,10 +47,15 @@ pub fn body(message: &[u8]) -> &[u8] {
     message.get(HEAD_BYTES..).unwrap_or_default()
 }
 
+/// Bytes of a string that are looked at one by one: for names, which most are, a wide search takes
+/// longer to begin than to find their end.
+const SHORT_BYTES: usize = 16;
+
 /// The bytes up to the first NUL, and what comes after it.
 #[inline]
 pub fn c_string(bytes: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
-    let end = memchr::memchr(0, bytes).ok_or(FrameError::Body)?;
+    let short = bytes.iter().take(SHORT_BYTES).position(|byte| *byte == 0);
+    let end = short.or_else(|| memchr::memchr(0, bytes)).ok_or(FrameError::Body)?;
     Ok((&bytes[..end], &bytes[end + 1..]))
 }
 
@@ -91,7 +96,7 @@ pub(crate) fn length_prefixed(out: &mut BytesMut, body: impl FnOnce(&mut BytesMu
 
 #[cfg(test)]
 mod tests {
-    use super::{FrameError, Head, c_string, head, put};
+    use super::{FrameError, Head, SHORT_BYTES, c_string, head, put};
 
     #[test]
     fn heads() {
@@ -105,6 +110,12 @@ mod tests {
     fn strings_need_their_end() {
         assert_eq!(c_string(b"ab\0c"), Ok((&b"ab"[..], &b"c"[..])));
         assert_eq!(c_string(b"ab"), Err(FrameError::Body));
+        for length in [0, 1, SHORT_BYTES - 1, SHORT_BYTES, SHORT_BYTES + 1, 100] {
+            let name = vec![b'n'; length];
+            let bytes = [&name[..], b"\0rest\0"].concat();
+            assert_eq!(c_string(&bytes), Ok((&name[..], &b"rest\0"[..])));
+            assert_eq!(c_string(&name), Err(FrameError::Body));
+        }
     }
 
     #[test]
