@@ -221,6 +221,27 @@ fn a_listening_session_ends_with_its_primary() {
     }
 }
 
+/// The second of two writes that came in one send, of which the first is answered, may have been
+/// committed as well.
+#[test]
+fn each_write_of_a_pipeline_is_lost_as_a_write() {
+    let fixture = Fixture::build().replicas(1).clear_passwords().start();
+    let primary = fixture.cluster.primary();
+    fixture.create_table("t", "n int");
+    let holder = fixture.direct(primary);
+    holder.query("SELECT pg_advisory_lock(7)").unwrap();
+    let app = &fixture.cluster.app;
+    let (mut client, _) =
+        Wire::login(fixture.proxy.port, wire::VERSION_3_0, &app.user, &app.password);
+    let held = "INSERT INTO t SELECT 2 FROM (SELECT pg_advisory_xact_lock(7)) AS held";
+    client.send(&[wire::query("INSERT INTO t VALUES (1)"), wire::query(held)].concat());
+    assert_eq!(wire::tags(&client.until_ready()), "CZ");
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    wait_until(PATIENCE, || primary.value(waits).is_ok_and(|n| n == "1")).expect("the second");
+    primary.kill9().unwrap();
+    assert_eq!(client.closed_with().as_deref(), Some("08007"));
+}
+
 #[test]
 fn requests_wait_at_the_gate_for_a_primary() {
     let mut fixture = Fixture::build().key("gate.hold", "2s").key("gate.waiting_max", 3).start();

@@ -198,7 +198,7 @@ impl Watch for Observer<'_> {
             self.commits_ended(ready.due);
         }
         if ready.status == Status::Idle {
-            self.ended(now);
+            self.ended(now, ready.due);
         }
         if ready.status == Status::Idle && self.on_replica {
             self.session.leave_if_possible();
@@ -365,14 +365,16 @@ impl Observer<'_> {
     }
 
     /// No transaction is open any more.
-    fn ended(&mut self, now: Instant) {
+    fn ended(&mut self, now: Instant, due: usize) {
         self.stats.transaction_done(self.cluster, NodeIndex(self.connection.node.0));
-        self.progress.writing = false;
         self.progress.record = None;
-        if std::mem::take(&mut self.progress.wrote) {
+        if self.progress.wrote {
             self.session.positions.wrote(now);
             self.connection.traces.wrote = true;
         }
+        // Which of the requests under way may write is not known: each of them.
+        self.progress.writing &= due > 0;
+        self.progress.wrote &= due > 0;
         self.progress.ddl_done |= std::mem::take(&mut self.progress.ddl);
         self.statements.end_transaction();
         let dropped = self.progress.dropped.ended();
