@@ -337,4 +337,41 @@ E p1 2
 S
 D S s2
 S",
+    // What a request may meet by its name is made before the request changes what its text means.
+    "wide user=app clients=2
+@1 send
+P s3 - DELETE FROM t1 WHERE id = $1
+@1 send
+P - - CREATE TEMP TABLE t1 (x int)
+B - - text []
+E - 0
+P - - SELECT name, statement FROM pg_prepared_statements WHERE from_sql ORDER BY name
+S",
+    // In a transaction block the proxy's own question fails alone.
+    "wide user=app clients=2
+@1 send
+P s3 - DELETE FROM t1 WHERE id = $1
+S
+Q BEGIN
+Q CREATE TEMP TABLE t1 (x int)
+P - - SELECT x FROM t1
+B p1 - text []
+E p1 1
+S
+@1 send
+Q SELECT name, statement FROM pg_prepared_statements WHERE from_sql ORDER BY name
+E p1 1
+S
+@1 send
+P - - SELECT name, statement FROM pg_prepared_statements WHERE from_sql ORDER BY name
+B - - text []
+E - 0
+E p1 1
+S
+@1 send
+Q FAIL
+Q SELECT name, statement FROM pg_prepared_statements WHERE from_sql ORDER BY name
+@1 send
+Q ROLLBACK
+Q SELECT name, statement FROM pg_prepared_statements WHERE from_sql ORDER BY name",
 ];

@@ -338,9 +338,15 @@ fn on_used_connection(line: &str) -> bool {
 
 /// In a transaction that has failed nothing can be prepared on the server that it is on.
 fn is_not_described(found: &Difference) -> bool {
-    let mut pairs = found.direct.iter().zip(&found.proxied);
-    let first = pairs.find(|(direct, proxied)| direct != proxied);
-    first.is_some_and(|(direct, proxied)| !direct.starts_with('E') && proxied.contains("C=25P02"))
+    let pairs = found.direct.iter().zip(&found.proxied);
+    let Some((at, (direct, proxied))) = pairs.enumerate().find(|(_, (one, other))| one != other)
+    else {
+        return false;
+    };
+    let status = found.direct[at..].iter().find(|line| line.starts_with("Z "));
+    !direct.starts_with('E')
+        && proxied.contains("C=25P02")
+        && status.is_none_or(|status| status == "Z E")
 }
 
 /// One that began on a replica fails on the primary, where its portals are not.

@@ -41,6 +41,8 @@ pub struct Encoder<'a> {
     pub bound: Option<ShapeOf>,
     /// Nothing stands before that a Sync of the proxy's own would end.
     pub between: bool,
+    /// A transaction block is open, or may be by then.
+    pub in_block: bool,
     /// The client asks for descriptions itself.
     pub describes: bool,
     /// The transaction block is aborted, or may be by the time the server reads what is written.
@@ -58,6 +60,9 @@ impl Encoder<'_> {
         let is_description =
             |op: &Op| matches!(op.what, What::DescribeStatement(_) | What::DescribePortal);
         self.describes = batch.ops.iter().any(is_description);
+        if batch.meets {
+            self.meet_first(ops);
+        }
         for (index, Op { at, what, change }) in ops.iter().enumerate() {
             match what {
                 What::Bind(Meant::Named(prepared)) if prepared.is_stale() && !describes(batch) => {
@@ -65,11 +70,13 @@ impl Encoder<'_> {
                 }
                 _ => self.message(what, &bytes[at.clone()], *change),
             }
-            if let What::Execute(Some(statement)) = what {
-                self.bring_back(statement, &ops[index + 1..]);
-            }
             self.between = what.ends_request() || self.between && matches!(what, What::Meet(_));
             self.may_be_aborted |= self.between;
+            match what {
+                What::Execute(Some(statement)) => self.bring_back(statement, &ops[index + 1..]),
+                What::Parse(prepared) if batch.meets => self.meet_made(prepared, ops),
+                _ => {}
+            }
         }
     }
 
@@ -267,13 +274,21 @@ impl Encoder<'_> {
     }
 
     fn run_spare(&mut self, sql: &str) {
-        self.make_spare(sql.as_bytes());
+        self.try_spare(sql, Way::Swallow);
+    }
+
+    /// Runs a statement and touches nothing of the client's; `way` goes for all replies.
+    pub(super) fn try_spare(&mut self, sql: &str, way: Way) {
+        self.put(|out| request::put_statement(out, b'C', SPARE_NAME));
+        self.expect(Kind::Close, way);
+        self.put(|out| request::put_parse(out, SPARE_NAME, sql.as_bytes(), &[0, 0]));
+        self.expect(Kind::Parse, way);
         self.put(|out| request::put_bind(out, SPARE_NAME, SPARE_NAME, &[0; 6], 0));
-        self.expect(Kind::Bind, Way::Swallow);
+        self.expect(Kind::Bind, way);
         self.put(|out| request::put_execute(out, SPARE_NAME));
-        self.expect(Kind::Execute, Way::Swallow);
+        self.expect(Kind::Execute, way);
         self.put(|out| request::put_portal(out, b'C', SPARE_NAME));
-        self.expect(Kind::Close, Way::Swallow);
+        self.expect(Kind::Close, way);
     }
 
     pub(super) fn forward(

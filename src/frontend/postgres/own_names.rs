@@ -13,8 +13,12 @@
 //! server: Parse s1, Sync       Parse EXECUTE s1 (7), Bind, Execute, Sync       Close s1, Sync
 //! ```
 //!
-//! In the middle of a request of the extended protocol, where a Sync would commit, the first one is
-//! left out; a statement that cannot be made then fails the request.
+//! In the extended protocol they are made in front of all that the proxy has of the request, or right
+//! behind their Parse in it: what runs before they are met may change what their texts mean. In the
+//! middle of a request, where a Sync would commit, the first one is left out; a statement that cannot
+//! be made then fails the request.
+//!
+//! In a transaction block a savepoint keeps it from failing that.
 
 use super::encode::Encoder;
 use super::op::{Meant, Op, What};
@@ -31,6 +35,10 @@ use std::sync::Arc;
 /// Where SQL sees all of them.
 const VIEW: &str = "pg_prepared_statements";
 const FUNCTION: &str = "pg_prepared_statement";
+
+/// Around what may fail in a transaction block. What was prepared between stays.
+const KEEP: &str = "SAVEPOINT tiffin_keep";
+const KEPT: [&str; 2] = ["ROLLBACK TO SAVEPOINT tiffin_keep", "RELEASE SAVEPOINT tiffin_keep"];
 
 /// Statements of the client that a request may meet by their names.
 #[derive(Debug, Clone)]
@@ -89,12 +97,22 @@ pub fn forgets_prepared(statements: &Statements, statement: &Statement) -> bool 
     statement.count == 1 && statements.get(name.as_bytes()).is_some()
 }
 
+/// What these messages may meet, and under which names.
+fn met(ops: &[Op]) -> impl Iterator<Item = &(Box<[u8]>, Rc<Prepared>)> {
+    let meets = ops.iter().filter_map(|op| match &op.what {
+        What::Meet(own) => Some(own),
+        _ => None,
+    });
+    meets.flat_map(|own| &own.statements)
+}
+
 impl Planner<'_> {
     /// Plans what stands in front of a message about this statement. Whether it may meet others by
     /// their names, now or later.
     pub(super) fn meet(&self, statement: &Statement, batch: &mut Batch) -> bool {
         if let Some(own) = OwnNames::of(statement, self.statements) {
             batch.ops.push(Op { at: 0..0, what: What::Meet(Box::new(own)), change: 0 });
+            batch.meets = true;
             return true;
         }
         statement.session.iter().any(|effect| named_in(effect).is_some())
@@ -119,6 +137,25 @@ impl Planner<'_> {
 }
 
 impl Encoder<'_> {
+    /// Makes what a request may meet, but for what it makes itself.
+    pub(super) fn meet_first(&mut self, ops: &[Op]) {
+        let makes = |serial| {
+            let is_it = |op: &Op| matches!(&op.what, What::Parse(made) if made.serial == serial);
+            ops.iter().any(is_it)
+        };
+        for (name, prepared) in met(ops).filter(|(_, prepared)| !makes(prepared.serial)) {
+            self.make(name, prepared);
+        }
+    }
+
+    /// Makes a statement that the request has just made, if it may meet it.
+    pub(super) fn meet_made(&mut self, made: &Prepared, ops: &[Op]) {
+        let met = met(ops).find(|(_, prepared)| prepared.serial == made.serial);
+        if let Some((name, prepared)) = met {
+            self.make(name, prepared);
+        }
+    }
+
     /// A simple query with the statements that it may meet. What cannot be made (its table is gone)
     /// is not there.
     pub(super) fn query_with(
@@ -139,20 +176,35 @@ impl Encoder<'_> {
             self.forget_all();
         }
         for (name, prepared) in &own.statements {
-            if self.connection.has_own_name(prepared.serial) {
-                continue;
-            }
-            self.connection.add_own_name(name, prepared.serial);
-            // Another one may have had the name in the same request.
-            self.put(|out| request::put_statement(out, b'C', name));
-            self.expect(Kind::Close, Way::Swallow);
-            self.put(|out| request::put_parse(out, name, &prepared.sql, &prepared.types));
-            if self.between {
-                self.expect(Kind::Parse, Way::Ask);
-                self.sync();
-            } else {
-                self.expect(Kind::Parse, Way::Swallow);
-            }
+            self.make(name, prepared);
+        }
+    }
+
+    fn make(&mut self, name: &[u8], prepared: &Prepared) {
+        if self.connection.has_own_name(prepared.serial) {
+            return;
+        }
+        self.connection.add_own_name(name, prepared.serial);
+        let is_kept = self.between && self.in_block;
+        if is_kept {
+            self.try_spare(KEEP, Way::Ask);
+            self.sync();
+        }
+        // Another one may have had the name in the same request.
+        self.put(|out| request::put_statement(out, b'C', name));
+        self.expect(Kind::Close, Way::Swallow);
+        self.put(|out| request::put_parse(out, name, &prepared.sql, &prepared.types));
+        if self.between {
+            self.expect(Kind::Parse, Way::Ask);
+            self.sync();
+        } else {
+            self.expect(Kind::Parse, Way::Swallow);
+        }
+        if is_kept {
+            KEPT.iter().for_each(|sql| self.try_spare(sql, Way::Ask));
+            self.sync();
+            self.close_spare();
+            self.sync();
         }
     }
 

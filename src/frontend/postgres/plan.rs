@@ -64,6 +64,8 @@ pub struct Batch {
     pub old_portal: bool,
     /// A statement with names in it is used that was parsed without a name in an earlier batch.
     pub old_names: bool,
+    /// A message may meet statements by the names that the client gave them.
+    pub meets: bool,
     /// What follows has to wait for its end: settings may be at the server's values, where the
     /// client's own are due; or a transaction has ended on a replica, and what comes next is routed
     /// anew.

@@ -214,7 +214,12 @@ impl Conversation {
     }
 
     pub(super) fn encoder<'a>(&'a self, active: &'a mut Active) -> Option<(Encoder<'a>, bool)> {
-        encoder_for(active, &self.statements, &self.session.startup, self.encoding())
+        let in_block = !matches!(self.session.transaction, Transaction::Idle);
+        let settings = &self.session.startup;
+        let (mut encoder, is_idle) =
+            encoder_for(active, &self.statements, settings, self.encoding())?;
+        encoder.in_block |= in_block;
+        Some((encoder, is_idle))
     }
 
     /// `pool.statements_max`, and the count of changes of plans.
@@ -245,7 +250,7 @@ pub(super) fn encoder_for<'a>(
     let connection = &mut *server.as_mut()?.pooled.connection;
     let is_idle = progress.status == Status::Idle && replies.is_quiet() && outbox.is_empty();
     let unnamed = &statements.unnamed;
-    let may_be_aborted = progress.status == Status::Failed || replies.is_client_due();
+    let is_due = replies.is_client_due();
     let encoder = Encoder {
         connection,
         replies,
@@ -256,8 +261,9 @@ pub(super) fn encoder_for<'a>(
         startup,
         bound: None,
         between: !progress.segment_open,
+        in_block: is_due,
         describes: false,
-        may_be_aborted,
+        may_be_aborted: progress.status == Status::Failed || is_due,
     };
     Some((encoder, is_idle))
 }
