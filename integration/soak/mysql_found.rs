@@ -152,4 +152,11 @@ pub const FOUND: &[&str] = &[
 0 Q SELECT id FROM fixed ORDER BY id LIMIT 2
 1 Q UPDATE t1 SET n = 4
 0 Q UPDATE t0 SET n = 2 WHERE id < 4; SELECT ROW_COUNT() + 1",
+    // What a procedure's parameters are is no row that was found.
+    "wide clients=2
+0 Q SELECT id FROM fixed ORDER BY id LIMIT 2
+0 P SELECT FOUND_ROWS()
+0 P CALL p_out(?, ?)
+0 E 2 2 null
+0 E 1",
 ];

@@ -202,12 +202,13 @@ fn share(config: &mut Value, pool: Value) {
 fn line(words: String) -> String {
     let is_error = words.trim_start().split(": ").any(|part| part.starts_with("\\xff"));
     let words = without_state_change(without_id(&words));
-    // MariaDB counts rows from where an earlier statement has ended.
-    if is_error {
-        format!("E {}", words.trim_start().replace(" at row 0", " at row 1"))
-    } else {
-        words
-    }
+    if is_error { format!("E {}", without_row(words.trim_start())) } else { words }
+}
+
+/// MariaDB counts rows from where an earlier statement has ended.
+fn without_row(line: &str) -> String {
+    let Some((before, after)) = line.rsplit_once(" at row ") else { return line.to_owned() };
+    before.to_owned() + " at a row" + after.trim_start_matches(|digit: char| digit.is_ascii_digit())
 }
 
 /// MariaDB's EOF packets go on telling, behind COM_INIT_DB, that the session has changed

@@ -214,7 +214,9 @@ impl Conversation {
         let progress = &mut *facts.progress;
         self.followed.status(ok.status);
         progress.status = ok.status;
-        progress.shown |= ok.header == EOF || ok.status.has(Status::MORE_RESULTS);
+        let shown = ok.header == EOF || ok.status.has(Status::MORE_RESULTS);
+        progress.shown |= shown;
+        progress.found |= shown && !ok.status.has(Status::PS_OUT_PARAMS);
         progress.warnings = ok.warnings > 0;
         progress.row_count = match ok.header {
             EOF => NO_ROW_COUNT,

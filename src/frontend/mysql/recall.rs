@@ -74,7 +74,7 @@ impl Conversation {
         let before = self.followed.last.filter(|_| request.asks(&[Recall::Diagnostics]));
         // Only what selects has found any: behind everything else there is still the number of
         // another session.
-        let selects = progress.shown
+        let selects = progress.found
             && request.statement.as_ref().is_some_and(|statement| statement.reason_code != "show");
         let found_rows = selects && !request.leaves_found_rows() && progress.failed.is_none()
             || progress.was_last && self.followed.last.is_some_and(|last| last.found_rows);
