@@ -97,6 +97,7 @@ type Slots<C> = HashMap<Arc<str>, Arc<Slot<C>>>;
 struct Shared<L: Loader> {
     loader: L,
     interval: Duration,
+    unused_kept: Duration,
     slots: Mutex<Slots<L::Catalog>>,
     loads: Semaphore,
     counts: Counts,
@@ -111,12 +112,14 @@ pub struct Counts {
 }
 
 impl<L: Loader> Cache<L> {
-    /// `interval`: a catalog is loaded again this often. `runtime` must live as long as the
-    /// program.
-    pub fn new(loader: L, interval: Duration, runtime: Handle) -> Cache<L> {
+    /// `interval`: a catalog is loaded again this often. `unused_kept`: that of a database which
+    /// nobody uses is kept for this long, so that the first reads of whoever comes next need not go
+    /// to the primary. `runtime` must live as long as the program.
+    pub fn new(loader: L, interval: Duration, unused_kept: Duration, runtime: Handle) -> Cache<L> {
         let shared = Shared {
             loader,
             interval,
+            unused_kept,
             slots: Mutex::default(),
             loads: Semaphore::new(LOADS_MAX),
             counts: Counts::default(),
@@ -141,6 +144,9 @@ impl<L: Loader> Cache<L> {
             return slot.clone();
         }
         let slot = Arc::new(Slot::new(self.shared.loader.unknown()));
+        if slots.len() >= DATABASES_MAX {
+            slots.retain(|_, slot| !is_unused(slot));
+        }
         if slots.len() >= DATABASES_MAX {
             tracing::warn!(database, "no catalog: {DATABASES_MAX} databases have one already");
             return slot;
@@ -286,6 +292,9 @@ impl<L: Loader> Shared<L> {
     async fn keep(self: Arc<Self>, database: Arc<str>, slot: Arc<Slot<L::Catalog>>) {
         let mut retry = RETRY_FIRST;
         let mut failing = false;
+        let mut unused_since: Option<Instant> = None;
+        // Of a database that is not there is nothing to keep.
+        let mut kept = Duration::ZERO;
         let mut link = L::Link::default();
         loop {
             // A wish from before this load is fulfilled by it.
@@ -300,6 +309,7 @@ impl<L: Loader> Shared<L> {
                         tracing::info!(%database, "the catalog is loaded again");
                     }
                     retry = RETRY_FIRST;
+                    kept = self.unused_kept;
                     self.interval
                 }
                 // DDL ran meanwhile, and more may follow: the primary is not to spend all of its
@@ -319,17 +329,25 @@ impl<L: Loader> Shared<L> {
                 }
             };
             let now = Instant::now();
+            let forgotten = unused_since.map_or(now + again, |since| since + kept);
             let not_before = now + RELOAD_GAP.max((now - began) * RELOAD_GAP_LOADS);
             tokio::select! {
                 () = slot.wanted.notified() => {}
-                () = tokio::time::sleep_until(now + again) => {}
+                () = tokio::time::sleep_until(forgotten.min(now + again)) => {}
                 () = self.changed(&database, &mut link, mark, not_before) => slot.plans_changed(),
                 () = async {
                     tokio::time::sleep_until(not_before).await;
                     slot.asked.notified().await;
                 } => {}
             }
-            if self.forget_unused(&database, &slot) {
+            let mut slots = self.lock();
+            // Another one may have been made in its place.
+            if !slots.get(&database).is_some_and(|ours| Arc::ptr_eq(ours, &slot)) {
+                return;
+            }
+            unused_since = is_unused(&slot).then(|| unused_since.unwrap_or_else(Instant::now));
+            if unused_since.is_some_and(|since| since.elapsed() >= kept) {
+                slots.remove(&database);
                 return;
             }
         }
@@ -378,18 +396,13 @@ impl<L: Loader> Shared<L> {
             None => {}
         }
     }
+}
 
-    /// Nobody can take the slot while the map is locked, so one that only the map and this task
-    /// have is not used.
-    fn forget_unused(&self, database: &str, slot: &Arc<Slot<L::Catalog>>) -> bool {
-        const MAP_AND_TASK: usize = 2;
-        let mut slots = self.lock();
-        let unused = Arc::strong_count(slot) <= MAP_AND_TASK;
-        if unused {
-            slots.remove(database);
-        }
-        unused
-    }
+/// Nobody can take a slot while the map is locked, so one that only the map and its task have is
+/// not used.
+fn is_unused<C>(slot: &Arc<Slot<C>>) -> bool {
+    const MAP_AND_TASK: usize = 2;
+    Arc::strong_count(slot) <= MAP_AND_TASK
 }
 
 #[cfg(test)]
@@ -398,6 +411,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicI64};
     use tokio::sync::Semaphore;
 
+    const UNUSED_KEPT: Duration = Duration::from_secs(600);
     const INTERVAL: Duration = Duration::from_secs(60);
 
     /// A catalog is the number of its load; 0 is the unknown one.
@@ -442,7 +456,7 @@ mod tests {
     }
 
     fn catalogs(fake: &Arc<Fake>) -> Cache<Arc<Fake>> {
-        Cache::new(fake.clone(), INTERVAL, Handle::current())
+        Cache::new(fake.clone(), INTERVAL, UNUSED_KEPT, Handle::current())
     }
 
     /// Time is paused: this lets all tasks run until they wait.
@@ -540,11 +554,41 @@ mod tests {
         let catalogs = catalogs(&fake);
         drop(catalogs.get("app"));
         tokio::time::sleep(INTERVAL * 3).await;
-        assert_eq!(fake.started.load(Ordering::SeqCst), 1);
+        let slot = catalogs.get("app");
+        assert!(**slot.load() > 0, "whoever comes back finds it");
+        tokio::time::sleep(UNUSED_KEPT * 2).await;
+        assert!(**catalogs.get("app").load() > 0, "it was used all the time");
+        drop(slot);
+        tokio::time::sleep(UNUSED_KEPT + INTERVAL * 3).await;
         assert!(catalogs.shared.lock().is_empty());
         let slot = catalogs.get("app");
+        assert_eq!(**slot.load(), 0);
         settle().await;
-        assert_eq!(**slot.load(), 2);
+        assert!(**slot.load() > 0);
+        fake.fails.store(true, Ordering::SeqCst);
+        drop(catalogs.get("nowhere"));
+        tokio::time::sleep(RETRY_FIRST * 2).await;
+        assert!(!catalogs.shared.lock().contains_key("nowhere"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_uses_makes_room() {
+        let fake = Arc::new(Fake::default());
+        let catalogs = catalogs(&fake);
+        let mut slots: Vec<_> = (0..DATABASES_MAX).map(|n| catalogs.get(&n.to_string())).collect();
+        settle().await;
+        let gone = slots.pop().unwrap();
+        let name = slots.len().to_string();
+        drop(gone);
+        let another = catalogs.get("another");
+        assert!(!catalogs.shared.lock().contains_key(&*name));
+        settle().await;
+        assert!(**another.load() > 0);
+        drop(another);
+        let again = catalogs.get(&name);
+        // The task of the forgotten one ends and leaves the new one where it is.
+        tokio::time::sleep(INTERVAL * 3).await;
+        assert!(Arc::ptr_eq(&again, &catalogs.get(&name)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -308,7 +308,7 @@ async fn catalogs_are_loaded(watched: &Watched, servers: &Servers) {
     let tls = Arc::new(ServerTlsConnector::disabled());
     let loader = PostgresLoader::new(cluster, watched.topology.clone(), tls);
     let runtime = tokio::runtime::Handle::current();
-    let catalogs = PostgresCatalogs::new(loader, Duration::from_secs(60), runtime);
+    let catalogs = PostgresCatalogs::new(loader, Duration::from_secs(60), Duration::ZERO, runtime);
     let effect = |catalog: &Catalog, text: &str| {
         classify(text.as_bytes(), crate::sql::Dialect::STANDARD, catalog, 1 << 20).effect
     };

@@ -119,7 +119,10 @@ fn follow<L: Loader>(
     topology: &Arc<Topology>,
     events: ClusterEvents,
 ) -> (Arc<Cache<L>>, JoinHandle<()>) {
-    let catalogs = Cache::new(loader, cluster.monitor.catalog_interval, Handle::current());
+    // As the pools keep their connections: both make somebody else wait who wants to drop the
+    // database.
+    let (interval, unused_kept) = (cluster.monitor.catalog_interval, cluster.pool.idle_timeout);
+    let catalogs = Cache::new(loader, interval, unused_kept, Handle::current());
     let catalogs = Arc::new(catalogs.counted(events));
     let (follower, topology) = (catalogs.clone(), topology.clone());
     (catalogs, tokio::spawn(async move { follower.follow(&topology).await }))
