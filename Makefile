@@ -1,6 +1,7 @@
 # make test   installs what is missing, then formatting, lints, unit and integration tests
 # make demo   installs what is missing, builds, and shows the proxy on real servers (ENGINE=mysql)
-# make bench  compares with a direct connection, a relay, HAProxy and PgBouncer (60 minutes)
+# make release  builds target/trained/tiffin, the program for production (20 minutes on two cores)
+# make bench  builds it and compares with a direct connection, a relay, HAProxy and PgBouncer (60 minutes)
 # make regress  runs PostgreSQL's own regression suite, directly and through the proxy
 # make soak   random sessions, direct and proxied, for SOAK_SECONDS from seed SOAK_SEED on
 # make chaos  kills, freezes, cuts off and hands over primaries under load and checks the books (ENGINE=mysql FAULT=kill)
@@ -14,7 +15,7 @@ SOAK_SEED ?= 1
 CHAOS_ROUNDS ?= 100
 CHAOS_SEED ?= 1
 
-.PHONY: test lint deps test-deps demo bench bench-deps regress soak chaos compose-check fuzz help
+.PHONY: test lint deps test-deps demo release bench bench-deps regress soak chaos compose-check fuzz help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -37,15 +38,19 @@ demo: deps
 	$(CARGO) build --locked --bin tiffin
 	target/debug/tiffin sandbox $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
+release:
+	scripts/install-deps.sh release
+	scripts/build-release.sh
+
 bench-deps:
 	scripts/install-deps.sh test bench
 
-bench: bench-deps
-	$(CARGO) build --locked --release --bin tiffin --example relay
-	python3 bench/bench.py --tiffin target/release/tiffin \
+bench: bench-deps release
+	$(CARGO) build --locked --release --example relay
+	python3 bench/bench.py --tiffin target/trained/tiffin \
 		--relay target/release/examples/relay $(ARGS)
-	BENCH_ENGINE=mariadb python3 bench/mysql.py --tiffin target/release/tiffin
-	BENCH_ENGINE=mysql python3 bench/mysql.py --tiffin target/release/tiffin
+	BENCH_ENGINE=mariadb python3 bench/mysql.py --tiffin target/trained/tiffin
+	BENCH_ENGINE=mysql python3 bench/mysql.py --tiffin target/trained/tiffin
 
 regress:
 	scripts/install-deps.sh test regress

@@ -189,7 +189,8 @@ listen postgres
     return proxies
 
 
-def tiffin_with(stack, folder, tiffin, name, nodes):
+def tiffin_with(stack, folder, tiffin, name, nodes, is_up=None, **keys):
+    """`keys` are of the configuration, in place of those below."""
     port = free_port()
     config = folder / f"{name}.yaml"
     config.write_text(
@@ -207,11 +208,12 @@ def tiffin_with(stack, folder, tiffin, name, nodes):
                         "pool": {"size_max": POOL_SIZE},
                     }
                 },
+                **keys,
             },
             indent=2,
         )
     )
-    return spawn(stack, name, port, [tiffin, "run", "--config", config])
+    return spawn(stack, name, port, [tiffin, "run", "--config", config], is_up)
 
 
 def pgbouncer(stack, folder, primary, mode, version):
@@ -247,7 +249,7 @@ ignore_startup_parameters = extra_float_digits
     return spawn(stack, f"pgbouncer ({mode})", port, command)
 
 
-def spawn(stack, name, port, command):
+def spawn(stack, name, port, command, is_up=None):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stack.callback(stop, process)
     deadline = time.monotonic() + 30
@@ -255,7 +257,7 @@ def spawn(stack, name, port, command):
         if process.poll() is not None:
             sys.exit(f"{name} ended with {process.returncode}: {' '.join(map(str, command))}")
         try:
-            login(port).close()
+            (is_up or login)(port).close()
             return Proxy(name, port, process)
         except (OSError, ConnectionError):
             if time.monotonic() > deadline:
@@ -368,9 +370,10 @@ def login(port):
         buffer = buffer[length:]
 
 
-def pgbench(*options, port):
+def pgbench(*options, port, **environment):
     command = [program("pgbench"), *options, "-h", "127.0.0.1", "-p", str(port), "-U", "app", "app"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PGSSLMODE": "disable"})
+    environment = {**os.environ, "PGSSLMODE": "disable", **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: {done.stderr}")
     return done.stdout

@@ -119,6 +119,11 @@ listen mysql
 """
     )
     proxies["haproxy"] = spawn(stack, "haproxy", port, [program("haproxy"), "-db", "-f", config])
+    proxies["tiffin"] = tiffin_with(stack, folder, tiffin, ports)
+    return proxies
+
+
+def tiffin_with(stack, folder, tiffin, ports):
     port = free_port()
     config = folder / "tiffin.yaml"
     nodes = {name: f"127.0.0.1:{port}" for name, port in ports.items() if name != "primary"}
@@ -142,8 +147,7 @@ listen mysql
             indent=2,
         )
     )
-    proxies["tiffin"] = spawn(stack, "tiffin", port, [tiffin, "run", "--config", config])
-    return proxies
+    return spawn(stack, "tiffin", port, [tiffin, "run", "--config", config])
 
 
 def spawn(stack, name, port, command):

@@ -10,6 +10,8 @@
 #   scripts/install-deps.sh test containers also, for root, Docker and what makes its first image
 #   scripts/install-deps.sh test drivers    also the languages of the drivers' programs, and
 #                                           pgjdbc; scripts/install-drivers.sh does the others
+#   scripts/install-deps.sh release         what `make release` runs: servers, a C compiler,
+#                                           pgbench, sysbench, openssl and python3
 #   scripts/install-deps.sh test bench      also HAProxy, PgBouncer, pgbench, sysbench and python3
 #   scripts/install-deps.sh test regress    also PostgreSQL 18's regression suite
 set -eu
@@ -92,6 +94,17 @@ for group in "${@:-test}"; do
         need_jar libhikaricp-java HikariCP
         need_jar libslf4j-java slf4j-nop
         ;;
+    release)
+        need gcc cc
+        need libc6-dev cc
+        has_postgres || missing="$missing postgresql"
+        need mariadb-server-core mariadbd mariadb-install-db
+        need mariadb-client mariadb
+        need sysbench sysbench
+        need openssl openssl
+        need python3 python3
+        need postgresql-contrib pgbench
+        ;;
     bench)
         need haproxy haproxy
         need pgbouncer pgbouncer
@@ -105,7 +118,7 @@ for group in "${@:-test}"; do
         need diffutils diff
         ;;
     *)
-        echo "usage: scripts/install-deps.sh [test] [failover] [containers] [drivers] [bench] [regress]" >&2
+        echo "usage: scripts/install-deps.sh [test] [failover] [containers] [drivers] [release] [bench] [regress]" >&2
         exit 2
         ;;
     esac
