@@ -28,6 +28,7 @@ fn what_the_last_statement_left_is_its_own_sessions(engine: Engine) {
     counted_rows(&one, &two);
     changed_rows(&one, &two);
     diagnostics(&fixture, &one, &two);
+    diagnostics_behind_no_table(engine, &one, &two);
     character_sets(&fixture, &one, &two);
 }
 
@@ -113,4 +114,31 @@ fn diagnostics(fixture: &Fixture, one: &Session, two: &Session) {
     assert_eq!(errno(&error), FORGOTTEN, "{error:#}");
     assert_eq!(two.query("SHOW WARNINGS").unwrap().len(), 0);
     assert_eq!(fixture.ran_on(two, "SELECT @@port FROM t LIMIT 1 FOR UPDATE"), "my0");
+}
+
+/// MariaDB keeps what there was to warn of until a statement names a table.
+fn diagnostics_behind_no_table(engine: Engine, one: &Session, two: &Session) {
+    let kept = engine == Engine::MariaDb;
+    let warn = "SELECT CAST('x' AS SIGNED)";
+    one.execute(warn).unwrap();
+    one.execute("SELECT 1").unwrap();
+    let left = usize::from(kept);
+    assert_eq!(one.query("SHOW WARNINGS").unwrap().len(), left, "the same connection");
+    one.execute(warn).unwrap();
+    for session in [two, one] {
+        session.execute("SELECT 1").unwrap();
+        assert_eq!(session.value("SELECT @@port - @@port").unwrap(), "0");
+    }
+    assert_eq!(two.query("SHOW WARNINGS").unwrap().len(), 0, "another session's");
+    one.execute(warn).unwrap();
+    two.execute("SELECT 1").unwrap();
+    assert_eq!(two.query("SHOW WARNINGS").unwrap().len(), 0, "another session's");
+    one.execute(warn).unwrap();
+    one.execute("/* tiffin: primary */ SELECT 1").unwrap();
+    match one.query("SHOW WARNINGS") {
+        Ok(rows) => assert!(!kept && rows.is_empty(), "{rows:?}"),
+        Err(error) => assert_eq!((kept, errno(&error)), (true, FORGOTTEN), "{error:#}"),
+    }
+    one.query("SELECT n FROM t").unwrap();
+    assert_eq!(one.query("SHOW WARNINGS").unwrap().len(), 0);
 }

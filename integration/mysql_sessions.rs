@@ -20,6 +20,7 @@ on_mysql_and_mariadb! {
     sessions_leave_nothing_to_each_other,
     sessions_that_only_read_share_a_connection_without_resets,
     transactions_stay_where_they_began,
+    a_release_ends_the_session_and_nobody_elses,
     a_session_reads_its_own_writes,
     large_packets_and_files_pass,
     a_server_that_is_lost_under_a_file_is_told_behind_it,
@@ -381,6 +382,38 @@ fn transactions_stay_where_they_began(engine: Engine) {
     session.execute("BEGIN").unwrap();
     assert_ne!(on(PORT), primary);
     session.execute("COMMIT").unwrap();
+}
+
+/// COMMIT RELEASE is answered, and the connection is over: the client's, and that of the server, which
+/// would break under the next client's statement.
+fn a_release_ends_the_session_and_nobody_elses(engine: Engine) {
+    let fixture = Fixture::start(engine);
+    table(&fixture);
+    let set = "SET completion_type = 'RELEASE'";
+    let ends: &[&[&str]] = &[
+        &["COMMIT RELEASE"],
+        &["COMMIT AND NO CHAIN RELEASE"],
+        &["ROLLBACK WORK RELEASE"],
+        &["BEGIN", "INSERT INTO t VALUES (200, 'x')", "COMMIT RELEASE"],
+        &["START TRANSACTION READ ONLY", PORT, "COMMIT RELEASE"],
+        &[set, "COMMIT"],
+        &[set, "BEGIN", "COMMIT NO RELEASE", "BEGIN", "ROLLBACK"],
+    ];
+    let others = fixture.session();
+    for statements in ends {
+        let session = fixture.session();
+        for sql in *statements {
+            session.execute(sql).unwrap_or_else(|error| panic!("{statements:?}: {error:?}"));
+        }
+        let lost = session.execute("DO 1").expect_err("the connection is over");
+        assert_eq!(errno(&lost), None, "{statements:?}: {lost:?}");
+        others.execute("DO 1").unwrap();
+    }
+    assert_eq!(others.value("SELECT count(*) FROM t WHERE n = 200").unwrap(), "1");
+    let session = fixture.session();
+    session.execute("BEGIN").unwrap();
+    session.execute("COMMIT NO RELEASE").unwrap();
+    session.execute("DO 1").unwrap();
 }
 
 /// Every read after a write sees it, though the replicas are seconds behind or just behind.

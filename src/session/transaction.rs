@@ -149,6 +149,7 @@ impl Session {
             | SessionEffect::Use(_)
             | SessionEffect::Recall(_)
             | SessionEffect::Counts
+            | SessionEffect::Disconnect(_)
             | SessionEffect::SetsOnce
             | SessionEffect::Kill { .. }
             | SessionEffect::SetTiffin { .. }

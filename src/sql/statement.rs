@@ -189,6 +189,9 @@ pub enum SessionEffect {
     /// The answer tells of what the session ran before: it has to come from the connection that
     /// ran it, with nothing in between.
     Recall(Recall),
+    /// COMMIT or ROLLBACK that ends the connection as well ([`true`], RELEASE), or that does not,
+    /// whatever the session's `completion_type` says.
+    Disconnect(bool),
     /// SQL_CALC_FOUND_ROWS: the next statement may ask what was counted.
     Counts,
     /// Sets variables for itself only (MariaDB's SET STATEMENT, NOWAIT). Its server tells of their

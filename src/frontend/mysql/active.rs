@@ -143,6 +143,13 @@ pub struct Progress {
     pub started: Option<Instant>,
 }
 
+impl Progress {
+    /// Whether SHOW WARNINGS has something to tell behind the command.
+    pub fn leaves_diagnostics(&self) -> bool {
+        self.warnings || self.failed.is_some()
+    }
+}
+
 impl Active {
     pub fn new(server: Server, outbox: Buffer, read: Buffer) -> Active {
         Active {

@@ -160,6 +160,7 @@ impl Conversation {
                 repeats.failed(Instant::now(), self.opened_at());
             }
             match served {
+                Ok(Served::Done) if self.was_released(&request) => return Err(Fault::Released),
                 Ok(Served::Done) => {
                     self.settle().await;
                     return Ok(());

@@ -48,6 +48,9 @@ pub enum Fault {
     Login { code: Code, message: String },
     #[error("connection was killed")]
     Killed,
+    /// It has ended its transaction and the connection with it (COMMIT RELEASE), and has the answer.
+    #[error("the client has released its connection")]
+    Released,
     #[error("the proxy shuts down")]
     ShuttingDown,
 }
@@ -59,9 +62,10 @@ const OUTCOME: &str =
 impl Fault {
     pub fn code(&self) -> Code {
         match self {
-            Fault::ClientLeft | Fault::ClientStalled(_) | Fault::ClientDoesNotRead(_) => {
-                errors::SERVER_LOST
-            }
+            Fault::ClientLeft
+            | Fault::Released
+            | Fault::ClientStalled(_)
+            | Fault::ClientDoesNotRead(_) => errors::SERVER_LOST,
             Fault::ClientProtocol(PacketError::Order) => errors::OUT_OF_ORDER,
             Fault::ClientProtocol(PacketError::TooLong) => errors::PACKET_TOO_LARGE,
             Fault::ClientProtocol(_) => errors::MALFORMED,
@@ -79,7 +83,7 @@ impl Fault {
     /// The last words to the client; `None` when nothing more can or should be told.
     pub fn message(&self) -> Option<String> {
         Some(match self {
-            Fault::ClientLeft => return None,
+            Fault::ClientLeft | Fault::Released => return None,
             Fault::ShuttingDown => "Server shutdown in progress".to_owned(),
             Fault::Killed => "Connection was killed".to_owned(),
             Fault::ServerLost { writing: true, .. } => format!("{self}{OUTCOME}"),

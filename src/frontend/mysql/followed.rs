@@ -39,14 +39,24 @@ pub struct Last {
     pub node: NodeId,
     /// The server's number of the connection.
     pub connection: u32,
-    /// It has warnings, or an error.
-    pub diagnostics: bool,
+    pub diagnostics: Diagnostics,
     /// What ROW_COUNT() gives.
     pub row_count: i64,
     /// That is 0 for a command that the proxy has answered, or another connection has run.
     pub changed_no_row: bool,
     /// The connection also knows what FOUND_ROWS() gives.
     pub found_rows: bool,
+}
+
+/// Where the warnings and the error are that SHOW WARNINGS tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Diagnostics {
+    None,
+    /// On the last statement's connection.
+    There,
+    /// On one of an earlier statement, which the last one has not replaced: on MariaDB only what
+    /// names a table does.
+    Elsewhere,
 }
 
 /// What of a variable the session cannot take along.

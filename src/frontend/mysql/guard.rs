@@ -70,11 +70,8 @@ impl Request {
     /// Whether it is a COMMIT and nothing else.
     pub fn is_commit(&self) -> bool {
         let commits = [SessionEffect::Commit { chain: false }];
-        let is_one = |statement: &Arc<Statement>| {
-            statement.count == 1
-                && statement.session == commits
-                && statement.reason_code != "release"
-        };
+        let is_one =
+            |statement: &Arc<Statement>| statement.count == 1 && statement.session == commits;
         matches!(self.what, What::Query | What::Execute { .. })
             && self.upload.is_none()
             && self.statement.as_ref().is_some_and(is_one)

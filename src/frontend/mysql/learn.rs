@@ -274,12 +274,7 @@ impl Conversation {
         if let Some(statement) = &request.statement
             && matches!(request.what, What::Query | What::Execute { .. })
         {
-            let Active { server, progress, .. } = &mut *active;
-            // An error tells of no variables: the next reply does.
-            server.pooled.connection.traces.goes_back = progress.sets_once && progress.named_change
-                || progress.went_back && progress.failed.is_some()
-                || statement.session.contains(&SessionEffect::SetsOnce);
-            server.pooled.connection.traces.unclean |= progress.state_change;
+            mark_connection(statement, &mut active);
             self.apply(statement, &mut active);
         }
         match request.what {
@@ -475,4 +470,17 @@ fn put_close(outbox: &mut Buffer, id: u32) {
         out.extend_from_slice(&id.to_le_bytes());
     });
     outbox.extend(&bytes);
+}
+
+/// Marks on the connection what the statement has left there.
+fn mark_connection(statement: &Statement, active: &mut Active) {
+    let Active { server, progress, .. } = active;
+    let connection = &mut server.pooled.connection;
+    // An error tells of no variables: the next reply does.
+    connection.traces.goes_back = progress.sets_once && progress.named_change
+        || progress.went_back && progress.failed.is_some()
+        || statement.session.contains(&SessionEffect::SetsOnce);
+    // On MariaDB the next statement does not replace them if it names no table.
+    let keeps = connection.server.mariadb && progress.leaves_diagnostics();
+    connection.traces.unclean |= progress.state_change || keeps;
 }

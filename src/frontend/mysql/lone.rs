@@ -24,7 +24,7 @@ use super::active::{Active, Progress, Whose};
 use super::conversation::Conversation;
 use super::errors::{self, Code};
 use super::fault::{Fault, Refused};
-use super::followed::Last;
+use super::followed::{Diagnostics, Last};
 use super::plan::{Request, What};
 use super::resolve::Recovered;
 use crate::config::PoolMode;
@@ -201,12 +201,13 @@ impl Conversation {
                     self.capabilities,
                 );
                 let row_count = affected_rows.try_into().unwrap_or(i64::MAX);
-                self.followed.last = Some(last(warnings > 0, row_count));
+                let warns = if warnings > 0 { Diagnostics::There } else { Diagnostics::None };
+                self.followed.last = Some(last(warns, row_count));
             }
             Some(Answer::Err { code, message }) => {
                 let message = String::from_utf8_lossy(message);
                 errors::put(&mut out, &mut 1, *code, &message);
-                self.followed.last = Some(last(true, -1));
+                self.followed.last = Some(last(Diagnostics::There, -1));
             }
             None => return Err(Fault::ClientLeft),
         }

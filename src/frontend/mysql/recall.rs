@@ -10,7 +10,7 @@ use super::active::{Active, Whose};
 use super::conversation::Conversation;
 use super::errors;
 use super::fault::Refused;
-use super::followed::Last;
+use super::followed::{Diagnostics, Last};
 use super::plan::{Request, What};
 use crate::frontend::acquire::Seeker;
 use crate::protocol::mysql::command::{Command, PING};
@@ -18,15 +18,17 @@ use crate::protocol::mysql::execute::put_query;
 use crate::protocol::mysql::packet::{self, HEAD_BYTES};
 use crate::protocol::mysql::replies::Awaits;
 use crate::session::{Need, Wish};
-use crate::sql::{Recall, SessionEffect};
+use crate::sql::{Effect, Recall, SessionEffect};
 use std::sync::atomic::Ordering;
 
 /// Why the answer cannot be had.
 const FORGOTTEN: &str = "the connection that ran the last statement serves others now: ask for \
     FOUND_ROWS(), ROW_COUNT() or warnings in the same transaction, or right after the statement";
 
+/// A statement without warnings; on MariaDB it has to name a table for those before it to go.
+const FORGET: &str = "DO (SELECT 1 FROM (SELECT 1) AS t)";
+
 impl Request {
-    /// Whether it asks about the statement before, in one of these ways.
     /// Whether the statement before can be asked about behind it: it runs none.
     fn leaves_found_rows(&self) -> bool {
         match self.what {
@@ -37,6 +39,7 @@ impl Request {
         }
     }
 
+    /// Whether it asks about the statement before, in one of these ways.
     fn asks(&self, what: &[Recall]) -> bool {
         let asks = |effect: &SessionEffect| match effect {
             SessionEffect::Recall(recall) => what.contains(recall),
@@ -70,23 +73,41 @@ impl Conversation {
     /// The session has run a statement there.
     pub(super) fn remember(&mut self, request: &Request, active: &Active) {
         let progress = &active.progress;
-        // Asking for them leaves them where they are.
-        let before = self.followed.last.filter(|_| request.asks(&[Recall::Diagnostics]));
         // Only what selects has found any: behind everything else there is still the number of
         // another session.
         let selects = progress.found
             && request.statement.as_ref().is_some_and(|statement| statement.reason_code != "show");
         let found_rows = selects && !request.leaves_found_rows() && progress.failed.is_none()
             || progress.was_last && self.followed.last.is_some_and(|last| last.found_rows);
-        let left = progress.warnings || progress.failed.is_some();
+        let diagnostics = self.diagnostics_behind(request, active);
         self.followed.last = Some(Last {
             node: active.server.node,
             connection: active.server.pooled.connection.connection_id,
-            diagnostics: left || before.is_some_and(|before| before.diagnostics),
+            diagnostics,
             row_count: progress.row_count,
             changed_no_row: false,
             found_rows,
         });
+    }
+
+    fn diagnostics_behind(&self, request: &Request, active: &Active) -> Diagnostics {
+        let progress = &active.progress;
+        if progress.leaves_diagnostics() {
+            return Diagnostics::There;
+        }
+        let Some(last) = self.followed.last else { return Diagnostics::None };
+        let names_none = request.statement.as_ref().is_none_or(|statement| {
+            let writes = matches!(statement.effect, Effect::Write | Effect::Unknown);
+            statement.tables_read.is_empty() && !writes
+        });
+        let mariadb = active.server.pooled.connection.server.mariadb;
+        // Asking for them leaves them where they are.
+        let keeps = request.asks(&[Recall::Diagnostics]) || mariadb && names_none;
+        match last.diagnostics {
+            Diagnostics::There if keeps && !progress.was_last => Diagnostics::Elsewhere,
+            before if keeps => before,
+            _ => Diagnostics::None,
+        }
     }
 
     /// A command that is no statement has succeeded: that is what ROW_COUNT() tells of from now on,
@@ -131,6 +152,10 @@ impl Conversation {
         let Some(last) = self.followed.last else { return Ok(()) };
         let forgotten = || Err(Refused::new(errors::NOT_SERVED, FORGOTTEN));
         let is_own = |what| self.is_about_itself(request, what);
+        let warned = request.asks(&[Recall::Diagnostics]) && last.diagnostics != Diagnostics::None;
+        if warned && !(active.progress.was_last && last.diagnostics == Diagnostics::There) {
+            return forgotten();
+        }
         let knows = active.progress.was_last && last.found_rows;
         if request.asks(&[Recall::FoundRows]) && !knows && !is_own(Recall::FoundRows) {
             return forgotten();
@@ -147,13 +172,10 @@ impl Conversation {
                 return forgotten();
             }
         }
-        if last.diagnostics && request.asks(&[Recall::Diagnostics]) {
-            return forgotten();
-        }
         if request.asks(&[Recall::Diagnostics]) {
             // What an older statement has left on the connection goes.
             let agreed = active.connection().capabilities;
-            active.ask(Awaits::Results, Whose::Own, |out| put_query(out, agreed, "DO 0"));
+            active.ask(Awaits::Results, Whose::Own, |out| put_query(out, agreed, FORGET));
         }
         Ok(())
     }

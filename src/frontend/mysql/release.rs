@@ -3,7 +3,7 @@
 use super::active::{Active, Server, Whose};
 use super::conversation::Conversation;
 use super::fault::Fault;
-use super::plan::Request;
+use super::plan::{Request, What};
 use crate::backend::mysql::connection::Kill;
 use crate::metrics::{NodeIndex, ServerClosed};
 use crate::protocol::mysql::command::Command;
@@ -104,6 +104,25 @@ impl Conversation {
         self.first_of(request).is_some_and(|first| ends(&first))
     }
 
+    /// Whether the server closes the connection behind its answer: COMMIT or ROLLBACK with RELEASE,
+    /// said or set. Of a text with more behind it there is no answer to the end.
+    pub(super) fn was_released(&self, request: &Request) -> bool {
+        use SessionEffect::{Commit, Disconnect, Rollback};
+        let failed = self.active.as_ref().is_some_and(|active| active.progress.failed.is_some());
+        if failed || !matches!(request.what, What::Query | What::Execute { .. }) {
+            return false;
+        }
+        let Some(statement) = &request.statement else { return false };
+        match &statement.session[..] {
+            [.., Disconnect(released)] => *released,
+            [.., Commit { .. } | Rollback { .. }] => {
+                let completion = self.followed.variables.get("completion_type");
+                completion.is_some_and(|value| value.to_ascii_uppercase().contains("RELEASE"))
+            }
+            _ => false,
+        }
+    }
+
     /// What the first statement of a text does.
     pub(super) fn first_of(&self, request: &Request) -> Option<Arc<Statement>> {
         let statement = request.statement.as_ref()?;
@@ -144,7 +163,7 @@ impl Conversation {
         }
         let Some(active) = &self.active else { return };
         // Whoever asks does so at once; when somebody waits, it is let go at the next look.
-        if active.progress.warnings || active.progress.failed.is_some() {
+        if active.progress.leaves_diagnostics() {
             return;
         }
         self.cancels_arrived().await;

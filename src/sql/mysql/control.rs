@@ -10,6 +10,7 @@ pub fn recognise(cursor: &Cursor<'_>) -> Option<Part> {
     let word = cursor.word(0);
     cursor.at += 1;
     let mut code = "transaction";
+    let mut disconnect = None;
     let effect = match word.as_str() {
         "begin" => {
             let _ = cursor.take("work");
@@ -25,7 +26,7 @@ pub fn recognise(cursor: &Cursor<'_>) -> Option<Part> {
         "commit" => {
             let _ = cursor.take("work");
             let (chain, release) = completion(&mut cursor)?;
-            code = if release { "release" } else { code };
+            disconnect = release;
             SessionEffect::Commit { chain }
         }
         "rollback" => {
@@ -35,7 +36,7 @@ pub fn recognise(cursor: &Cursor<'_>) -> Option<Part> {
                 SessionEffect::RollbackTo(cursor.name()?)
             } else {
                 let (chain, release) = completion(&mut cursor)?;
-                code = if release { "release" } else { code };
+                disconnect = release;
                 SessionEffect::Rollback { chain }
             }
         }
@@ -52,7 +53,15 @@ pub fn recognise(cursor: &Cursor<'_>) -> Option<Part> {
     if !cursor.at_end() {
         return None;
     }
-    Some(with(Part::new(Effect::Transaction, code, "it controls the transaction"), effect))
+    if disconnect == Some(true) {
+        code = "release";
+    }
+    let part = Part::new(Effect::Transaction, code, "it controls the transaction");
+    let mut part = with(part, effect);
+    if let Some(disconnect) = disconnect {
+        part.found.effect(SessionEffect::Disconnect(disconnect));
+    }
+    Some(part)
 }
 
 fn with(mut part: Part, effect: SessionEffect) -> Part {
@@ -87,8 +96,9 @@ fn start_modes(cursor: &mut Cursor<'_>) -> Option<(TransactionModes, bool)> {
     Some((modes, snapshot))
 }
 
-/// `[AND [NO] CHAIN] [[NO] RELEASE]`: whether it chains and whether it ends the connection.
-fn completion(cursor: &mut Cursor<'_>) -> Option<(bool, bool)> {
+/// `[AND [NO] CHAIN] [[NO] RELEASE]`: whether it chains, and whether it ends the connection if it
+/// says so.
+fn completion(cursor: &mut Cursor<'_>) -> Option<(bool, Option<bool>)> {
     let mut chain = false;
     if cursor.take("and") {
         chain = !cursor.take("no");
@@ -98,7 +108,7 @@ fn completion(cursor: &mut Cursor<'_>) -> Option<(bool, bool)> {
     }
     let kept = cursor.take("no");
     let named = cursor.take("release");
-    (named || !kept).then_some((chain, named && !kept))
+    (named || !kept).then_some((chain, named.then_some(!kept)))
 }
 
 /// A transaction that the client's own coordinator ends.

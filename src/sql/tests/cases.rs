@@ -108,6 +108,8 @@ fn render_effect(effect: &SessionEffect) -> String {
         Learn(name) => format!("learn {name}"),
         Use(schema) => format!("use {schema}"),
         SetNext(modes) => format!("next{}", render_modes(modes)),
+        Disconnect(true) => "disconnect".to_owned(),
+        Disconnect(false) => "stay".to_owned(),
         Counts => "counts".to_owned(),
         SetsOnce => "once".to_owned(),
         Recall(what) => format!("recall {}", what.as_str()),
