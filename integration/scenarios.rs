@@ -14,6 +14,7 @@ on_every_engine! {
     statements_go_where_they_belong,
     a_late_replica_leaves_the_reads_and_returns,
     sessions_read_their_own_writes,
+    a_session_that_reads_on_and_on_leaves_the_primary,
     a_promotion_is_followed,
     a_full_pool_makes_wait_and_then_says_so,
     a_reload_cuts_nobody,
@@ -150,6 +151,31 @@ fn sessions_read_their_own_writes<S: Stand>(which: Which) {
     );
     assert_eq!((stale, backward), (0, 0));
     assert!(on_replicas > 0, "the replicas served nothing, so nothing was shown");
+}
+
+/// Each of its reads on the primary must be on a replica before the next one may go there, which no
+/// probe at its own time would show: nodes are asked more seldom than the session reads.
+fn a_session_that_reads_on_and_on_leaves_the_primary<S: Stand>(which: Which) {
+    let stage = S::stage(which, 2, |config| {
+        config["clusters"]["main"]["monitor"] = json!({ "interval": "2s", "timeout": "2s" });
+    });
+    stage.create_table("t", "n int PRIMARY KEY, v int");
+    let primary = stage.cluster.primary().name.clone();
+    let session = stage.session();
+    let read = format!("SELECT {} FROM t", S::OWN_PORT);
+    for n in 1..=3 {
+        session.query(&format!("INSERT INTO t VALUES ({n}, {n})")).unwrap();
+        let begun = Instant::now();
+        let mut reads = 1;
+        while stage.ran_on(&session, &read) == primary {
+            assert!(begun.elapsed() < PATIENCE, "still on the primary after {reads} reads");
+            reads += 1;
+        }
+        for _ in 0..10 {
+            assert_ne!(stage.ran_on(&session, &read), primary, "it stays there");
+        }
+        println!("measured: {which:?}: on a replica after {reads} reads, {:?}", begun.elapsed());
+    }
 }
 
 /// Reads that showed less than the session had written, less than it had read, and those that

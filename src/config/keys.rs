@@ -206,7 +206,7 @@ pub(super) static KEYS: &[Key] = &[
     key("clusters.*.routing.on_lag", Choice(words::<OnLag>), Is("primary"),
         "What happens to a read for which no replica qualifies: it goes to the `primary`, waits up to `pool.wait_timeout` (`wait`), fails (`error`), or takes the least lagging replica (`stale`)."),
     key("clusters.*.routing.catchup_wait", Duration { min: 0, max: MINUTE }, Is("0"),
-        "How long a read waits for a replica to catch up before `on_lag` decides."),
+        "How long a read waits for a replica to catch up before `on_lag` decides. A session that many reads in a row have kept on the primary waits a quarter of `monitor.interval` now and then, whatever is set here."),
     key("clusters.*.routing.read_functions", Texts, Is("[]"),
         "Functions that may run on a replica whatever the catalog says of them."),
     key("clusters.*.routing.write_functions", Texts, Is("[]"),

@@ -482,5 +482,6 @@ fn bind<S: Seeker>(seeker: &mut S, reason: RouteReason, found: Found<'_, Connect
     }
     cluster.count_busy(usize::from(found.node.0), true);
     seeker.entry().bind(Some(S::running(&found.pooled.connection)));
+    seeker.positions().routed(reason);
     seeker.hold(found);
 }

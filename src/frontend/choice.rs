@@ -13,6 +13,11 @@ use std::time::Duration;
 /// have begun.
 const HINT_WAIT_INTERVALS: u32 = 3;
 
+/// How long a read of a session waits that has been kept on the primary by reading more often than
+/// nodes are probed, as a share of the interval: probes on demand have an answer sooner, unless the
+/// replicas are really behind.
+const OVERDUE_WAIT_SHARE: u32 = 4;
+
 /// A commit that is waited for is looked at again after this: short ones take a few milliseconds.
 pub const COMMIT_WAIT: Duration = Duration::from_millis(1);
 
@@ -67,6 +72,9 @@ pub fn catch_up_limit(config: &config::Cluster, need: &Need) -> Duration {
         // A hint that asks for a replica is worth the time of a probe.
         Need::Replica(need) if need.wish != Wish::None => {
             limit.max(config.monitor.interval * HINT_WAIT_INTERVALS)
+        }
+        Need::Replica(need) if need.positions.is_overdue() => {
+            limit.max(config.monitor.interval / OVERDUE_WAIT_SHARE)
         }
         _ => limit,
     }

@@ -181,7 +181,9 @@ fn fall_back(
 ) -> Choice {
     let reason = refused.unwrap_or(RouteReason::NoReplica);
     let can_catch_up = reason != RouteReason::NoReplica;
-    if may_wait && can_catch_up && !policy.routing.catchup_wait.is_zero() {
+    let waits = !policy.routing.catchup_wait.is_zero()
+        || is_only_behind(reason) && need.positions.is_overdue();
+    if may_wait && can_catch_up && waits {
         return Choice::CatchUp(reason);
     }
     // What the session has written or seen is a promise, not a matter of lag.

@@ -146,6 +146,26 @@ fn reads_do_not_go_backward() {
 }
 
 #[test]
+fn a_session_that_reads_on_and_on_waits_for_a_replica() {
+    let read_at = Instant::now();
+    let mut nodes: Vec<_> = (0..3).map(|id| node(id, Role::Replica, 5, read_at)).collect();
+    nodes[0].role = Role::Primary;
+    let mut positions = Positions::default();
+    positions.read(NodeId(0), 1, read_at + Duration::from_millis(1), false);
+    let snapshot = snapshot(nodes);
+    let mut waits = |reads: u32, on_lag| {
+        for _ in 0..reads {
+            positions.routed(RouteReason::Monotonic);
+        }
+        spread(&need(positions.clone()), &snapshot, &routing(Balance::LeastLag, on_lag)).1
+    };
+    let primary = Choice::Node(NodeId(0), RouteReason::Monotonic);
+    assert_eq!(waits(31, OnLag::Primary), primary);
+    assert_eq!(waits(1, OnLag::Primary), Choice::CatchUp(RouteReason::Monotonic));
+    assert_eq!(waits(1, OnLag::Error), primary, "not each one");
+}
+
+#[test]
 fn what_happens_when_every_replica_lags() {
     let now = Instant::now();
     let nodes = vec![

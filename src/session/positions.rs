@@ -10,7 +10,12 @@
 //! it was seen to have applied everything up to that transaction. What the session had seen before
 //! the write is then there as well, as long as the primary writes in one order (`Node::in_order`).
 //! By the same token a session knows when a new primary does not have its write.
+//!
+//! Each read on the primary asks for a later sample than the one before. A session that reads more
+//! often than nodes are probed would thus never leave the primary again; it asks for samples of its
+//! own, and at last waits for one ([`Positions::is_overdue`]).
 
+use crate::metrics::{RouteReason, Target};
 use crate::topology::{Epoch, Gtids, Node, NodeId, Position};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +24,10 @@ use std::time::Instant;
 /// written. With more it goes by instants alone.
 const TOKEN_SOURCES_MAX: usize = 16;
 
+/// Reads in a row that replicas could not serve yet, from which on one waits for a replica: so many
+/// that its few milliseconds are little for each.
+const DIVERTED_MAX: u32 = 32;
+
 #[derive(Debug, Clone, Default)]
 pub struct Positions {
     written_at: Option<Instant>,
@@ -26,6 +35,11 @@ pub struct Positions {
     seen: Option<Seen>,
     /// The last answer of a replica, unless the primary is known to show the same.
     ahead: Option<(NodeId, Instant)>,
+    /// Reads in a row, without a write in between, that ran on the primary because no replica was
+    /// known to be far enough.
+    diverted: u32,
+    /// The last of them is one behind which a sample is to be taken.
+    sample_due: bool,
 }
 
 /// The transactions that replies have named, and all before them.
@@ -60,12 +74,13 @@ impl Positions {
     /// The reply of something that may have written arrived at `at`.
     pub fn wrote(&mut self, at: Instant) {
         self.written_at = Some(at);
+        (self.diverted, self.sample_due) = (0, false);
     }
 
     /// A reply that arrived at `at` names transactions that the primary of `epoch` has committed
     /// for the session. `is_last`: nothing is written or shown by it that came after them.
     pub fn committed(&mut self, at: Instant, gtids: &Gtids, epoch: Epoch, is_last: bool) {
-        self.written_at = Some(at);
+        self.wrote(at);
         let mut token = self.token.take().unwrap_or_else(|| {
             let gtids = Arc::new(gtids.none());
             Token { gtids, epoch, until: None, told_at: at }
@@ -87,6 +102,31 @@ impl Positions {
         if on_replica {
             self.ahead = Some((node, at));
         }
+    }
+
+    /// A read goes to a node for this reason.
+    #[inline]
+    pub fn routed(&mut self, reason: RouteReason) {
+        if matches!(reason, RouteReason::ReadYourWrites | RouteReason::Monotonic) {
+            self.diverted = self.diverted.saturating_add(1);
+            // After the first one many sessions write, or think.
+            self.sample_due = self.diverted > 1 && self.diverted.is_power_of_two();
+        } else if reason.target() == Target::Replica {
+            (self.diverted, self.sample_due) = (0, false);
+        }
+    }
+
+    /// Whether it is time for a sample of all nodes, now that the read has its answer: with the next
+    /// read at a replica's disposal, if that comes no sooner. Once.
+    #[inline]
+    pub fn take_sample_due(&mut self) -> bool {
+        std::mem::take(&mut self.sample_due)
+    }
+
+    /// Whether the next read waits a moment for a replica that is far enough. If in vain, twice as
+    /// many are to pass until the next one does.
+    pub fn is_overdue(&self) -> bool {
+        self.diverted >= DIVERTED_MAX && self.diverted.is_power_of_two()
     }
 
     /// Which replica answered last and when, if the primary may not show yet what that one did:

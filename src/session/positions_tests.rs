@@ -125,3 +125,26 @@ fn a_lost_write_is_told_once() {
     assert_eq!(positions.lost_on(&with("A:1-6", 20), Epoch(2)).as_deref(), Some(&set("A:1-7")));
     assert_eq!(positions.lost_on(&with("A:1-6", 20), Epoch(3)), None);
 }
+
+#[test]
+fn who_reads_without_a_pause_asks_for_samples_and_waits_at_last() {
+    use crate::metrics::RouteReason::{CatalogUnknown, LeastLag, Monotonic, ReadYourWrites};
+    let mut positions = Positions::default();
+    let due = |positions: &mut Positions, reads: u32| -> (Vec<u32>, Vec<u32>) {
+        let (mut samples, mut waits) = (Vec::new(), Vec::new());
+        for read in 1..=reads {
+            waits.extend(positions.is_overdue().then_some(read));
+            positions.routed(if read == 1 { ReadYourWrites } else { Monotonic });
+            samples.extend(positions.take_sample_due().then_some(read));
+            assert!(!positions.take_sample_due(), "once");
+            // What runs there for other reasons counts for nothing.
+            positions.routed(CatalogUnknown);
+        }
+        (samples, waits)
+    };
+    assert_eq!(due(&mut positions, 130), (vec![2, 4, 8, 16, 32, 64, 128], vec![33, 65, 129]));
+    positions.wrote(Instant::now());
+    assert_eq!(due(&mut positions, 5), (vec![2, 4], vec![]));
+    positions.routed(LeastLag);
+    assert_eq!(due(&mut positions, 33), (vec![2, 4, 8, 16, 32], vec![33]));
+}

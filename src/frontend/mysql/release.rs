@@ -12,6 +12,7 @@ use crate::protocol::mysql::packet::HEAD_BYTES;
 use crate::protocol::mysql::replies::Awaits;
 use crate::session::Transaction;
 use crate::sql::{Dialect, SessionEffect, Statement, split_statements};
+use crate::topology::Evidence;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -29,6 +30,9 @@ impl Conversation {
             return;
         }
         server.pool.give_back(server.pooled, Instant::now());
+        if self.session.positions.take_sample_due() {
+            self.cluster.handle.topology.report(Evidence::ProbeNow);
+        }
     }
 
     /// Closes the connection.

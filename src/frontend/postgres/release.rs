@@ -4,6 +4,7 @@ use super::active::{Active, Progress, Server};
 use super::conversation::Conversation;
 use super::plan::Batch;
 use crate::metrics::{NodeIndex, ServerClosed};
+use crate::topology::Evidence;
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Instant;
@@ -20,6 +21,9 @@ impl Conversation {
             state.under_own_names.clear();
             let now = active.progress.ended.unwrap_or_else(Instant::now);
             server.pool.give_back(server.pooled, now);
+        }
+        if self.session.positions.take_sample_due() {
+            self.cluster.handle.topology.report(Evidence::ProbeNow);
         }
         self.scratch.keep_active(active, &self.worker);
         batch
