@@ -428,7 +428,7 @@ pub const BINARY: &[&str] = &[
     "UPDATE t{c} SET v = ? WHERE id = ?",
     "DELETE FROM t{c} WHERE id = ?",
     "SELECT count(*) FROM tmp",
-    "SELECT @a, ?",
+    "SELECT @a, CAST(? AS CHAR)",
     "SET @a = ?",
     "SET time_zone = ?",
     "SET sql_mode = 'ANSI_QUOTES'",

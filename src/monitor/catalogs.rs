@@ -181,9 +181,11 @@ impl<L: Loader> Cache<L> {
         let mut epoch = topology.load().epoch;
         while changed.changed().await.is_ok() {
             let now = topology.load().epoch;
-            // The first primary changes nothing.
             if now != epoch && epoch != Epoch::default() {
                 self.all_changed();
+            } else if now != epoch {
+                // What could not be loaded for want of a primary; nothing has changed.
+                self.shared.lock().values().for_each(|slot| slot.wanted.notify_one());
             }
             epoch = now;
         }
@@ -408,6 +410,9 @@ fn is_unused<C>(slot: &Arc<Slot<C>>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::fixture;
+    use crate::monitor::first_snapshot;
+    use crate::topology::Snapshot;
     use std::sync::atomic::{AtomicBool, AtomicI64};
     use tokio::sync::Semaphore;
 
@@ -546,6 +551,28 @@ mod tests {
         }
         let asked = fake.started.load(Ordering::SeqCst) - loads;
         assert!((8..=12).contains(&asked), "{asked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_primary_is_asked_at_once() {
+        let fake = Arc::new(Fake::default());
+        fake.fails.store(true, Ordering::SeqCst);
+        let catalogs = Arc::new(catalogs(&fake));
+        let nothing = first_snapshot(&fixture::cluster(vec![fixture::node("a")]));
+        let (topology, _evidence) = Topology::new(nothing.clone());
+        let (follower, followed) = (catalogs.clone(), topology.clone());
+        tokio::spawn(async move { follower.follow(&followed).await });
+        let slot = catalogs.get("app");
+        settle().await;
+        assert_eq!(catalogs.counts().failed.load(Ordering::SeqCst), 1, "there is no primary");
+        fake.fails.store(false, Ordering::SeqCst);
+        topology.publish(Snapshot { epoch: Epoch(1), ..nothing.clone() });
+        settle().await;
+        assert_eq!(**slot.load(), 2, "sooner than the load is repeated");
+        let plans = slot.plans();
+        topology.publish(Snapshot { epoch: Epoch(2), ..nothing });
+        settle().await;
+        assert!(**slot.load() == 3 && slot.plans() > plans, "the next one may have another");
     }
 
     #[tokio::test(start_paused = true)]
