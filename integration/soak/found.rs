@@ -374,4 +374,29 @@ Q SELECT name, statement FROM pg_prepared_statements WHERE from_sql ORDER BY nam
 @1 send
 Q ROLLBACK
 Q SELECT name, statement FROM pg_prepared_statements WHERE from_sql ORDER BY name",
+    // The first request of a read-only transaction ends it: what comes behind it is routed anew.
+    "wide user=app clients=1
+@0 send
+Q BEGIN READ ONLY
+@0 send
+P - - COMMIT
+B p1 - text []
+E p1 0
+S
+P - - INSERT INTO t1 VALUES (77777)
+B - - text []
+E - 0
+S
+@0 send
+Q BEGIN READ ONLY
+@0 send
+P - - COMMIT
+B p1 - text []
+E p1 0
+S
+P - - BEGIN ISOLATION LEVEL SERIALIZABLE
+B - - text []
+E - 0
+S
+Q COMMIT",
 ];

@@ -233,6 +233,8 @@ pub(super) fn mark(active: &mut Active, batch: &Batch) {
     active.progress.dropping &= active.progress.segment_open;
     active.progress.dropping |= batch.drops;
     let Some(server) = &mut active.server else { return };
+    // When it was planned nobody knew that a replica would get it.
+    active.progress.dropping |= batch.ends && !server.is_primary;
     server.pooled.connection.traces.unknown |= batch.unknown_function;
     if batch.sequences {
         server.pool.shared.asks_sequences.store(true, Ordering::Relaxed);
