@@ -20,12 +20,14 @@ CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
     RETURN NEW;
 END$$;
 CREATE TRIGGER seen BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION seen();
+CREATE TABLE ruled (n int);
+CREATE RULE tells AS ON INSERT TO ruled DO ALSO SELECT be('a rule');
 CREATE PROCEDURE take_it() LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_lock(11); END$$;
 CREATE PROCEDURE leave_it() LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_unlock(11); END$$;
 CREATE PROCEDURE nothing() LANGUAGE plpgsql AS $$BEGIN NULL; END$$";
 
 #[test]
-fn what_routines_and_triggers_leave_follows_the_session() {
+fn what_routines_triggers_and_rules_leave_follows_the_session() {
     let fixture = Fixture::build()
         .replicas(1)
         .key("pool.size_max", 1)
@@ -67,6 +69,17 @@ fn what_routines_and_triggers_leave_follows_the_session() {
     wait_until(PATIENCE, || pinned("temporary_table") == 0.0).expect("it is dropped");
     assert_eq!(setting(&a, "replica", "app.seen"), "7");
     assert_eq!(setting(&b, "primary", "app.seen"), "");
+
+    a.query("INSERT INTO ruled VALUES (1)").unwrap();
+    for hint in ["replica", "primary"] {
+        assert_eq!(setting(&b, hint, "app.who"), "", "{hint}");
+        assert_eq!(setting(&a, hint, "app.who"), "a rule", "{hint}");
+    }
+    a.query("UPDATE pg_settings SET setting = '6MB' WHERE name = 'work_mem'").unwrap();
+    assert_eq!(pinned("setting"), 1.0, "its rule sets whatever the row names");
+    assert_eq!(setting(&a, "primary", "work_mem"), "6MB");
+    a.query("DISCARD ALL").unwrap();
+    assert_eq!(setting(&b, "primary", "work_mem"), "4MB");
 }
 
 /// ALTER ROLE and ALTER DATABASE set what new sessions start with; a pooled connection was opened

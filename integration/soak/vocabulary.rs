@@ -492,6 +492,7 @@ fn procedure(speaker: &mut Speaker<'_>) -> Said {
         "CALL p_write({c})",
         "SELECT f_set('soak.b', 'f')",
         "SELECT f_set('work_mem', '8MB')",
+        "UPDATE pg_settings SET setting = '9MB' WHERE name = 'work_mem'",
         "SELECT f_raise('word')",
     ]))
 }

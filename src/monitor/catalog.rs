@@ -159,7 +159,13 @@ async fn bounded<T>(
 async fn read(client: &Client) -> Result<CatalogRows, Error> {
     let began = Instant::now();
     client.batch_execute(BEGIN).await?;
-    let (routines, procedures) = routines(client).await?;
+    let (mut routines, procedures) = routines(client).await?;
+    let mut triggers = all(client, queries::TRIGGERS, trigger).await?;
+    for row in client.query(queries::RULES, &[]).await? {
+        let name: String = row.try_get("rule")?;
+        triggers.push((row.try_get("relation")?, name.clone()));
+        routines.push(RoutineRow { name, volatile: true, body: readable(row.try_get("body")?) });
+    }
     let defaults: i64 = client.query_one(queries::DEFAULTS, &[]).await?.try_get(0)?;
     let functions = all(client, queries::FUNCTIONS, function).await?;
     let relations = client.query(queries::RELATIONS, &[]).await?;
@@ -169,7 +175,7 @@ async fn read(client: &Client) -> Result<CatalogRows, Error> {
         operators: all(client, queries::OPERATORS, operator).await?,
         casts: all(client, queries::CASTS, cast).await?,
         types: all(client, queries::TYPES, type_row).await?,
-        triggers: all(client, queries::TRIGGERS, trigger).await?,
+        triggers,
         routines,
         procedures,
         defaults: Some(Defaults {

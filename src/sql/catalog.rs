@@ -95,12 +95,12 @@ pub struct TypeRow {
     pub checks: Vec<String>,
 }
 
-/// A function, trigger function or procedure whose body may leave something in the session.
+/// A function, trigger function, procedure or rule whose body may leave something in the session.
 #[derive(Debug, Clone)]
 pub struct RoutineRow {
     pub name: String,
     pub volatile: bool,
-    /// What stands behind AS.
+    /// What stands behind AS; of a rule all of it.
     pub body: String,
 }
 
@@ -126,7 +126,7 @@ pub struct CatalogRows {
     pub routines: Vec<RoutineRow>,
     /// Names of all procedures.
     pub procedures: Vec<String>,
-    /// Table and trigger function.
+    /// Relation and what runs when it is changed: a trigger function, or a rule.
     pub triggers: Vec<(String, String)>,
     pub defaults: Option<Defaults>,
 }

@@ -148,6 +148,16 @@ JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'";
 
+/// Rules that run something when a relation is changed; `pg_settings` has one that sets the setting.
+/// Columns: 1. `relation` text, 2. `rule` text, which no routine has as its name, 3. `body` text.
+pub const RULES: &str = "
+SELECT c.relname::text AS relation,
+       'rule ' || r.oid AS rule,
+       pg_catalog.pg_get_ruledef(r.oid) AS body
+FROM pg_catalog.pg_rewrite r
+JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+WHERE r.ev_type <> '1' AND r.ev_enabled <> 'D'";
+
 /// One number for all that ALTER ROLE … SET and ALTER DATABASE … SET have set.
 pub const DEFAULTS: &str = "
 SELECT coalesce(pg_catalog.hashtextextended(
