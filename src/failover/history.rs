@@ -76,18 +76,21 @@ pub struct Search<'a> {
     pub ran_here: bool,
 }
 
-/// For how long the server has run, rounded down to seconds.
+/// For how long the server has run, rounded down to seconds, and its number of the connection that was
+/// opened to ask.
 ///
 /// # Errors
 /// The network's or the server's, in words.
-pub async fn uptime(opts: &ServiceOpts) -> Result<Duration, String> {
+pub async fn uptime(opts: &ServiceOpts) -> Result<(Duration, u32), String> {
     let asked = async {
         let mut connection = connect(opts).await?;
-        connection.query_first("SHOW GLOBAL STATUS LIKE 'Uptime'").await
+        let row = connection.query_first("SHOW GLOBAL STATUS LIKE 'Uptime'").await?;
+        Ok((row, connection.id()))
     };
-    let row: Option<Row> = asked.await.map_err(|error: Error| sentence(&error).to_string())?;
-    let seconds = row.and_then(|row| text(&row, 1).parse().ok());
-    seconds.map(Duration::from_secs).ok_or_else(|| "it does not tell its uptime".to_owned())
+    let (row, id): (Option<Row>, u32) =
+        asked.await.map_err(|error: Error| sentence(&error).to_string())?;
+    let seconds = row.and_then(|row| text(&row, 1).parse().ok()).map(Duration::from_secs);
+    Ok((seconds.ok_or_else(|| "it does not tell its uptime".to_owned())?, id))
 }
 
 /// Whether the server's commits wait for a replica (semi-synchronous replication), and have not given

@@ -44,6 +44,11 @@ impl fmt::Debug for KillKey {
 }
 
 impl KillKey {
+    /// The server's number of the connection.
+    pub fn connection_id(&self) -> u32 {
+        self.connection_id
+    }
+
     /// Returns when the server has taken it, or has not within a bound. Cancel safe: yes.
     pub async fn kill(&self, kill: Kill) -> Result<(), ConnectError> {
         let word = match kill {

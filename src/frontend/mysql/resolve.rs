@@ -151,7 +151,7 @@ impl Conversation {
         let topology = &self.cluster.handle.topology;
         let Some(known) = config.nodes.get(usize::from(node.0)) else { return false };
         let opts = ServiceOpts::new(config, known);
-        let mut asks_at = since;
+        let (mut asks_at, mut told) = (since, false);
         while Instant::now() < deadline && topology.epoch() == epoch {
             let snapshot = topology.load();
             let shows = |node: &Node| node.applied_at.is_some_and(|at| at >= since);
@@ -162,7 +162,7 @@ impl Conversation {
             if asks_at <= Instant::now() {
                 match timeout_at(deadline.into(), history::awaits_replicas(&opts)).await {
                     Ok(Ok(false)) => return true,
-                    Ok(Ok(true)) if asks_at == since => {
+                    Ok(Ok(true)) if !std::mem::replace(&mut told, true) => {
                         tracing::info!(
                             "a commit is in the log of {}: waiting for a replica",
                             known.name
@@ -199,9 +199,14 @@ impl Conversation {
 async fn is_over(guard: &Guard, opts: &ServiceOpts) -> Result<bool, String> {
     /// The server tells whole seconds.
     const SECOND: Duration = Duration::from_secs(1);
+    /// Connections are numbered from 1 on in each life of a server; from here on a smaller number
+    /// may come of there being no larger one.
+    const NUMBERS_END: u32 = 1 << 31;
     let age_before = guard.opened_at.elapsed();
-    let uptime = history::uptime(opts).await?;
-    if uptime + SECOND <= age_before {
+    let (uptime, number) = history::uptime(opts).await?;
+    let number_before = guard.kill.connection_id();
+    let counts_anew = number < number_before && number_before < NUMBERS_END;
+    if counts_anew || uptime + SECOND <= age_before {
         return Ok(true);
     }
     // After a restart its number may be somebody else's: it must be the same server for certain.
