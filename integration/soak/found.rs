@@ -399,4 +399,38 @@ B - - text []
 E - 0
 S
 Q COMMIT",
+    // The proxy's own DISCARD PLANS leaves the client its unnamed portal.
+    "narrow user=app clients=1
+@0 send
+P s1 - SELECT v FROM fixed WHERE id = $1
+S
+@0 send
+Q BEGIN
+@0 send
+P - - SELECT v FROM fixed ORDER BY id
+B - - text []
+E - 1
+P s9 - CREATE TEMP TABLE tmpx (x int)
+B p2 s9 text []
+E p2 0
+S
+@0 send
+E - 1
+B p3 s1 text [\"1\"]
+E p3 0
+S",
+    // A list of no names is another one than a list of one without a letter.
+    "narrow user=app clients=2
+@0 send
+Q SELECT set_config('search_path', '', false)
+@0 send
+Q SHOW search_path
+@1 send
+Q SHOW search_path
+@0 send
+Q SHOW search_path
+@1 send
+Q SHOW search_path
+@0 send
+Q SHOW search_path",
 ];

@@ -159,4 +159,14 @@ pub const FOUND: &[&str] = &[
 0 P CALL p_out(?, ?)
 0 E 2 2 null
 0 E 1",
+    // TRUNCATE ends a read-only transaction, as DDL does, and runs on the primary.
+    "narrow clients=3
+2 Q START TRANSACTION READ ONLY
+2 Q SELECT id FROM fixed
+2 Q TRUNCATE t2",
+    // A statement that the connection does not have has no cursor, also where it cannot be prepared.
+    "wide clients=2
+1 P UPDATE t1 SET v = ? WHERE id = ?
+1 Q START TRANSACTION READ ONLY
+1 T 1 2",
 ];

@@ -220,18 +220,21 @@ fn without_state_change(line: String) -> String {
     }
 }
 
-/// Errors that name a statement by its id.
-const OF_STATEMENTS: &[(&str, &str)] =
-    &[("1243", "Unknown prepared statement handler ("), ("1421", "The statement (")];
+/// Errors that name a statement by its id: number, the same in a binary row, words.
+const OF_STATEMENTS: &[(&str, &str, &str)] = &[
+    ("1243", "\\xdb\\x04\\x00\\x00", "Unknown prepared statement handler ("),
+    ("1421", "\\x8d\\x05\\x00\\x00", "The statement ("),
+];
 
 /// A line without the id of a statement that is not there, or has no cursor: the proxy's sessions
 /// count their own, SQL's PREPARE uses up those of a connection, and what a server remembers of the
 /// error has no client's id (`docs/limits.md`). Nor has it the text's length, which stands before.
 fn without_id(line: &str) -> String {
-    let found = OF_STATEMENTS.iter().find_map(|(errno, words)| {
+    let found = OF_STATEMENTS.iter().find_map(|(errno, binary, words)| {
         let (front, rest) = line.split_once(words)?;
         let (id, rest) = rest.split_once(')')?;
-        let front = front.rfind(errno).map_or(front, |at| &front[..at]);
+        let number = front.rfind(errno).or_else(|| front.rfind(binary));
+        let front = number.map_or(front, |at| &front[..at]);
         id.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("{front}{words}){rest}"))
     });
     found.unwrap_or_else(|| line.to_owned())
@@ -330,10 +333,17 @@ fn is_own_ok(step: &Step) -> bool {
     step.line.starts_with(['I', 'O', 'U', 'X'])
 }
 
-/// An OK without its number of warnings, which is its last two bytes.
+/// An OK without its number of warnings, which is its last two bytes. In an EOF, which is shorter
+/// also where it has the same first byte, the status stands behind them.
 fn without_warnings(line: &str) -> &str {
+    const EOF_BYTES: usize = 5;
     let without_last = |line| str::rsplit_once(line, "\\x").map_or(line, |(rest, _)| rest);
-    without_last(without_last(line))
+    let packet = line.split_once(": ").map_or(line, |(_, packet)| packet);
+    let is_eof = packet.starts_with("\\xfe") && packet.matches("\\x").count() == EOF_BYTES;
+    match packet.char_indices().nth("\\xfe\\x00\\x00".len()) {
+        Some((status, _)) if is_eof => &packet[status..],
+        _ => without_last(without_last(line)),
+    }
 }
 
 /// The front of a proxy's own OK. MariaDB goes on to say that ANSI_QUOTES is in force behind a

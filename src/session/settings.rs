@@ -1,6 +1,6 @@
 //! Session settings (`SET`), and the difference that brings a connection from one set to another.
 
-use crate::sql::setting_needs_privilege;
+use crate::sql::{EMPTY_LIST, setting_needs_privilege};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
@@ -147,8 +147,13 @@ impl Settings {
         for by in distinct(changes.iter().map(|(by, ..)| *by)) {
             acting.become_other(by, &mut sql);
             for (_, name, value) in changes.iter().filter(|(other, ..)| *other == by) {
+                let setting = name;
                 let name = quoted(name);
                 let _ = match value {
+                    Some(value) if ***value == *EMPTY_LIST => {
+                        let setting = setting.replace('\'', "''");
+                        write!(sql, "SELECT pg_catalog.set_config('{setting}', '', false);")
+                    }
                     Some(value) => write!(sql, "SET {name} TO {value};"),
                     None => write!(sql, "RESET {name};"),
                 };

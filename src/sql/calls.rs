@@ -273,9 +273,13 @@ fn constant<'t>(text: &[u8], tokens: &'t [Token], at: &mut usize, end: &[u8]) ->
 }
 
 /// `a, "B"` as `"a", "B"`.
+/// No name at all, as `set_config('search_path', '', false)` leaves it; with SET a list has at least
+/// one name, and this is one without a letter.
+pub const EMPTY_LIST: &str = "/* none */ ''";
+
 fn name_list(value: &str) -> Option<Arc<str>> {
     if value.trim().is_empty() {
-        return Some(Arc::from("''"));
+        return Some(Arc::from(EMPTY_LIST));
     }
     let mut names = Vec::new();
     for part in value.split(',') {

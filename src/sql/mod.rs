@@ -47,7 +47,7 @@ mod walk_expr;
 mod walk_from;
 
 pub use body::effects_of_body;
-pub use calls::setting_as_sql;
+pub use calls::{EMPTY_LIST, setting_as_sql};
 pub use catalog::{
     CastRow, Catalog, CatalogRows, Defaults, FunctionRow, FunctionRules, OperatorRow, Persistence,
     RelationKind, RelationRow, RoutineRow, TypeRow, Volatility,

@@ -67,6 +67,12 @@ impl Statement {
         if self.reason_code == "execute" { body.effect } else { self.effect }
     }
 
+    /// Whether MySQL ends the open transaction for it ("Statements That Cause an Implicit Commit"),
+    /// as far as a read-only transaction meets such statements.
+    pub fn commits_unsaid(&self) -> bool {
+        self.is_ddl || matches!(self.reason_code, "truncate" | "account")
+    }
+
     /// Whether it changes rows and does nothing else that outlives it or ends its transaction.
     pub fn is_dml(&self) -> bool {
         let plain = self.session.is_empty() && !self.is_ddl && self.count == 1;

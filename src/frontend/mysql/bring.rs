@@ -9,6 +9,7 @@
 
 use super::active::{Active, Broken, Whose};
 use super::conversation::Conversation;
+use super::errors;
 use super::fault::{Fault, Refused};
 use super::initiate;
 use super::plan::{Request, What};
@@ -127,7 +128,19 @@ impl Conversation {
     }
 
     /// What the proxy asked has failed: the client is told, or the request goes elsewhere.
-    pub(super) fn not_brought(&mut self, broken: Broken) -> Result<Served, Fault> {
+    pub(super) fn not_brought(
+        &mut self,
+        mut broken: Broken,
+        request: &Request,
+    ) -> Result<Served, Fault> {
+        if let (What::Fetch { id }, Some(active), true) =
+            (&request.what, &self.active, broken.by_statement)
+        {
+            // Where it was not prepared it has no cursor, whatever the server says to its text.
+            let stop = if active.server.pooled.connection.server.mariadb { "" } else { "." };
+            broken.code = errors::NO_OPEN_CURSOR;
+            broken.message = format!("The statement ({id}) has no open cursor{stop}");
+        }
         let may_move = self.is_on_replica() && self.is_free();
         if !broken.by_statement {
             if !self.is_free() {

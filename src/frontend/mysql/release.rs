@@ -101,7 +101,7 @@ impl Conversation {
             let [Begin(_) | Commit { chain: false } | Rollback { chain: false }] =
                 &statement.session[..]
             else {
-                return statement.is_ddl;
+                return statement.commits_unsaid();
             };
             true
         };

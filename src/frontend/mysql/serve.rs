@@ -69,7 +69,7 @@ impl Conversation {
             active = brought;
             if let Some(broken) = active.progress.broken.take() {
                 self.active = Some(active);
-                return self.not_brought(broken);
+                return self.not_brought(broken, request);
             }
         }
         self.record(&mut active, request);
@@ -89,7 +89,7 @@ impl Conversation {
         self.commit_lone().await?;
         let Some(active) = &mut self.active else { return Err(Fault::ClientLeft) };
         if let Some(broken) = active.progress.broken.take() {
-            return self.not_brought(broken);
+            return self.not_brought(broken, request);
         }
         if active.progress.intercepted {
             return Ok(Served::Repeat);
@@ -168,7 +168,7 @@ impl Conversation {
         progress.reading |= matches!(request.class, Class::Read | Class::Begin(_));
         let commits = |statement: &Arc<Statement>| {
             let commits = |effect: &SessionEffect| matches!(effect, SessionEffect::Commit { .. });
-            statement.is_ddl || statement.session.iter().any(commits)
+            statement.commits_unsaid() || statement.session.iter().any(commits)
         };
         let ends = !self.followed.in_transaction || request.statement.as_ref().is_some_and(commits);
         if progress.writing && progress.commit.is_none() && ends {

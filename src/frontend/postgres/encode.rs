@@ -265,9 +265,10 @@ impl Encoder<'_> {
         }
     }
 
-    /// Runs a statement of the proxy's own that may stand anywhere.
+    /// Runs a statement of the proxy's own that may stand anywhere: in a transaction block the client
+    /// may come back to its unnamed portal, which a Query would take from it.
     pub fn run(&mut self, sql: &str) {
-        match self.between {
+        match self.between && !self.in_block {
             true => self.own_query(sql.as_bytes()),
             false => self.run_spare(sql),
         }
