@@ -433,4 +433,40 @@ Q SHOW search_path
 Q SHOW search_path
 @0 send
 Q SHOW search_path",
+    // What only the primary answers rightly takes its request there, whatever another statement asks.
+    "narrow user=app clients=2
+@1 send
+P - - /* tiffin: replica */ SELECT v FROM fixed
+P - - SHOW transaction_read_only
+B p1 - binary []
+E p1 0
+S
+@1 send
+P - - /* tiffin: replica */ SELECT v FROM fixed
+B - - text []
+E - 0
+P - - SHOW transaction_read_only
+B - - text []
+E - 0
+S",
+    // A read-only transaction fails before its end has come to the server: what is behind that writes.
+    "narrow user=app clients=2
+@0 send
+P - - BEGIN READ ONLY
+B - - text []
+E - 0
+S
+P - - SET nonsense = 1
+B - - binary []
+E - 0
+S
+P - - COMMIT AND CHAIN
+B - - text []
+E - 0
+P - - INSERT INTO t0 SELECT g, '' FROM generate_series(20, 29) g ON CONFLICT DO NOTHING
+B - - text []
+E - 0
+S
+@0 send
+Q COMMIT",
 ];

@@ -21,7 +21,7 @@ use crate::protocol::postgres::frame::{self, FrameError};
 use crate::protocol::postgres::request::{self, Object, Request};
 use crate::session::transaction::is_naming;
 use crate::session::{Class, Settings};
-use crate::sql::{Catalog, Dialect, Effect, Hint, Pin, SessionEffect, Statement};
+use crate::sql::{Catalog, Dialect, Effect, Hint, HintTarget, Pin, SessionEffect, Statement};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -125,8 +125,10 @@ impl Batch {
                 Some(before) => before.join(class),
                 None => class,
             });
-            if statement.hint.is_some() && self.hint.is_none() {
-                self.hint = statement.hint.clone();
+            // The request runs in one place: what is the primary's to answer takes it there.
+            let is_of_primary = |hint: &Hint| hint.target == Some(HintTarget::Primary);
+            if self.hint.is_none() || statement.hint.as_ref().is_some_and(is_of_primary) {
+                self.hint.clone_from(&statement.hint);
             }
         }
     }

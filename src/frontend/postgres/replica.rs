@@ -68,6 +68,16 @@ impl Conversation {
         }
     }
 
+    /// Whether the transaction that is to leave its replica has failed before it could be asked
+    /// whether it may, and is ended first.
+    pub(super) fn ends_failed(&self) -> bool {
+        let Some(active) = &self.active else { return false };
+        let ends = |batch: &Batch| batch.ends && batch.ends_first == Some(true);
+        matches!(self.session.transaction, Transaction::Failed)
+            && active.batch.as_deref().is_some_and(ends)
+            && self.may_move(&active.progress)
+    }
+
     /// Whether the transaction has left nothing on its server that is known to keep it there. What
     /// one that has failed did is undone, but for what came before a savepoint.
     fn may_move(&self, progress: &Progress) -> bool {

@@ -111,6 +111,9 @@ impl Conversation {
             return Ok(Some(Served::Done));
         }
         if active.progress.leaving {
+            let ends = self.ends_failed();
+            let Some(active) = &mut self.active else { return Ok(Some(Served::Done)) };
+            active.progress.may_leave |= ends;
             let only = active.batch.as_ref().is_some_and(|batch| batch.only_on_primary);
             // What has failed meanwhile the server refuses in its own words.
             let failed = active.progress.status == Status::Failed;
