@@ -147,15 +147,13 @@ impl Settings {
         for by in distinct(changes.iter().map(|(by, ..)| *by)) {
             acting.become_other(by, &mut sql);
             for (_, name, value) in changes.iter().filter(|(other, ..)| *other == by) {
-                let setting = name;
-                let name = quoted(name);
+                let quoted = quoted(name);
                 let _ = match value {
                     Some(value) if ***value == *EMPTY_LIST => {
-                        let setting = setting.replace('\'', "''");
-                        write!(sql, "SELECT pg_catalog.set_config('{setting}', '', false);")
+                        write!(sql, "SELECT pg_catalog.set_config({}, '', false);", literal(name))
                     }
-                    Some(value) => write!(sql, "SET {name} TO {value};"),
-                    None => write!(sql, "RESET {name};"),
+                    Some(value) => write!(sql, "SET {quoted} TO {value};"),
+                    None => write!(sql, "RESET {quoted};"),
                 };
             }
         }

@@ -272,11 +272,11 @@ fn constant<'t>(text: &[u8], tokens: &'t [Token], at: &mut usize, end: &[u8]) ->
     ended.then_some(argument)
 }
 
-/// `a, "B"` as `"a", "B"`.
 /// No name at all, as `set_config('search_path', '', false)` leaves it; with SET a list has at least
 /// one name, and this is one without a letter.
 pub const EMPTY_LIST: &str = "/* none */ ''";
 
+/// `a, "B"` as `"a", "B"`.
 fn name_list(value: &str) -> Option<Arc<str>> {
     if value.trim().is_empty() {
         return Some(Arc::from(EMPTY_LIST));
