@@ -469,4 +469,87 @@ E - 0
 S
 @0 send
 Q COMMIT",
+    // A read-only transaction ends in a request that goes on with a write.
+    "wide user=app clients=1
+@0 send
+Q BEGIN READ ONLY
+@0 send
+Q SELECT v FROM fixed ORDER BY id
+@0 send
+P - - COMMIT
+B - - text []
+E - 0
+H
+P - - INSERT INTO t1 VALUES (77778)
+B - - text []
+E - 0
+S
+@0 send
+Q BEGIN READ ONLY
+@0 send
+Q SELECT nothing
+@0 send
+P - - ROLLBACK
+H
+B - - text []
+H
+E - 0
+H
+P s1 - INSERT INTO t1 VALUES (77779)
+H
+B p1 s1 text []
+H
+E p1 0
+S
+@0 send
+Q BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ
+@0 send
+Q SELECT v FROM fixed ORDER BY id
+@0 send
+P - - COMMIT
+B - - text []
+E - 0
+H
+P - - DELETE FROM t1 WHERE id = 77779
+B - - text []
+H
+E - 0
+H
+S
+@0 send
+Q BEGIN READ ONLY
+@0 send
+P - - SELECT nothing
+B - - text []
+E - 0
+P - - COMMIT
+B - - text []
+E - 0
+H
+P - - INSERT INTO t1 VALUES (77780)
+B - - text []
+E - 0
+S
+@0 send
+Q ROLLBACK
+@0 send
+Q SELECT id FROM t1 ORDER BY id",
+    // Start-up values that the proxy brings back in a transaction leave the unnamed portal alone.
+    "narrow user=app clients=1
+@0 connect work_mem=3MB
+@0 send
+Q BEGIN
+@0 send
+P - - SELECT v FROM fixed ORDER BY id
+B - - text []
+E - 1
+P s1 - RESET work_mem
+B p1 s1 text []
+E p1 0
+S
+@0 send
+E - 1
+S
+@0 send
+Q SHOW work_mem",
 ];

@@ -336,7 +336,7 @@ impl Maker {
     fn flushed(&mut self, client: usize) -> Uttered {
         let mut messages = Vec::new();
         let mut holds = false;
-        for _ in 0..self.random.between(1, 2) {
+        for _ in 0..self.random.between(1, 3) {
             let (sql, held) = self.say(client);
             holds |= held;
             for message in self.unnamed(sql, 0) {

@@ -215,6 +215,14 @@ impl SessionEffect {
         matches!(self, SessionEffect::Commit { .. } | SessionEffect::Rollback { .. })
     }
 
+    /// Whether it ends a transaction and begins another one with the same modes.
+    pub fn chains(&self) -> bool {
+        let (SessionEffect::Commit { chain } | SessionEffect::Rollback { chain }) = self else {
+            return false;
+        };
+        *chain
+    }
+
     /// Whether it sets modes of a transaction that no replica takes.
     pub fn sets_modes_of_primary(&self) -> bool {
         matches!(self, SessionEffect::SetTransaction(modes) if modes.are_of_primary())

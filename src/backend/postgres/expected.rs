@@ -34,6 +34,8 @@ pub enum Way {
     Inside,
     /// What ends that transaction; its ReadyForQuery is the client's.
     Ends,
+    /// A Sync ahead of the client's own: the session is as after that one, which is still to come.
+    Ahead,
     /// Nothing was sent; these bytes stand for the reply.
     Simulate(&'static [u8]),
 }

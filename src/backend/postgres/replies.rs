@@ -410,7 +410,7 @@ impl Replies {
         self.queue.front().is_some_and(|expected| expected.way == Way::Swallow)
     }
 
-    /// Matches a ReadyForQuery; whether it answers the proxy itself.
+    /// Matches a ReadyForQuery; whether it is kept from the client.
     fn ready(&mut self, message: &[u8], watch: &mut impl Watch) -> Result<bool, FrameError> {
         let status = reply::ready_status(message)?;
         // What stands before the Sync was answered by an error or is answered now.
@@ -436,10 +436,11 @@ impl Replies {
             failed: self.failed,
             statement: expected.statement,
         });
+        let hidden = swallowed || expected.way == Way::Ahead;
         self.failed = false;
         self.skipping = false;
         self.copy_in = false;
-        Ok(swallowed)
+        Ok(hidden)
     }
 }
 

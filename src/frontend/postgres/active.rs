@@ -113,6 +113,9 @@ pub struct Progress {
     pub broken: Option<Box<str>>,
     /// The last request was sent without its Sync: the connection is in the middle of it.
     pub segment_open: bool,
+    /// What was sent last of it ends a transaction on a replica, if it does not fail: what comes
+    /// next is asked for when that is known, as it may write.
+    pub ending: bool,
     /// Settings were sent in front of the request.
     pub settling: bool,
     /// What was sent may drop start-up values of the client: what follows waits for its end.
@@ -179,6 +182,7 @@ impl Default for Progress {
             ddl_done: false,
             broken: None,
             segment_open: false,
+            ending: false,
             settling: false,
             dropping: false,
             dropped: Dropped::default(),

@@ -110,6 +110,12 @@ impl Encoder<'_> {
         self.expect(Kind::Query, way);
     }
 
+    /// Ends the request, of which more is to come, ahead of the client's own Sync.
+    pub fn sync_ahead(&mut self) {
+        self.outbox.extend(request::SYNC);
+        self.expect(Kind::Sync, Way::Ahead);
+    }
+
     fn message(&mut self, what: &What, message: &[u8], change: u64) {
         match what {
             What::QueryWith(statement, own) if self.between => {

@@ -4,15 +4,11 @@ use super::conversation::Conversation;
 use super::extent::complete;
 use super::fault::Fault;
 use super::op::What;
-use crate::backend::postgres::replies::Way;
 use crate::config::PoolMode;
 use crate::protocol::postgres::reply::Status;
 use crate::session::Transaction;
 use crate::topology::Hold;
 use std::time::Instant;
-
-/// With any other isolation than `read committed` a transaction has one snapshot to the end.
-const ISOLATION: &[u8] = b"SELECT pg_catalog.current_setting('transaction_isolation')";
 
 impl Conversation {
     /// Takes more of the client's messages, if they may go to this server. Whether there is
@@ -42,15 +38,11 @@ impl Conversation {
             return Ok(false);
         }
         let Some(mut active) = self.active.take() else { return Ok(false) };
-        if self.must_leave(&active, &batch) {
-            active.progress.leaving = true;
+        let cuts = self.cuts_request(&active, &batch);
+        if cuts || self.must_leave(&active, &batch) {
             active.batch = Some(batch);
             self.taken += bytes;
-            if active.progress.status == Status::Failed {
-                active.progress.may_leave = true;
-            } else if let Some((mut encoder, _)) = self.encoder(&mut active) {
-                encoder.ask(ISOLATION, Way::Ask);
-            }
+            self.begin_to_leave(&mut active, cuts);
             self.active = Some(active);
             return Ok(true);
         }
@@ -63,7 +55,7 @@ impl Conversation {
             self.begin_record(&mut active, &batch, false);
             active.progress.started = Some(Instant::now());
         } else if active.progress.status == Status::Open {
-            self.restore(&mut active);
+            self.restore(&mut active, &batch);
         }
         if self.compare(&mut active, &batch) {
             active.batch = Some(batch);
@@ -77,6 +69,7 @@ impl Conversation {
         self.encode(&mut active, (&batch, message), (behind, false));
         self.commit_begins(&mut active, &batch);
         active.note(&batch);
+        active.hasten_end();
         let left = batch.ops.iter().any(|op| matches!(op.what, What::Terminate));
         self.active = Some(active);
         self.scratch.keep_batch(batch);
@@ -107,7 +100,8 @@ impl Conversation {
         {
             return false;
         }
-        if progress.dropping && !progress.segment_open && !active.is_quiet() {
+        let waits = progress.ending || (progress.dropping && !progress.segment_open);
+        if waits && !active.is_quiet() && !active.replies.is_copy_in() {
             return false;
         }
         if active.replies.owed() >= self.worker.limits().client_messages_max {

@@ -376,7 +376,9 @@ impl Observer<'_> {
         self.progress.writing &= due > 0;
         self.progress.wrote &= due > 0;
         self.progress.ddl_done |= std::mem::take(&mut self.progress.ddl);
-        self.statements.end_transaction();
+        if !self.progress.leaving {
+            self.statements.end_transaction();
+        }
         let dropped = self.progress.dropped.ended();
         if let Some(settings) = &mut self.connection.settings {
             if !Arc::ptr_eq(settings, &self.session.settings) {

@@ -42,15 +42,12 @@ impl Dropped {
         std::mem::take(&mut self.unset)
     }
 
-    /// What brings the start-up values back inside the open transaction; empty if none is gone.
-    pub fn restoration(&mut self, startup: &Settings) -> String {
-        let mut sql = String::new();
-        for (name, local) in self.unset.drain(..) {
-            if let Some(value) = startup.get(&name) {
-                sql.push_str(&assignment(&name, value, local));
-            }
-        }
-        sql
+    /// What brings the start-up values back inside the open transaction, a text for each.
+    pub fn restoration(&mut self, startup: &Settings) -> Vec<String> {
+        let unset = self.unset.drain(..);
+        unset
+            .filter_map(|(name, local)| Some(assignment(&name, startup.get(&name)?, local)))
+            .collect()
     }
 }
 
@@ -173,7 +170,7 @@ mod tests {
         for (effects, sql) in table {
             let mut dropped = Dropped::default();
             effects.iter().for_each(|effect| dropped.note(effect, &startup()));
-            assert_eq!(dropped.restoration(&startup()), sql, "{effects:?}");
+            assert_eq!(dropped.restoration(&startup()).concat(), sql, "{effects:?}");
         }
     }
 }

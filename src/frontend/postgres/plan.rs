@@ -88,6 +88,20 @@ impl Batch {
         self.ops.last().is_some_and(|op| matches!(op.what, What::Terminate))
     }
 
+    /// Whether a transaction has ended when all this has run, without another to follow at once;
+    /// `None` if nothing runs.
+    pub fn ends_last(&self) -> Option<bool> {
+        let mut newest = self.ops.iter().rev();
+        newest.find_map(|op| match &op.what {
+            What::Execute(Some(statement)) => {
+                let last = statement.session.last();
+                Some(last.is_some_and(|effect| effect.is_end() && !effect.chains()))
+            }
+            What::Bind(_) | What::Execute(None) | What::DescribePortal => Some(false),
+            _ => None,
+        })
+    }
+
     fn join(&mut self, statement: &Statement, runs: bool) {
         let class = Class::of(statement);
         self.sequences |= statement.session.contains(&SessionEffect::Pin(Pin::Sequence));

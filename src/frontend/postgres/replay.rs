@@ -315,7 +315,7 @@ impl Conversation {
 
     fn send_part(&self, active: &mut Active, part: &Part, behind: bool) {
         if !active.is_under_way() {
-            self.restore(active);
+            self.restore(active, &part.batch);
         }
         self.encode(active, (&part.batch, &part.bytes), (behind, false));
         active.note(&part.batch);

@@ -7,10 +7,11 @@ use super::errors::is_of_replica;
 use super::fault::Refused;
 use super::observer::Observer;
 use super::plan::Batch;
-use crate::backend::postgres::replies::OnError;
+use crate::backend::postgres::replies::{OnError, Way};
 use crate::metrics::{ErrorOrigin, RouteReason, ServerClosed};
 use crate::protocol::postgres::error::ErrorFields;
 use crate::protocol::postgres::reply::Status;
+use crate::protocol::postgres::request::FLUSH;
 use crate::session::{Need, Session, Transaction};
 use crate::sql::{Effect, Isolation, Pin, SessionEffect, Statement};
 use std::time::Instant;
@@ -26,6 +27,9 @@ const KEPT_ON_REPLICA: &str = "this needs the primary, and the session has a cur
     prepared statement on a replica, made in a read-only transaction";
 const CLOSE_THEM: &str = "Close it first, or begin such transactions with SET tiffin.target = \
     'primary' in force.";
+
+/// With any other isolation than `read committed` a transaction has one snapshot to the end.
+const ISOLATION: &[u8] = b"SELECT pg_catalog.current_setting('transaction_isolation')";
 
 impl Conversation {
     /// Whether the session holds a replica's connection.
@@ -68,6 +72,21 @@ impl Conversation {
         }
     }
 
+    /// Sends what is to be known, or to have ended, before the batch that was just taken can go to
+    /// the primary.
+    pub(super) fn begin_to_leave(&self, active: &mut Active, cuts: bool) {
+        let failed = active.progress.status == Status::Failed;
+        active.progress.leaving = true;
+        active.progress.may_leave |= cuts || failed;
+        active.progress.segment_open &= !cuts;
+        let Some((mut encoder, _)) = self.encoder(active) else { return };
+        if cuts {
+            encoder.sync_ahead();
+        } else if !failed {
+            encoder.ask(ISOLATION, Way::Ask);
+        }
+    }
+
     /// Whether the transaction that is to leave its replica has failed before it could be asked
     /// whether it may, and is ended first.
     pub(super) fn ends_failed(&self) -> bool {
@@ -76,6 +95,21 @@ impl Conversation {
         matches!(self.session.transaction, Transaction::Failed)
             && active.batch.as_deref().is_some_and(ends)
             && self.may_move(&active.progress)
+    }
+
+    /// Whether a batch is the rest of a request in which a transaction has ended on the replica, and
+    /// needs the primary: the request is cut in two there.
+    pub(super) fn cuts_request(&self, active: &Active, batch: &Batch) -> bool {
+        let is_kept = |effect: &SessionEffect| {
+            matches!(effect, SessionEffect::Pin(_) | SessionEffect::Doubt(_))
+        };
+        let mut effects = active.progress.executed.iter().flat_map(|statement| &statement.session);
+        active.progress.ending
+            && active.progress.segment_open
+            && (batch.belongs_to_primary || batch.sets_modes)
+            && !active.replies.is_skipping()
+            && !self.session.is_bound()
+            && !effects.any(is_kept)
     }
 
     /// Whether the transaction has left nothing on its server that is known to keep it there. What
@@ -97,6 +131,9 @@ impl Conversation {
     /// because it has a snapshot or other state there, it has failed. Gives the batch to go on
     /// with, and what the client is told if it cannot.
     pub(super) fn leave_replica(&mut self) -> (Option<Box<Batch>>, Option<Refused>) {
+        if matches!(self.session.transaction, Transaction::Idle) {
+            return (self.drop_server(ServerClosed::Dirty), None);
+        }
         let progress = self.active.as_ref().map(|active| &active.progress);
         let may_leave =
             progress.is_some_and(|progress| progress.may_leave && self.may_move(progress));
@@ -131,6 +168,15 @@ impl Conversation {
             active.progress.started = Some(Instant::now());
         }
         Ok(())
+    }
+}
+
+impl Active {
+    /// Asks for the answer to what ends a transaction on a replica in a request that goes on.
+    pub(super) fn hasten_end(&mut self) {
+        if self.progress.ending && self.progress.segment_open {
+            self.outbox.extend(FLUSH);
+        }
     }
 }
 
@@ -169,8 +215,7 @@ pub fn belongs_to_primary(statement: &Statement) -> bool {
         SessionEffect::Begin(modes) if modes.read_only != Some(true) => true,
         SessionEffect::Begin(modes) => modes.are_of_primary(),
         // What follows a failed transaction has none of its modes, READ ONLY neither.
-        SessionEffect::Commit { chain } | SessionEffect::Rollback { chain } => *chain,
-        _ => false,
+        effect => effect.chains(),
     };
     matches!(statement.effect, Effect::Write | Effect::Unknown)
         || statement.session.iter().any(is_kept)

@@ -3,7 +3,7 @@
 use super::active::{Active, Clean};
 use super::conversation::Conversation;
 use super::encode::Encoder;
-use super::op::What;
+use super::op::{Op, What};
 use super::parameters::tell_parameters;
 use super::plan::Batch;
 use super::statements::Statements;
@@ -57,6 +57,8 @@ impl Conversation {
         progress.wrote |= writes(&batch);
         progress.reading |= reads(&batch);
         progress.segment_open = open || leaves_open(&batch);
+        active.hasten_end();
+        let progress = &mut active.progress;
         let is_read = matches!(batch.class, Some(Class::Read));
         progress.retained = may_repeat
             && !open
@@ -198,13 +200,16 @@ impl Conversation {
         active.progress.status = Status::Failed;
     }
 
-    /// Sets again what a statement of the open transaction has dropped.
-    pub(super) fn restore(&self, active: &mut Active) {
-        let sql = active.progress.dropped.restoration(&self.session.startup);
-        if !sql.is_empty()
-            && let Some((mut encoder, _)) = self.encoder(active)
-        {
-            encoder.own_query(sql.as_bytes());
+    /// Sets again, before a batch, what a statement of the open transaction has dropped.
+    pub(super) fn restore(&self, active: &mut Active, batch: &Batch) {
+        let texts = active.progress.dropped.restoration(&self.session.startup);
+        let Some((mut encoder, _)) = self.encoder(active) else { return };
+        let is_query = |op: &Op| op.what.ends_request() && !matches!(op.what, What::Sync);
+        if batch.ops.first().is_some_and(is_query) {
+            texts.iter().for_each(|sql| encoder.own_query(sql.as_bytes()));
+        } else {
+            // A Query would take the client's unnamed portal.
+            texts.iter().for_each(|sql| encoder.run(sql));
         }
     }
 
@@ -232,7 +237,11 @@ impl Conversation {
 pub(super) fn mark(active: &mut Active, batch: &Batch) {
     active.progress.dropping &= active.progress.segment_open;
     active.progress.dropping |= batch.drops;
+    active.progress.ending &= active.progress.segment_open;
     let Some(server) = &mut active.server else { return };
+    if let Some(ends) = batch.ends_last() {
+        active.progress.ending = ends && !server.is_primary;
+    }
     // When it was planned nobody knew that a replica would get it.
     active.progress.dropping |= batch.ends && !server.is_primary;
     server.pooled.connection.traces.unknown |= batch.unknown_function;
