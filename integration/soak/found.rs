@@ -552,4 +552,27 @@ E - 1
 S
 @0 send
 Q SHOW work_mem",
+    // A transaction that has failed on a replica is rolled back by PREPARE TRANSACTION.
+    "narrow user=app clients=1
+@0 send
+Q BEGIN READ ONLY
+@0 send
+Q SELECT nothing
+@0 send
+Q BEGIN
+Q PREPARE TRANSACTION 'g0'
+Q SELECT 1
+Q ROLLBACK PREPARED 'g0'
+@0 send
+Q BEGIN READ ONLY
+@0 send
+Q SELECT nothing
+@0 send
+P - - PREPARE TRANSACTION 'g0'
+B - - text []
+E - 0
+P - - SELECT 1
+B - - text []
+E - 0
+S",
 ];

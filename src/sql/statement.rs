@@ -211,8 +211,14 @@ pub enum SessionEffect {
 }
 
 impl SessionEffect {
+    /// Whether it ends a transaction, if one is open.
     pub fn is_end(&self) -> bool {
-        matches!(self, SessionEffect::Commit { .. } | SessionEffect::Rollback { .. })
+        matches!(
+            self,
+            SessionEffect::Commit { .. }
+                | SessionEffect::Rollback { .. }
+                | SessionEffect::PrepareTransaction
+        )
     }
 
     /// Whether it ends a transaction and begins another one with the same modes.

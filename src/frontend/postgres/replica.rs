@@ -65,9 +65,7 @@ impl Conversation {
                 (may_move && !refused) || batch.only_on_primary
             }
             // Nothing runs in it; what comes behind its end may write.
-            Transaction::Failed => {
-                batch.ends && batch.ends_first == Some(true) && self.may_move(&active.progress)
-            }
+            Transaction::Failed => self.ends_elsewhere(batch, &active.progress),
             _ => false,
         }
     }
@@ -91,10 +89,17 @@ impl Conversation {
     /// whether it may, and is ended first.
     pub(super) fn ends_failed(&self) -> bool {
         let Some(active) = &self.active else { return false };
-        let ends = |batch: &Batch| batch.ends && batch.ends_first == Some(true);
+        let ends = |batch: &Batch| self.ends_elsewhere(batch, &active.progress);
         matches!(self.session.transaction, Transaction::Failed)
             && active.batch.as_deref().is_some_and(ends)
-            && self.may_move(&active.progress)
+    }
+
+    /// Whether a batch ends the transaction that has failed, and may do that on the primary.
+    /// PREPARE TRANSACTION, which ends it as ROLLBACK does, no replica takes.
+    fn ends_elsewhere(&self, batch: &Batch, progress: &Progress) -> bool {
+        let has_portals = batch.old_portal || self.statements.has_portals();
+        let ends = batch.ends_first == Some(true) || (batch.only_on_primary && !has_portals);
+        batch.ends && ends && self.may_move(progress)
     }
 
     /// Whether a batch is the rest of a request in which a transaction has ended on the replica, and
