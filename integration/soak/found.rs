@@ -575,4 +575,15 @@ P - - SELECT 1
 B - - text []
 E - 0
 S",
+    // What is compared before a request says nothing in place of the messages before it.
+    "narrow user=app clients=3
+@0 send
+P s2 - DELETE FROM t0 WHERE id = $1
+@0 send
+P - - SELECT name, statement FROM pg_prepared_statements WHERE from_sql ORDER BY name
+Q CREATE TEMP TABLE t0 (x int)
+@0 send
+B p1 s1 text []
+B p2 s2 text [\"-1\",null]
+S",
 ];

@@ -169,4 +169,56 @@ pub const FOUND: &[&str] = &[
 1 P UPDATE t1 SET v = ? WHERE id = ?
 1 Q START TRANSACTION READ ONLY
 1 T 1 2",
+    // A text of several statements without rows has found none: what was found before is not there.
+    "narrow clients=2
+0 Q INSERT INTO t0 (v) VALUES ('x')
+1 Q INSERT INTO t1 (v) VALUES ('x')
+0 Q SELECT id FROM fixed ORDER BY id LIMIT 2
+1 Q UPDATE t1 SET n = 1 LIMIT 1; UPDATE t1 SET n = 2 LIMIT 1
+0 Q ROLLBACK; SET auto_increment_increment = 5
+0 Q SELECT FOUND_ROWS()",
+    // What is prepared again on another connection is read there as it was at first.
+    "wide clients=2
+0 P SELECT ?
+0 P SELECT \"v\", 'a\\b' FROM fixed WHERE id = ?
+0 Q SET collation_connection = utf8mb4_bin
+0 E 1 'x'
+0 Q SET sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'
+0 E 2 1
+0 Q INSERT INTO t0 (v) VALUES ('x')
+0 E 1 'x'
+0 E 2 1
+0 P SELECT \"v\", 'a\\b' FROM fixed WHERE id = ?
+0 Q SET sql_mode = ''
+0 E 3 1
+0 E 2 1
+0 Q UPDATE t0 SET n = 1 WHERE id = 2
+0 E 3 1
+0 E 2 1
+0 Q SELECT @@sql_mode, @@collation_connection, \"v\"",
+    // What SET TRANSACTION has said waits for a transaction: SAVEPOINT without one is none, nor is
+    // what touches no table.
+    "wide clients=2
+1 Q SET TRANSACTION READ ONLY
+1 O 1
+1 Q SAVEPOINT a
+1 Q UPDATE t1 SET n = n + 1 WHERE id = 5
+0 Q SET TRANSACTION READ ONLY
+0 Q SET NAMES latin1
+0 O 1
+0 Q SELECT COUNT(*) > 0 FROM information_schema.schemata
+0 Q SELECT IS_FREE_LOCK('nobody')
+0 Q UPDATE t0 SET n = n + 1 WHERE id = 5",
+    // Also if its text has failed behind it.
+    "wide clients=2
+0 Q SET TRANSACTION READ ONLY; SELECT nothing
+0 O 1
+0 Q UPDATE t0 SET n = n + 1 WHERE id = 5
+0 Q UPDATE t0 SET n = n + 1 WHERE id = 5",
+    // A question that sets a variable keeps its connection, which must not be a replica's then.
+    "narrow clients=2
+0 Q SELECT SQL_CALC_FOUND_ROWS id FROM fixed ORDER BY id LIMIT 2
+0 Q GET DIAGNOSTICS CONDITION 1 @b = MESSAGE_TEXT
+0 P UPDATE t0 SET v = ? WHERE id = ?
+0 E 1 'x' 2",
 ];

@@ -218,6 +218,7 @@ impl Wire {
                 return false;
             }
         }
+        let mut has_parameters = false;
         if !self.deprecates_eof {
             let mut end = self.receive();
             let Some(Ok(status)) = end.payload.get(3..5).map(<[u8; 2]>::try_from) else {
@@ -231,8 +232,10 @@ impl Wire {
             if status.has(Status::CURSOR_EXISTS) {
                 return false;
             }
+            // MySQL forgets to say behind them that an OK follows.
+            has_parameters = status.has(Status::PS_OUT_PARAMS);
         }
-        self.rows(seen).is_some_and(has_more)
+        self.rows(seen).is_some_and(|status| has_parameters || has_more(status))
     }
 
     /// Packets to the end of rows; its status, if it is no error.

@@ -73,6 +73,23 @@ impl Statement {
         self.is_ddl || matches!(self.reason_code, "truncate" | "account")
     }
 
+    /// Whether it says something of the next transaction (MySQL's SET TRANSACTION).
+    pub fn says_of_next(&self) -> bool {
+        self.session.iter().any(|effect| matches!(effect, SessionEffect::SetNext(_)))
+    }
+
+    /// Whether it has certainly been, begun or ended the transaction of which SET TRANSACTION has said
+    /// something: it has touched a table that is stored, or controlled transactions. SAVEPOINT outside
+    /// of one does nothing.
+    pub fn uses_next(&self) -> bool {
+        const SERVERS: [&str; 2] = ["information_schema.", "performance_schema."];
+        let is_stored = |name: &Arc<str>| !SERVERS.iter().any(|schema| name.starts_with(schema));
+        let controls =
+            |effect: &SessionEffect| matches!(effect, SessionEffect::Begin(_)) || effect.is_end();
+        let mut tables = self.tables_read.iter().chain(&self.tables_written);
+        tables.any(is_stored) || self.commits_unsaid() || self.session.iter().any(controls)
+    }
+
     /// Whether it changes rows and does nothing else that outlives it or ends its transaction.
     pub fn is_dml(&self) -> bool {
         let plain = self.session.is_empty() && !self.is_ddl && self.count == 1;

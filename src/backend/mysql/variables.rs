@@ -15,6 +15,10 @@ const VALUE_BYTES_MAX: usize = 8 * 1024;
 const CHARACTER_SET: &str = "character_set_connection";
 const COLLATION: &str = "collation_connection";
 
+/// What a server goes by when it reads a text, and keeps in what it prepares: how the text is
+/// written, what its strings and parameters are compared by, what its quotes mean.
+const OF_TEXTS: [&str; 4] = ["character_set_client", CHARACTER_SET, COLLATION, "sql_mode"];
+
 /// By name in lower case, each with its value as SQL. In the order of names, a collation comes
 /// behind the character set that would reset it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -48,6 +52,12 @@ impl Variables {
     /// Whether a value is wanted for all of these.
     pub fn all_wanted(&self, wanted: &Variables) -> bool {
         self.values.keys().all(|name| wanted.get(name).is_some())
+    }
+
+    /// Those of them by which a server reads a text.
+    pub fn of_texts(&self) -> Variables {
+        let of_text = |name: &str| Some((name.into(), self.values.get(name)?.clone()));
+        Variables { values: OF_TEXTS.into_iter().filter_map(of_text).collect() }
     }
 
     /// What stands after `SET ` to turn a connection with these into one with `wanted`; empty
@@ -137,6 +147,14 @@ mod tests {
         for (from, to, sql) in table {
             assert_eq!(variables(from).difference(&variables(to)), *sql);
         }
+    }
+
+    #[test]
+    fn a_text_is_read_by_some_of_them() {
+        let read = [("collation_connection", "45"), ("sql_mode", "'ANSI_QUOTES'")];
+        let all = [read[0], read[1], ("time_zone", "'UTC'"), ("unique_checks", "0")];
+        assert_eq!(variables(&all).of_texts(), variables(&read));
+        assert!(variables(&all[2..]).of_texts().is_empty());
     }
 
     #[test]

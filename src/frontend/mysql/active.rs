@@ -124,7 +124,7 @@ pub struct Progress {
     pub committed: Option<Gtids>,
     /// The reply has shown rows, or has several results.
     pub shown: bool,
-    /// Not only what a procedure's parameters are: FOUND_ROWS() tells of them.
+    /// It has shown rows, and not only what a procedure's parameters are: FOUND_ROWS() tells of them.
     pub found: bool,
     /// What ROW_COUNT() gives behind it.
     pub row_count: i64,

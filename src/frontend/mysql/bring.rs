@@ -93,17 +93,14 @@ impl Conversation {
         if untracked {
             sets.insert(0, trackers(mariadb).trim_start_matches("SET ").to_owned());
         }
-        if !sets.is_empty() {
-            let (agreed, sql) =
-                (active.connection().capabilities, format!("SET {}", sets.join(", ")));
-            active.ask(Awaits::Results, Whose::Own, |out| put_query(out, agreed, &sql));
-        }
+        active.set(&sets.join(", "));
         if let Some(schema) = schema {
             active.use_schema(&schema);
         }
     }
 
-    /// Prepares the statement that the request executes, where the connection does not have it.
+    /// Prepares the statement that the request executes, where the connection does not have it, as
+    /// it was prepared: in the same schema, and read by the same variables.
     pub(super) fn bring_statement(&mut self, active: &mut Active, request: &Request) {
         let (What::Execute { id } | What::LongData { id } | What::Fetch { id }) = request.what
         else {
@@ -114,14 +111,17 @@ impl Conversation {
             return;
         }
         let elsewhere = prepared.schema != self.followed.schema;
+        let (there, back) = reread(&self.followed.variables, &prepared.variables);
         if let Some(schema) = prepared.schema.as_ref().filter(|_| elsewhere) {
             active.use_schema(schema);
         }
+        active.set(&there);
         let sql = prepared.sql.clone();
         active.ask(Awaits::Prepare, Whose::Prepare(id), |out| {
             out.push(command::STMT_PREPARE);
             out.extend_from_slice(&sql);
         });
+        active.set(&back);
         if let Some(schema) = self.followed.schema.as_ref().filter(|_| elsewhere) {
             active.use_schema(schema);
         }
@@ -157,6 +157,15 @@ impl Conversation {
     }
 }
 
+/// What a SET is to say before a text is read as it was at another time, and behind it.
+fn reread(now: &Arc<Variables>, then: &Arc<Variables>) -> (String, String) {
+    if Arc::ptr_eq(now, then) {
+        return Default::default();
+    }
+    let (now, then) = (now.of_texts(), then.of_texts());
+    (now.difference(&then), then.difference(&now))
+}
+
 /// What a SET is to say for a connection to have the session's variables, which are taken to be there
 /// from now on.
 fn bring_variables(own: &mut Arc<Variables>, there: &mut Arc<Variables>) -> Option<String> {
@@ -179,6 +188,14 @@ impl Active {
             out.push(command::STMT_CLOSE);
             out.extend_from_slice(&id.to_le_bytes());
         });
+    }
+
+    /// Sets variables; nothing if there are none.
+    fn set(&mut self, assignments: &str) {
+        if !assignments.is_empty() {
+            let (agreed, sql) = (self.connection().capabilities, format!("SET {assignments}"));
+            self.ask(Awaits::Results, Whose::Own, |out| put_query(out, agreed, &sql));
+        }
     }
 
     fn use_schema(&mut self, schema: &[u8]) {

@@ -1,6 +1,7 @@
 //! What a text does, by the rules that hold in the session and by the cluster's catalog.
 
 use super::conversation::Conversation;
+use super::followed::Rules;
 use crate::config;
 use crate::sql::mysql::{Engine, Reading};
 use crate::sql::{Dialect, Effect, Pin, SessionEffect, Statement};
@@ -16,14 +17,20 @@ pub fn reading_of(engine: config::Engine) -> Reading {
 
 impl Conversation {
     pub(super) fn classify(&self, text: &[u8]) -> Arc<Statement> {
-        if !self.followed.is_readable {
-            return Arc::new(unreadable("its character_set_client cannot be read by the proxy"));
-        }
-        if !self.followed.knows_reading {
-            return Arc::new(unreadable("no server has told its sql_mode yet"));
-        }
+        self.classify_by(text, self.followed.rules())
+    }
+
+    pub(super) fn classify_by(&self, text: &[u8], rules: Rules) -> Arc<Statement> {
+        let reading = match rules {
+            Rules::Known(reading) => reading,
+            Rules::Untold => return Arc::new(unreadable("no server has told its sql_mode yet")),
+            Rules::Unreadable => {
+                let reason = "its character_set_client cannot be read by the proxy";
+                return Arc::new(unreadable(reason));
+            }
+        };
         let catalog = self.catalog.load();
-        let dialect = Dialect::MySql(self.followed.reading);
+        let dialect = Dialect::MySql(reading);
         let statement = {
             let mut classifier = self.worker.classifier.borrow_mut();
             let (hits, _) = classifier.hits_and_misses();

@@ -38,7 +38,7 @@ use crate::protocol::mysql::capabilities::{Capabilities, Status};
 use crate::protocol::mysql::replies::Reply;
 use crate::protocol::mysql::reply::OkPacket;
 use crate::protocol::mysql::translate::{Translation, Visible};
-use crate::session::{Need, Session};
+use crate::session::{Class, Need, Session};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -123,7 +123,9 @@ impl Conversation {
 
     /// Brings a command to a server and its reply back, as often as it takes.
     async fn serve(&mut self, mut request: Request) -> Result<(), Fault> {
-        if !self.recalls(&request) {
+        // What writes as well (GET DIAGNOSTICS into a variable) may keep its connection, for writes.
+        let writes = matches!(request.class, Class::Write(_)) && self.is_on_replica();
+        if writes || !self.recalls(&request) {
             self.goes_on();
             if self.is_free() {
                 self.give_up_server();

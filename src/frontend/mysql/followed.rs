@@ -33,6 +33,16 @@ pub struct Followed {
     pub next_transaction: bool,
 }
 
+/// How a session's texts are read at some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rules {
+    Known(Reading),
+    /// No server has told the `sql_mode` yet.
+    Untold,
+    /// By a character set in which nobody here can tell where a string ends.
+    Unreadable,
+}
+
 /// What is left of a session's last statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Last {
@@ -207,6 +217,15 @@ impl Followed {
                 Arc::make_mut(&mut self.variables).set("collation_connection", sql);
             }
             None => self.default("collation_connection"),
+        }
+    }
+
+    /// How texts are read now.
+    pub fn rules(&self) -> Rules {
+        match (self.is_readable, self.knows_reading) {
+            (false, _) => Rules::Unreadable,
+            (true, false) => Rules::Untold,
+            (true, true) => Rules::Known(self.reading),
         }
     }
 

@@ -216,7 +216,7 @@ impl Conversation {
         progress.status = ok.status;
         let shown = ok.header == EOF || ok.status.has(Status::MORE_RESULTS);
         progress.shown |= shown;
-        progress.found |= shown && !ok.status.has(Status::PS_OUT_PARAMS);
+        progress.found |= ok.header == EOF && !ok.status.has(Status::PS_OUT_PARAMS);
         progress.warnings = ok.warnings > 0;
         progress.row_count = match ok.header {
             EOF => NO_ROW_COUNT,
@@ -368,12 +368,11 @@ impl Conversation {
             if statement.count > 1 && statement.session.iter().any(is_client_charset) {
                 self.session.pins.insert(Pin::Setting);
             }
+            // So is it of what SET TRANSACTION has said.
+            self.followed.next_transaction |= statement.count > 1 && statement.says_of_next();
             return;
         }
-        // What touches no table begins no transaction.
-        let touches = !statement.tables_read.is_empty()
-            || !matches!(statement.effect, Effect::Read | Effect::Session);
-        self.followed.next_transaction &= !touches;
+        self.followed.next_transaction &= !statement.uses_next();
         let sets_names = statement.session.iter().any(is_client_charset);
         for effect in &statement.session {
             match effect {

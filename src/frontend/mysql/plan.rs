@@ -214,6 +214,8 @@ impl Conversation {
         let prepared = Prepared {
             sql,
             schema: self.followed.schema.clone(),
+            variables: self.followed.variables.clone(),
+            rules: self.followed.rules(),
             statement,
             catalog: self.catalog_version(),
             parameters: 0,
@@ -249,7 +251,7 @@ impl Conversation {
         let statement = if prepared.catalog == self.catalog_version() {
             prepared.statement.clone()
         } else {
-            let statement = self.classify(&prepared.sql.clone());
+            let statement = self.classify_by(&prepared.sql.clone(), prepared.rules);
             let version = self.catalog_version();
             if let Some(prepared) = self.statements.get_mut(id) {
                 (prepared.statement, prepared.catalog) = (statement.clone(), version);

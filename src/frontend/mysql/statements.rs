@@ -1,5 +1,7 @@
 //! A client's prepared statements: their ids are the client's, whichever servers know them.
 
+use super::followed::Rules;
+use crate::backend::mysql::variables::Variables;
 use crate::protocol::mysql::command::LAST_PREPARED;
 use crate::sql::Statement;
 use std::collections::HashMap;
@@ -11,6 +13,9 @@ pub struct Prepared {
     pub sql: Rc<[u8]>,
     /// The default schema when it was prepared: what names without one mean.
     pub schema: Option<Arc<[u8]>>,
+    /// The session's variables then, some of which servers read the text by.
+    pub variables: Arc<Variables>,
+    pub rules: Rules,
     pub statement: Arc<Statement>,
     /// Version of the catalog by which the statement was classified.
     pub catalog: u64,

@@ -193,18 +193,10 @@ impl Encoder<'_> {
         self.expect(Kind::Parse, Way::Refuse(limit));
     }
 
-    /// Prepares a statement, unless it is there, and asks for its columns.
-    pub fn describe_own(&mut self, prepared: &Prepared) {
-        if !self.has(prepared) {
-            self.send_parse(prepared, Way::Swallow, 0);
-        }
-        self.describe(prepared, true);
-    }
-
-    fn describe(&mut self, prepared: &Prepared, compares: bool) {
+    pub(super) fn describe(&mut self, prepared: &Prepared, compares: bool, way: Way) {
         self.put(|out| request::put_statement(out, b'D', &prepared.server_name));
         let shape = ShapeOf { named: prepared.serial, plans: self.plans, compares };
-        let expected = Expected::new(Kind::Describe, Way::Swallow);
+        let expected = Expected::new(Kind::Describe, way);
         self.replies.push(Expected { shape: Some(shape), ..expected });
     }
 
@@ -326,7 +318,7 @@ impl Encoder<'_> {
         if !self.has(prepared) {
             self.send_parse(prepared, Way::Forward, change);
             if prepared.shape.get().is_none() && !self.describes {
-                self.describe(prepared, false);
+                self.describe(prepared, false, Way::Swallow);
             }
         } else if self.may_be_aborted {
             // An aborted transaction takes only what ends it: the server knows what that is.
@@ -359,7 +351,7 @@ impl Encoder<'_> {
     }
 
     /// Whether the connection will have a statement when the server gets to what is written next.
-    fn has(&mut self, prepared: &Prepared) -> bool {
+    pub(super) fn has(&mut self, prepared: &Prepared) -> bool {
         let is_there = match prepared.sees_names {
             true => self.connection.has_own_name(prepared.serial),
             false => self.connection.prepared.touch(prepared.id),
@@ -401,7 +393,7 @@ impl Encoder<'_> {
         }
     }
 
-    fn send_parse(&mut self, prepared: &Prepared, way: Way, change: u64) {
+    pub(super) fn send_parse(&mut self, prepared: &Prepared, way: Way, change: u64) {
         if prepared.sees_names {
             self.connection.add_own_name(&prepared.server_name, prepared.serial);
         } else {

@@ -236,7 +236,7 @@ impl Encoder<'_> {
         self.close_spare();
     }
 
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         self.outbox.extend(request::SYNC);
         self.replies.push(Expected::new(Kind::Sync, Way::Ask));
     }

@@ -9,12 +9,13 @@
 
 use super::active::Active;
 use super::conversation::Conversation;
+use super::encode::Encoder;
 use super::observer::Observer;
 use super::op::{Meant, Op, What};
 use super::plan::Batch;
 use super::send::describes;
 use super::statements::{Prepared, Shape};
-use crate::backend::postgres::replies::ShapeOf;
+use crate::backend::postgres::replies::{ShapeOf, Way};
 use crate::protocol::postgres::reply::Status;
 use crate::protocol::postgres::request;
 use crate::sql::{Effect, Statement};
@@ -87,6 +88,22 @@ impl Conversation {
         let Some(server) = &active.server else { return true };
         let told = prepared.shape.get().map_or(plans, |shape| shape.plans);
         server.pooled.connection.prepared.plans(prepared.id).is_some_and(|made| made <= told)
+    }
+}
+
+impl Encoder<'_> {
+    /// Prepares a statement, unless it is there, and asks for its columns. Where that is a request of
+    /// its own nobody is told if it fails: the client's messages in front of its own fail or run first.
+    fn describe_own(&mut self, prepared: &Prepared) {
+        let apart = self.between && !self.in_block;
+        let way = if apart { Way::Ask } else { Way::Swallow };
+        if !self.has(prepared) {
+            self.send_parse(prepared, way, 0);
+        }
+        self.describe(prepared, true, way);
+        if apart {
+            self.sync();
+        }
     }
 }
 
