@@ -74,6 +74,7 @@ mod tests {
             closed: false,
             lost: None,
             branch: None,
+            timeline: None,
             nodes: Vec::new(),
             last_change: None,
         }

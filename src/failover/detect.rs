@@ -170,6 +170,7 @@ mod tests {
                 closed: false,
                 lost: Some(lost),
                 branch: None,
+                timeline: None,
                 nodes: Vec::new(),
                 last_change: None,
             };

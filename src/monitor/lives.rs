@@ -104,6 +104,16 @@ impl Lineage {
         }
     }
 
+    /// This node is the primary. If it is the replica that has served it, it serves it on: the
+    /// receiver goes on with the new timeline.
+    pub(super) fn see_promoted(&mut self, node: NodeId, now: Instant) {
+        if let Some(seen) = &mut self.seen
+            && seen.from == Upstream::Replica(node)
+        {
+            (seen.from, seen.settled, seen.since) = (Upstream::Primary, false, now);
+        }
+    }
+
     /// That replica's log is known to come from there.
     pub(super) fn inherit(&mut self, theirs: Descent) {
         let Some(seen) = self.seen else { return };
@@ -311,5 +321,27 @@ mod tests {
             lineage.inherit(theirs(up_to));
             assert_eq!(lineage.descent(), Some(theirs(expected)));
         }
+    }
+
+    #[test]
+    fn a_promoted_replica_serves_on() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut lineage = Lineage::default();
+        let hear = |lineage: &mut Lineage, ms, received, from| {
+            let report = report(9, received, Some(8));
+            lineage.hear(&report, &outcome(start, ms, Some(report.clone())), from);
+        };
+        hear(&mut lineage, 0, 10, Upstream::Replica(NodeId(2)));
+        lineage.inherit(Descent { node: NodeId(0), life: 1, up_to: 10 });
+        lineage.see_promoted(NodeId(3), at(100));
+        lineage.see_primary((NodeId(3), 7), at(100));
+        assert_eq!(lineage.descent().map(|known| known.node), Some(NodeId(0)), "it is another one");
+        lineage.see_promoted(NodeId(2), at(200));
+        lineage.see_primary((NodeId(2), 5), at(200));
+        let own = |up_to| Some(Descent { node: NodeId(2), life: 5, up_to });
+        assert_eq!(lineage.descent(), own(10));
+        hear(&mut lineage, 300, 30, Upstream::Primary);
+        assert_eq!(lineage.descent(), own(30));
     }
 }

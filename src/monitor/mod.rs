@@ -94,6 +94,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         closed: false,
         lost: None,
         branch: None,
+        timeline: None,
         nodes: nodes.collect(),
         last_change: None,
     }

@@ -174,10 +174,7 @@ impl Judge {
     pub fn snapshot(&mut self, now: Instant) -> Snapshot {
         let source = self.source(now);
         let primary = self.primary();
-        let mut nodes = Vec::with_capacity(self.nodes.len());
-        for index in 0..self.nodes.len() {
-            nodes.push(self.picture(index, now, source));
-        }
+        let nodes = (0..self.nodes.len()).map(|index| self.picture(index, now, source)).collect();
         self.version += 1;
         let why = primary.is_none().then(|| self.why_no_primary());
         Snapshot {
@@ -190,6 +187,7 @@ impl Judge {
             lost: self.lost(),
             branch: primary
                 .and_then(|node| Some(self.nodes[usize::from(node.0)].traced(self.branch?))),
+            timeline: self.known.primary.as_ref().and_then(|last| last.timeline),
             nodes,
             last_change: self.last_change.clone(),
         }

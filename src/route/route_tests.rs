@@ -43,6 +43,7 @@ fn snapshot(nodes: Vec<Node>) -> Snapshot {
         closed: false,
         lost: None,
         branch: None,
+        timeline: None,
         nodes,
         last_change: None,
     }

@@ -172,6 +172,8 @@ pub struct Snapshot {
     pub lost: Option<Lost>,
     /// `None`: the primary is the first, or nobody has seen its promotion from before to after.
     pub branch: Option<Branch>,
+    /// The timeline of this epoch's primary, also while that does not answer.
+    pub timeline: Option<Timeline>,
     /// In the order of the configuration: `nodes[id.0]` has that id.
     pub nodes: Vec<Node>,
     /// When the last primary change was seen, and a sentence that tells it.

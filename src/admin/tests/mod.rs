@@ -90,6 +90,7 @@ pub(super) fn snapshot(now: Instant) -> Snapshot {
         closed: false,
         lost: None,
         branch: None,
+        timeline: None,
         nodes: vec![
             Node { position: log(2, 0x1_0300_0060), applied_at: Some(now), ..primary },
             Node {

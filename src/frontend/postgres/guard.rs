@@ -34,7 +34,7 @@ use crate::protocol::postgres::reply::Status;
 use crate::protocol::postgres::request;
 use crate::session::Transaction;
 use crate::sql::{SessionEffect, Statement};
-use crate::topology::{NodeId, Position, Timeline};
+use crate::topology::{NodeId, Timeline};
 use std::borrow::Cow;
 
 /// A reply that is longer is passed on as it comes: then its statement cannot run again.
@@ -167,7 +167,8 @@ impl Conversation {
     }
 
     fn guard(&self, active: &Active, what: Guarded) -> Option<Box<Guard>> {
-        let node = active.server.as_ref()?.node;
+        let server = active.server.as_ref()?;
+        let node = server.node;
         let snapshot = self.cluster.handle.topology.load();
         let known = snapshot.node(node);
         Some(Box::new(Guard {
@@ -180,7 +181,10 @@ impl Conversation {
             },
             refused: false,
             node,
-            timeline: known.position.as_ref().and_then(Position::timeline),
+            // Its position is not known any more when probes fail before this connection does.
+            timeline: snapshot
+                .timeline
+                .filter(|_| server.pooled.connection.life.epoch == snapshot.epoch),
             life: known.life,
         }))
     }

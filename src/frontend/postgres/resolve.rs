@@ -174,7 +174,16 @@ impl Conversation {
                 }
                 Ok(History::Unknown | History::NotYet) => {
                     let branch = self.cluster.handle.topology.load().branch;
-                    tracing::info!("the log at {mark:?} of {guard:?}: only {branch:?} is known");
+                    let Guard { node, timeline, life, .. } = guard;
+                    tracing::info!(
+                        xid,
+                        at = mark.at,
+                        ?node,
+                        ?timeline,
+                        life,
+                        ?branch,
+                        "nobody can tell what became of a transaction there"
+                    );
                     Ok(Some(CommitOutcome::Unknown))
                 }
                 Err(Unanswered) => Err(Unanswered),
