@@ -286,7 +286,7 @@ pub(super) fn trace_lineages(
     let life = nodes[usize::from(outcome.node.0)].lives.count;
     for node in nodes {
         if last == Some(outcome.node) {
-            node.lineage.see_promoted(outcome.node, outcome.started_at);
+            node.lineage.see_promoted(outcome.node, report.timeline, outcome.started_at);
         }
         let before = branch.map(|branch| branch.node);
         let upstream = if last == Some(node.id) { before } else { last };

@@ -17,7 +17,7 @@
 use super::judged::Life;
 use super::probe::{Outcome, ProbeError};
 use super::report::{Report, State};
-use crate::topology::{Descent, NodeId};
+use crate::topology::{Descent, NodeId, Timeline};
 use std::time::{Duration, Instant};
 
 /// Between two probes that are no further apart no server crashes, recovers, serves somebody and is
@@ -63,6 +63,8 @@ struct Seen {
     last: Instant,
     /// What it has brought, and all before.
     up_to: u64,
+    /// The highest timeline of the replica's log.
+    timeline: Option<Timeline>,
     from: Upstream,
     over: bool,
     /// The primary has answered since.
@@ -104,11 +106,12 @@ impl Lineage {
         }
     }
 
-    /// This node is the primary. If it is the replica that has served it, it serves it on: the
-    /// receiver goes on with the new timeline.
-    pub(super) fn see_promoted(&mut self, node: NodeId, now: Instant) {
+    /// This node is the primary, on this timeline. If it is the replica that has served it, it serves
+    /// it on, once the receiver has gone on with the new timeline: what it has received is of that.
+    pub(super) fn see_promoted(&mut self, node: NodeId, on: Option<Timeline>, now: Instant) {
         if let Some(seen) = &mut self.seen
             && seen.from == Upstream::Replica(node)
+            && seen.timeline == on
         {
             (seen.from, seen.settled, seen.since) = (Upstream::Primary, false, now);
         }
@@ -139,7 +142,7 @@ impl Lineage {
                 if !seen.over || away <= UNSEEN_MAX {
                     seen.up_to = received;
                 }
-                seen.last = outcome.finished_at;
+                (seen.last, seen.timeline) = (outcome.finished_at, report.timeline);
                 if let (true, Some(descent)) = (seen.settled, &mut self.descent) {
                     descent.up_to = seen.up_to;
                 }
@@ -148,7 +151,8 @@ impl Lineage {
                 let now = outcome.finished_at;
                 let (since, last, up_to) = (now, now, received);
                 let (over, settled) = (false, false);
-                self.seen = Some(Seen { pid, since, last, up_to, from, over, settled });
+                let timeline = report.timeline;
+                self.seen = Some(Seen { pid, since, last, up_to, timeline, from, over, settled });
             }
             _ => {}
         }
@@ -328,20 +332,23 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut lineage = Lineage::default();
-        let hear = |lineage: &mut Lineage, ms, received, from| {
-            let report = report(9, received, Some(8));
+        let hear = |lineage: &mut Lineage, ms, (timeline, received), from| {
+            let timeline = Some(Timeline(timeline));
+            let report = Report { timeline, ..report(9, received, Some(8)) };
             lineage.hear(&report, &outcome(start, ms, Some(report.clone())), from);
         };
-        hear(&mut lineage, 0, 10, Upstream::Replica(NodeId(2)));
+        let see = |lineage: &mut Lineage, ms, node, life| {
+            lineage.see_promoted(NodeId(node), Some(Timeline(4)), at(ms));
+            lineage.see_primary((NodeId(node), life), at(ms));
+            lineage.descent().map(|known| (known.node, known.life, known.up_to))
+        };
+        hear(&mut lineage, 0, (3, 10), Upstream::Replica(NodeId(2)));
         lineage.inherit(Descent { node: NodeId(0), life: 1, up_to: 10 });
-        lineage.see_promoted(NodeId(3), at(100));
-        lineage.see_primary((NodeId(3), 7), at(100));
-        assert_eq!(lineage.descent().map(|known| known.node), Some(NodeId(0)), "it is another one");
-        lineage.see_promoted(NodeId(2), at(200));
-        lineage.see_primary((NodeId(2), 5), at(200));
-        let own = |up_to| Some(Descent { node: NodeId(2), life: 5, up_to });
-        assert_eq!(lineage.descent(), own(10));
-        hear(&mut lineage, 300, 30, Upstream::Primary);
-        assert_eq!(lineage.descent(), own(30));
+        assert_eq!(see(&mut lineage, 100, 2, 5), Some((NodeId(0), 1, 10)), "it is not there yet");
+        hear(&mut lineage, 200, (4, 20), Upstream::Primary);
+        assert_eq!(see(&mut lineage, 300, 3, 7), Some((NodeId(0), 1, 10)), "another one");
+        assert_eq!(see(&mut lineage, 300, 2, 5), Some((NodeId(2), 5, 20)));
+        hear(&mut lineage, 400, (4, 30), Upstream::Primary);
+        assert_eq!(see(&mut lineage, 500, 2, 5), Some((NodeId(2), 5, 30)));
     }
 }
