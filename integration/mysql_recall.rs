@@ -28,6 +28,8 @@ fn what_the_last_statement_left_is_its_own_sessions(engine: Engine) {
     counted_rows(&one, &two);
     changed_rows(&one, &two);
     diagnostics(&fixture, &one, &two);
+    // Its reads have left the primary again.
+    wait_until(PATIENCE, || fixture.ran_on(&one, read) != primary.name).unwrap();
     diagnostics_behind_no_table(engine, &one, &two);
     character_sets(&fixture, &one, &two);
 }
