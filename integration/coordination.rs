@@ -1,13 +1,16 @@
 //! Several proxies in front of one cluster: only the one that has the lease in etcd promotes.
 
-use crate::maintenance::TOKEN;
+use crate::maintenance::{TOKEN, said, tiffin};
 use crate::support::certificates::{Authority, Files};
 use crate::support::etcd::{Etcd, exchange};
-use crate::support::{PATIENCE, Proxy, Stand, Which, binary, on_every_engine, runtime, wait_until};
+use crate::support::{
+    PATIENCE, Proxy, Sql, Stand, Which, binary, on_every_engine, runtime, wait_until,
+};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tiffin::config::{HttpAddress, Remote, Service};
 use tiffin::failover::etcd::Etcd as Client;
+use tiffin::monitor::handover::{LOCK_KEYS, LOCK_NAME};
 
 fn actions(proxy: &Proxy) -> Vec<Value> {
     let (_, body) = proxy.get("/api/v1/failovers").unwrap();
@@ -28,7 +31,51 @@ fn primary(proxy: &Proxy) -> Option<String> {
     body["clusters"][0]["primary"].as_str().map(str::to_owned)
 }
 
-on_every_engine!(only_the_proxy_with_the_lease_promotes);
+on_every_engine!(
+    only_the_proxy_with_the_lease_promotes,
+    what_another_proxy_changes_is_waited_for_and_left_to_it,
+);
+
+/// The lock stands for the other proxy (`chaos::neighbour` has a real one).
+fn what_another_proxy_changes_is_waited_for_and_left_to_it<S: Stand>(which: Which) {
+    let fixture = S::promoting(which, move |config| {
+        if which == Which::Postgres {
+            // Where proxies look for the lock.
+            config["clusters"]["main"]["service"]["database"] = "app".into();
+        }
+    });
+    let primary = fixture.cluster.primary();
+    fixture.session().query("CREATE TABLE t (n int)").unwrap();
+    let held = || {
+        let (_, body) = fixture.proxy.get("/api/v1/topology").unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap();
+        body["clusters"][0]["held"].as_str().map(str::to_owned)
+    };
+    let other = fixture.direct(primary);
+    let (one, two) = LOCK_KEYS;
+    let lock = match which {
+        Which::Postgres => format!("SELECT pg_advisory_lock({one}, {two})"),
+        _ => format!("SELECT GET_LOCK('{LOCK_NAME}', 10)"),
+    };
+    other.query(&lock).unwrap();
+    wait_until(PATIENCE, || held().as_deref() == Some("writes")).expect("it is seen");
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| fixture.session().query("INSERT INTO t VALUES (1)"));
+        let waiting = || fixture.metrics().sum("tiffin_gate_waiting", &[]) == 1.0;
+        wait_until(PATIENCE, waiting).expect("a write waits");
+        fixture.session().query("SELECT 1").expect("a read does not");
+        // Two would be in each other's way.
+        let to = &fixture.cluster.replica(0).name;
+        let refused = tiffin(&fixture, &["switchover", "--to", to, "--timeout", "5"]);
+        assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+        let words = ["the primary is being changed", "another proxy hands the primary's part over"];
+        assert!(words.iter().any(|word| said(&refused).contains(word)), "{}", said(&refused));
+        // The other one ends without a word.
+        drop(other);
+        write.join().unwrap().expect("it goes on");
+    });
+    assert_eq!(held(), None);
+}
 
 fn only_the_proxy_with_the_lease_promotes<S: Stand>(which: Which) {
     let folder = tempfile::tempdir().unwrap();

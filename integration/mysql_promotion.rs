@@ -97,14 +97,22 @@ fn neither_a_stall_nor_a_vain_switchover_changes_anything(engine: Engine) {
     fixture.session().query("INSERT INTO t VALUES (0, 3)").unwrap();
     let asked = tiffin(&fixture, &["switchover", "--to", &target.name, "--timeout", "0.5"]);
     assert_eq!(asked.status.code(), Some(1), "{}", said(&asked));
+    assert!(said(&asked).contains("see whether my1 follows: failed"), "{}", said(&asked));
+    assert!(!said(&asked).contains("hold writes"), "{}", said(&asked));
+    target.resume().unwrap();
+    let open = fixture.session();
+    open.query("BEGIN").unwrap();
+    open.query("INSERT INTO t VALUES (0, 5)").unwrap();
+    let asked = tiffin(&fixture, &["switchover", "--to", &target.name, "--timeout", "0.5"]);
+    assert_eq!(asked.status.code(), Some(1), "{}", said(&asked));
     assert!(said(&asked).contains("leave my0 the primary: requests go on"), "{}", said(&asked));
+    open.query("COMMIT").unwrap();
     fixture.session().query("INSERT INTO t VALUES (0, 4)").unwrap();
     assert_eq!(
         (primary.value("SELECT @@read_only").unwrap(), epoch(&fixture)),
         ("0".into(), before)
     );
     assert_eq!(target.value("SELECT @@read_only").unwrap(), "1");
-    target.resume().unwrap();
     fixture.wait_in_read_set(fixture.cluster.replicas());
 }
 

@@ -10,6 +10,7 @@ mod clients;
 mod faults;
 mod history;
 mod longer;
+mod neighbour;
 mod patroni;
 
 use crate::promotion::wait_confirmed;

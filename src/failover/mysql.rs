@@ -7,8 +7,9 @@
 
 use super::conninfo::host_and_port;
 use super::mysql_words::{MARIADB, MYSQL, Words};
-use super::servers::{LOOK_INTERVAL, LeftOut, Part, Servers, Standing, shown};
+use super::servers::{LOOK_INTERVAL, LeftOut, Part, Servers, Standing, UNDER_WAY, shown};
 use crate::config::{Engine, NodeConfig};
+use crate::monitor::handover::LOCK_NAME;
 use crate::monitor::mysql::{self, flag, named, text};
 use crate::monitor::mysql_connection::{self, ServiceOpts};
 use crate::topology::{Gtids, Position, Timeline};
@@ -72,6 +73,18 @@ pub(super) async fn set_read_only(
     session.end_clients().await?;
     session.confirm_writes(false).await?;
     session.run(session.words.read_only).await
+}
+
+/// The session that tells other proxies of a handover. KILL spares it, as all of this user.
+pub(super) async fn announce(servers: &Servers, node: &NodeConfig) -> Result<Conn, String> {
+    let mut session = connect(servers, node).await?;
+    let wait = servers.patience().as_secs().max(1);
+    let lock = format!("SELECT GET_LOCK('{LOCK_NAME}', {wait})");
+    let got: Option<Option<u8>> = session.connection.query_first(lock).await.map_err(sentence)?;
+    match got.flatten() {
+        Some(1) => Ok(session.connection),
+        _ => Err(UNDER_WAY.to_owned()),
+    }
 }
 
 pub(super) async fn terminate(servers: &Servers, node: &NodeConfig) -> Result<usize, String> {

@@ -2,13 +2,15 @@
 //! (`servers.rs` says what each is for).
 
 use super::conninfo;
-use super::servers::{LOOK_INTERVAL, LeftOut, Part, Servers, Standing};
+use super::servers::{LOOK_INTERVAL, LeftOut, Part, Servers, Standing, UNDER_WAY};
 use crate::backend::postgres::connect_control::{ControlTls, control_config};
 use crate::config::NodeConfig;
+use crate::monitor::handover::LOCK_KEYS;
 use crate::monitor::postgres::LogGeometry;
 use crate::topology::{Position, Timeline};
 use std::error::Error as _;
 use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error};
 
@@ -55,11 +57,12 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
   AND (state <> 'idle' OR xact_start IS NOT NULL)";
 
 /// Of superusers only if this is one: `pg_signal_backend` does not reach them, and trying fails the
-/// whole statement.
+/// whole statement. Not the session of this user that tells other proxies of a handover.
 const TERMINATE_SQL: &str = "\
 SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
 WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
   AND a.application_name <> 'tiffin monitor'
+  AND NOT (a.application_name = 'tiffin handover' AND a.usename = current_user)
   AND (NOT r.rolsuper OR current_setting('is_superuser')::bool)";
 
 pub(super) async fn standing(servers: &Servers, node: &NodeConfig) -> Result<Standing, String> {
@@ -85,6 +88,29 @@ pub(super) async fn set_read_only(
     };
     client.batch_execute(change).await.map_err(sentence)?;
     client.batch_execute("SELECT pg_reload_conf()").await.map_err(sentence)
+}
+
+/// The session that tells other proxies of a handover. A server notices within seconds that the
+/// machine of its client is gone; one that has been told to end idle sessions must not.
+pub(super) async fn announce(servers: &Servers, node: &NodeConfig) -> Result<Client, String> {
+    let client = connect(servers, node).await?;
+    let (one, two) = LOCK_KEYS;
+    // Probes ask for it, each for a moment.
+    let bound = servers.patience().as_millis().max(1);
+    let settings = format!(
+        "SET application_name = 'tiffin handover'; SET lock_timeout = {bound}; \
+         SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 5; \
+         SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+    );
+    client.batch_execute(&settings).await.map_err(sentence)?;
+    let lock = format!("SELECT pg_advisory_lock({one}, {two})");
+    match client.batch_execute(&lock).await {
+        Ok(()) => Ok(client),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            Err(UNDER_WAY.to_owned())
+        }
+        Err(error) => Err(sentence(error)),
+    }
 }
 
 /// Ends all sessions of clients; how many there were.

@@ -12,6 +12,8 @@ use crate::topology::{Position, Timeline};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Why no other handover may begin.
+pub(super) const UNDER_WAY: &str = "another proxy hands the primary's part over already";
 /// Between two looks at a server that is to reach a state.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Characters of a position in the audit; a set of GTIDs may have thousands.
@@ -76,6 +78,27 @@ pub enum LeftOut {
     ForNow(String),
 }
 
+/// All proxies that probe the primary see that its part is handed over; until this is taken back, or
+/// dropped.
+pub(super) enum Announced {
+    Postgres(tokio_postgres::Client),
+    Mysql(mysql_async::Conn),
+}
+
+impl Announced {
+    /// Takes it back. If the server does not answer, it notices that the connection is gone.
+    pub(super) async fn take_back(self) {
+        match self {
+            Announced::Postgres(client) => {
+                let _ = client.batch_execute("SELECT pg_advisory_unlock_all()").await;
+            }
+            Announced::Mysql(connection) => {
+                let _ = connection.disconnect().await;
+            }
+        }
+    }
+}
+
 /// Does an errand as the engine's.
 macro_rules! by_engine {
     ($servers:ident.$errand:ident($($argument:expr),*)) => {
@@ -106,6 +129,14 @@ impl Servers {
     /// PostgreSQL: they are to be ended as well (`terminate`).
     pub async fn set_read_only(&self, node: &NodeConfig, on: bool) -> Result<(), String> {
         by_engine!(self.set_read_only(node, on))
+    }
+
+    /// Tells all proxies that this primary's part is handed over.
+    pub(super) async fn announce(&self, node: &NodeConfig) -> Result<Announced, String> {
+        match self.cluster.engine.speaks_mysql() {
+            true => mysql::announce(self, node).await.map(Announced::Mysql),
+            false => postgres::announce(self, node).await.map(Announced::Postgres),
+        }
     }
 
     /// Ends all sessions of clients; how many there were.

@@ -1,17 +1,19 @@
 //! An operator hands the primary's part to a replica: no client sees an error.
 //!
-//! Requests that need the primary wait, open transactions end, the target applies all that was
-//! written, and only then it is promoted. Whatever fails before that is undone: the old primary
-//! goes on as if nothing had been.
+//! Other proxies are told, requests that need the primary wait, open transactions end, the target
+//! applies all that was written, and only then it is promoted. Whatever fails before that is undone:
+//! the old primary goes on as if nothing had been.
 
 use super::audit::Act;
 use super::control::{Task, isolate, others};
-use super::servers::{Part, Servers, shown};
+use super::servers::{Announced, Part, Servers, shown};
 use super::takeover::{bounded, promote};
 use super::unreplaced::Unreplaced;
 use crate::config::{Cluster, NodeConfig};
+use crate::monitor::handover::seen_by_all;
 use crate::topology::{Health, Hold, Orders, Role, Snapshot, Timeline};
 use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
 
 /// Who hands over to whom.
 pub(super) struct Pair {
@@ -50,6 +52,68 @@ pub(super) fn pair(cluster: &Cluster, snapshot: &Snapshot, to: &str) -> Result<P
 /// # Errors
 /// Why the old primary is still the primary, or what went wrong after it was not.
 pub(super) async fn run(
+    task: &mut Task,
+    servers: &Servers,
+    act: &Act,
+    pair: &Pair,
+    limit: Duration,
+) -> Result<(), String> {
+    let Pair { from, to } = pair;
+    let begun = Instant::now();
+    act.step(format!("see whether {} follows", to.name), async {
+        let last = bounded(limit, servers.catch_up(from, to)).await?;
+        Ok(((), format!("it has applied up to {}", shown(Some(&last)))))
+    })
+    .await?;
+    let announced = announce(task, servers, act, from).await?;
+    let left = limit.saturating_sub(begun.elapsed());
+    let changed = change(task, servers, act, pair, left).await;
+    let pause = if changed.is_ok() { seen_by_all(interval(servers)) } else { Duration::ZERO };
+    let taken_back = tokio::spawn(take_back(announced, pause, servers.patience()));
+    if changed.is_err() {
+        // Before this proxy hears of it as of another one's.
+        let _ = taken_back.await;
+    }
+    task.topology.order(|orders| orders.hands_over = false);
+    changed?;
+    task.follow(servers, act, (from, to)).await;
+    task.rejoin(servers, act, from, to).await;
+    Ok(())
+}
+
+fn interval(servers: &Servers) -> Duration {
+    servers.cluster.monitor.interval
+}
+
+/// Tells all proxies, and waits until they hold what needs the primary.
+async fn announce(
+    task: &Task,
+    servers: &Servers,
+    act: &Act,
+    from: &NodeConfig,
+) -> Result<Announced, String> {
+    task.topology.order(|orders| orders.hands_over = true);
+    let announced = act.step("tell other proxies", async {
+        let announced = bounded(servers.patience() * 2, servers.announce(from)).await?;
+        sleep(seen_by_all(interval(servers))).await;
+        Ok((announced, "requests wait there, too".to_owned()))
+    });
+    let announced = announced.await;
+    if announced.is_err() {
+        task.topology.order(|orders| orders.hands_over = false);
+    }
+    announced
+}
+
+/// Others look at the old primary until they have seen the new one.
+async fn take_back(announced: Announced, pause: Duration, bound: Duration) {
+    sleep(pause).await;
+    // Otherwise it goes with its connection.
+    let _ = timeout(bound, announced.take_back()).await;
+}
+
+/// The change itself, until requests go on.
+async fn change(
     task: &mut Task,
     servers: &Servers,
     act: &Act,
@@ -106,8 +170,6 @@ pub(super) async fn run(
         return opened;
     }
     act.opened(since);
-    task.follow(servers, act, (from, to)).await;
-    task.rejoin(servers, act, from, to).await;
     Ok(())
 }
 
@@ -119,11 +181,6 @@ async fn hand_over(
     pair: &Pair,
 ) -> Result<Option<Timeline>, String> {
     let Pair { from, to } = pair;
-    act.step(format!("see whether {} follows", to.name), async {
-        let last = servers.catch_up(from, to).await?;
-        Ok(((), format!("it has applied up to {}", shown(Some(&last)))))
-    })
-    .await?;
     act.step("hold writes", async {
         task.order(|orders| orders.switching = true, |now| now.hold != Hold::Nothing).await?;
         Ok(((), "what needs the primary waits".to_owned()))

@@ -1,6 +1,7 @@
 //! One node as the judge remembers it: what is configured, and what its probes said.
 
 use super::election::{Claim, Known, LastPrimary};
+use super::handover::FORGOTTEN;
 use super::lives::{Lineage, Lives, Upstream};
 use super::probe::{Outcome, ProbeError};
 use super::readset::{Bounds, Membership};
@@ -42,6 +43,8 @@ pub(super) struct Judged {
     pub(super) lineage: Lineage,
     /// The life in which it was last seen as a replica, and of which timeline, the newest.
     pub(super) replicated: Option<(Life, Timeline)>,
+    /// Since when a proxy says that it hands its part over.
+    pub(super) handover: Option<Instant>,
     pub(super) round_trip: Duration,
     pub(super) membership: Membership,
 }
@@ -98,6 +101,7 @@ impl Judged {
             lives: Lives::new(life),
             lineage: Lineage::default(),
             replicated: None,
+            handover: None,
             round_trip: Duration::ZERO,
             membership: Membership::new(bounds),
         }
@@ -122,6 +126,8 @@ impl Judged {
                     let timeline = report.timeline.max(before.map(|(_, timeline)| timeline));
                     self.replicated = timeline.map(|timeline| (life, timeline));
                 }
+                let since = self.handover.unwrap_or(outcome.finished_at);
+                self.handover = report.handover.then_some(since);
                 self.report = Some(report.clone());
                 self.position_holds = true;
                 self.answered = Some(Answered {
@@ -220,11 +226,15 @@ impl Judged {
         Branch { descent, is_open: self.lineage.is_open(), ..branch }
     }
 
+    fn is_handed_over(&self, now: Instant) -> bool {
+        self.handover.is_some_and(|since| now.saturating_duration_since(since) < FORGOTTEN)
+    }
+
     fn position(&self) -> Option<Position> {
         self.report.as_ref().filter(|_| self.position_holds)?.position()
     }
 
-    pub(super) fn picture(&self, picture: Picture) -> Node {
+    pub(super) fn picture(&self, picture: Picture, now: Instant) -> Node {
         let Picture { role, health, lag, applied_at, in_order, out_because } = picture;
         Node {
             id: self.id,
@@ -247,6 +257,7 @@ impl Judged {
             round_trip: self.round_trip,
             drained: false,
             paused: false,
+            handover: self.is_handed_over(now),
         }
     }
 }

@@ -207,7 +207,7 @@ mod tests {
             waits_for_log: None,
             receiver: pid.map(|pid| Receiver { status: None, upstream: None, pid: Some(pid) }),
         };
-        Report { identity: Arc::new(identity), timeline: None, read_only: false, state }
+        Report { identity: Arc::new(identity), timeline: None, handover: false, state }
     }
 
     #[test]

@@ -12,7 +12,8 @@ pub mod catalog;
 pub mod catalogs;
 pub mod connection;
 pub mod election;
-pub mod history;
+pub mod handover;
+mod history;
 pub mod journal;
 mod judged;
 pub mod lags;
@@ -84,6 +85,7 @@ pub fn first_snapshot(cluster: &Cluster) -> Snapshot {
         round_trip: Duration::ZERO,
         drained: false,
         paused: false,
+        handover: false,
     });
     Snapshot {
         version: 0,

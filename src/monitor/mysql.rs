@@ -26,16 +26,18 @@ const MYSQL_IDENTITY: &str = "SELECT @@GLOBAL.server_uuid, @@GLOBAL.version, @@G
 const MARIADB_IDENTITY: &str = "SELECT @@GLOBAL.server_id, @@GLOBAL.version, \
      CONCAT_WS('|', @@GLOBAL.hostname, @@GLOBAL.port, @@GLOBAL.datadir, @@GLOBAL.server_id)";
 
-/// Read-only, whether positions are kept, what it has written, what it has applied; what sessions
-/// begin with.
+/// Read-only, whether positions are kept, what it has written, what it has applied, whether a proxy
+/// hands its part over ([`super::handover::LOCK_NAME`]); what sessions begin with.
 const MYSQL_PROBE: &str = "SELECT @@GLOBAL.read_only, @@GLOBAL.gtid_mode = 'ON', \
-     @@GLOBAL.gtid_executed, @@GLOBAL.gtid_executed, @@GLOBAL.sql_mode, @@GLOBAL.autocommit, \
+     @@GLOBAL.gtid_executed, @@GLOBAL.gtid_executed, \
+     IS_USED_LOCK('tiffin.handover') IS NOT NULL, @@GLOBAL.sql_mode, @@GLOBAL.autocommit, \
      @@GLOBAL.transaction_isolation, @@GLOBAL.transaction_read_only, \
      @@GLOBAL.character_set_client, @@GLOBAL.character_set_connection, \
      @@GLOBAL.character_set_results, @@GLOBAL.collation_connection, @@GLOBAL.init_connect";
 /// A replica need not have a binary log.
 const MARIADB_PROBE: &str = "SELECT @@GLOBAL.read_only, @@GLOBAL.log_bin, \
-     @@GLOBAL.gtid_binlog_state, @@GLOBAL.gtid_slave_pos, @@GLOBAL.sql_mode, @@GLOBAL.autocommit, \
+     @@GLOBAL.gtid_binlog_state, @@GLOBAL.gtid_slave_pos, \
+     IS_USED_LOCK('tiffin.handover') IS NOT NULL, @@GLOBAL.sql_mode, @@GLOBAL.autocommit, \
      @@GLOBAL.tx_isolation, @@GLOBAL.tx_read_only, @@GLOBAL.init_connect";
 /// The names of what stands behind the positions.
 const MYSQL_DEFAULTS: &[&str] = &[
@@ -51,7 +53,7 @@ const MYSQL_DEFAULTS: &[&str] = &[
 ];
 const MARIADB_DEFAULTS: &[&str] =
     &["sql_mode", "autocommit", "tx_isolation", "tx_read_only", "init_connect"];
-const DEFAULTS_AT: usize = 4;
+const DEFAULTS_AT: usize = 5;
 
 const MYSQL_STATUS: &str = "SHOW REPLICA STATUS";
 const MARIADB_STATUS: &str = "SHOW ALL SLAVES STATUS";
@@ -170,7 +172,7 @@ impl Mysql {
         Ok(Report {
             identity: session.identity.clone(),
             timeline: None,
-            read_only: !writable,
+            handover: writable && flag(row, 4),
             state: State::Gtids(GtidState { writable, executed, session_defaults, replication }),
         })
     }

@@ -3,6 +3,7 @@
 //! Everything in one query, so that a probe is one round trip. It runs on a primary and on a
 //! standby alike: functions that either of them refuses stand behind CASE.
 
+use super::handover::LOCK_KEYS;
 use super::probe::{Ask, ProbeError};
 use super::report::{CONNECTING, Identity, Receiver, Report, State};
 use crate::topology::Timeline;
@@ -22,12 +23,14 @@ SELECT s.system_identifier,
        i.bytes_per_wal_segment,
        pg_catalog.current_setting('server_version'),
        (SELECT (extract(epoch FROM a.backend_start) * 1000000)::bigint
-        FROM pg_catalog.pg_stat_activity a WHERE a.backend_type = 'checkpointer')
+        FROM pg_catalog.pg_stat_activity a WHERE a.backend_type = 'checkpointer'),
+       pg_catalog.has_function_privilege(
+           'pg_catalog.pg_try_advisory_xact_lock_shared(int, int)', 'execute')
 FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_init() i";
 
 /// Every probe. Recovery is asked once per row, so that a promotion in the middle cannot mix two
 /// states. In detail:
-/// - `read_only`: a setting of the service user's own does not count.
+/// - `handover` is put in where the service user may ask for that lock ([`handover_sql`]).
 /// - `timeline`: a primary's from the name of its current WAL file. A replica's is the highest of
 ///   the control file's, which lag behind until a restart point, and the receiver's.
 /// - `waits_for_log` is only looked up when something received is not applied; the received
@@ -35,10 +38,7 @@ FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_init() i";
 /// - `receiver_connects`: `pg_stat_wal_receiver` has no row until the upstream has let it in.
 const PROBE_SQL: &str = "\
 SELECT r.recovering,
-       CASE WHEN pg_catalog.current_setting('default_transaction_read_only') = 'on'
-            THEN (SELECT source NOT IN ('user', 'database user', 'client', 'session')
-                  FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only')
-            ELSE false END AS read_only,
+       false AS handover,
        CASE WHEN r.recovering THEN NULL
             ELSE pg_catalog.pg_current_wal_insert_lsn() END AS insert_lsn,
        CASE WHEN r.recovering THEN NULL
@@ -69,6 +69,16 @@ SELECT r.recovering,
        w.sender_host, w.sender_port
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering OFFSET 0) r
 LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON r.recovering";
+
+/// Whether somebody holds the lock of a handover, or waits for it: then it cannot be shared. It is
+/// given back at the end of the query.
+fn handover_sql() -> String {
+    let (one, two) = LOCK_KEYS;
+    format!(
+        "CASE WHEN r.recovering THEN false \
+         ELSE NOT pg_catalog.pg_try_advisory_xact_lock_shared({one}, {two}) END AS handover"
+    )
+}
 
 /// A node's open probe connection.
 pub(super) struct Session {
@@ -182,7 +192,12 @@ impl Query {
     pub(super) async fn prepare(client: &Client) -> Result<(Identity, Query), ProbeError> {
         let row = client.query_one(IDENTITY_SQL, &[]).await.map_err(query_error)?;
         let (identity, geometry) = identity(&row).map_err(query_error)?;
-        let statement = client.prepare(PROBE_SQL).await.map_err(query_error)?;
+        let may_ask_for_lock: bool = row.try_get(6).map_err(query_error)?;
+        let sql = match may_ask_for_lock {
+            true => PROBE_SQL.replace("false AS handover", &handover_sql()),
+            false => PROBE_SQL.to_owned(),
+        };
+        let statement = client.prepare(&sql).await.map_err(query_error)?;
         Ok((identity, Query { statement, geometry }))
     }
 
@@ -237,7 +252,7 @@ fn report(row: &Row, identity: &Arc<Identity>, log: LogGeometry) -> Result<Repor
     Ok(Report {
         identity: identity.clone(),
         timeline: timeline.map(Timeline),
-        read_only: row.try_get::<_, Option<bool>>("read_only")?.unwrap_or(false),
+        handover: row.try_get("handover")?,
         state,
     })
 }

@@ -39,8 +39,8 @@ pub struct Identity {
 pub struct Report {
     pub identity: Arc<Identity>,
     pub timeline: Option<Timeline>,
-    /// New transactions are read-only by the server's configuration.
-    pub read_only: bool,
+    /// A proxy hands this primary's part over (`handover.rs`).
+    pub handover: bool,
     pub state: State,
 }
 
@@ -333,7 +333,7 @@ mod tests {
                 let report = Report {
                     identity: Arc::new(identity.clone()),
                     timeline: None,
-                    read_only: !writable,
+                    handover: false,
                     state,
                 };
                 assert_eq!(report.is_connecting(), *expected && !writable, "{channels:?}");

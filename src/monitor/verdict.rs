@@ -425,7 +425,7 @@ impl Judge {
         };
         let in_order = self.history.as_ref().is_some_and(History::is_in_order);
         let picture = Picture { role, health, lag, applied_at, in_order, out_because };
-        self.nodes[index].picture(picture)
+        self.nodes[index].picture(picture, now)
     }
 
     /// Why the node must not get a statement although it answers.

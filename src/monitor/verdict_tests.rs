@@ -1,7 +1,9 @@
+use super::super::handover::FORGOTTEN;
 use super::super::probe::ProbeError;
 use super::super::report::{Identity, Receiver, State};
 use super::*;
 use crate::config::fixture;
+use crate::topology::{Hold, Orders};
 
 const ROUND: Duration = Duration::from_millis(100);
 
@@ -31,13 +33,15 @@ struct World {
     start: Instant,
     rounds: u32,
     connections: [u64; 3],
+    /// What the first node says.
+    handover: bool,
 }
 
 impl World {
     fn new() -> World {
         let cluster = fixture::cluster(["a", "b", "c"].map(fixture::node));
         let judge = Judge::new(&cluster, Memory::default());
-        World { judge, start: Instant::now(), rounds: 0, connections: [1; 3] }
+        World { judge, start: Instant::now(), rounds: 0, connections: [1; 3], handover: false }
     }
 
     fn now(&self) -> Instant {
@@ -96,7 +100,7 @@ impl World {
         let result = state.map(|state| Report {
             identity,
             timeline: Some(Timeline(timeline)),
-            read_only: false,
+            handover: self.handover && node == 0,
             state,
         });
         self.judge.note(Outcome {
@@ -154,6 +158,38 @@ const START: [([Answer; 3], &str); 2] = [
 
 fn after_start(name: &str, rounds: &[([Answer; 3], &str)], because: &str) {
     check(name, &[&START, rounds].concat(), because);
+}
+
+/// Another proxy's, as long as that lives; this one decides for itself when requests wait.
+#[test]
+fn requests_wait_while_a_proxy_hands_over() {
+    let mut world = World::new();
+    let begins = [P(1, 10), R(1, 10), R(1, 10)];
+    let hold = |world: &mut World, answers, orders: &Orders| {
+        let mut snapshot = world.round(answers);
+        orders.mark(&mut snapshot);
+        snapshot.hold
+    };
+    let (others, own) = (Orders::default(), Orders { hands_over: true, ..Orders::default() });
+    assert_eq!(hold(&mut world, begins, &others), Hold::Nothing);
+    world.handover = true;
+    assert_eq!(hold(&mut world, begins, &others), Hold::Writes);
+    assert_eq!(hold(&mut world, begins, &own), Hold::Nothing);
+    let own = Orders { switching: true, ..own };
+    assert_eq!(hold(&mut world, begins, &own), Hold::Writes);
+    // It is promoted: what the old one still says is of no interest.
+    assert_eq!(hold(&mut world, [P(1, 10), P(2, 10), R(1, 10)], &others), Hold::Nothing);
+
+    let mut world = World { handover: true, ..World::new() };
+    let begun = world.now();
+    while world.now() < begun + FORGOTTEN {
+        assert_eq!(hold(&mut world, begins, &others), Hold::Writes, "round {}", world.rounds);
+    }
+    assert_eq!(hold(&mut world, begins, &others), Hold::Nothing, "it is forgotten");
+    world.handover = false;
+    world.round(begins);
+    world.handover = true;
+    assert_eq!(hold(&mut world, begins, &others), Hold::Writes, "another one");
 }
 
 /// By the fixture, 5 s of silence are 50 rounds.

@@ -29,6 +29,7 @@ fn node(id: u16, role: Role, lag_ms: u64, applied_at: Instant) -> Node {
         round_trip: Duration::from_millis(1),
         drained: false,
         paused: false,
+        handover: false,
     }
 }
 

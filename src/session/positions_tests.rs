@@ -31,6 +31,7 @@ fn node(id: u16, gtids: Gtids, applied_at: Instant) -> Node {
         round_trip: Duration::ZERO,
         drained: false,
         paused: false,
+        handover: false,
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Orders {
     pub paused: bool,
     /// Requests that need the primary wait: another one is about to take over.
     pub switching: bool,
+    /// It is this proxy that hands the primary's part over, and decides when requests wait.
+    pub hands_over: bool,
     /// What would go to one of these waits, or goes elsewhere where another one will do.
     pub paused_nodes: BTreeSet<Arc<str>>,
     /// No client is let in, and those that are in leave as soon as they are in no transaction.
@@ -40,7 +42,9 @@ impl Orders {
         // A paused primary may restart: it is missed then, and nobody takes its place.
         let primary = snapshot.primary.or(snapshot.lost.map(|lost| lost.node));
         let is_paused = primary.is_some_and(|id| snapshot.node(id).paused);
-        match (self.paused, self.switching || is_paused) {
+        let by_another = snapshot.primary.is_some_and(|id| snapshot.node(id).handover);
+        let is_changing = self.switching || (by_another && !self.hands_over);
+        match (self.paused, is_changing || is_paused) {
             (true, _) => Hold::Everything,
             (false, true) => Hold::Writes,
             (false, false) => Hold::Nothing,

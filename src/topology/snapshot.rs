@@ -154,6 +154,8 @@ pub struct Node {
     pub drained: bool,
     /// An operator has paused it: as the primary it gets no new requests either.
     pub paused: bool,
+    /// A proxy, maybe this one, says that it hands the part of this primary to another node.
+    pub handover: bool,
 }
 
 /// Immutable picture of a cluster.

@@ -135,6 +135,7 @@ fn node(id: u16, name: &str, role: Role) -> Node {
         round_trip: Duration::from_micros(250),
         drained: false,
         paused: false,
+        handover: false,
     }
 }
 
