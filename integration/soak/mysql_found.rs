@@ -221,4 +221,35 @@ pub const FOUND: &[&str] = &[
 0 Q GET DIAGNOSTICS CONDITION 1 @b = MESSAGE_TEXT
 0 P UPDATE t0 SET v = ? WHERE id = ?
 0 E 1 'x' 2",
+    // A cursor that is left open on a replica keeps no write there.
+    "wide clients=2
+1 P SELECT id FROM fixed WHERE id > ?
+1 Q START TRANSACTION READ ONLY
+1 Q SELECT count(*) FROM fixed
+1 K 1 1
+1 Q DROP TABLE IF EXISTS made1
+1 Q START TRANSACTION READ ONLY
+1 Q SELECT count(*) FROM fixed
+1 K 1 1
+1 Q COMMIT
+1 Q UPDATE t1 SET n = 7
+1 Q SELECT count(*) FROM t1 WHERE n = 7",
+    // A text that begins to read only, and then once more, does not.
+    "narrow clients=3
+2 Q START TRANSACTION READ ONLY; BEGIN; SET TRANSACTION READ ONLY
+2 Q DROP TABLE IF EXISTS nowhere",
+    // Types that came with values that cannot be read, the server does not know.
+    "narrow clients=3
+1 P SELECT ?
+1 E 1 2
+1 P CALL p_write1(?)
+1 E 2 'x'
+1 A 1 'x'
+1 A 1 1",
+    // A question by a statement that is read again by other variables than those of now.
+    "wide clients=2
+0 P SELECT ROW_COUNT()
+0 Q SET sql_mode = 'NO_BACKSLASH_ESCAPES'
+0 Q SELECT id FROM shared WHERE id = 8 FOR UPDATE NOWAIT
+0 A 1",
 ];

@@ -234,10 +234,19 @@ fn without_id(line: &str) -> String {
         let (front, rest) = line.split_once(words)?;
         let (id, rest) = rest.split_once(')')?;
         let number = front.rfind(errno).or_else(|| front.rfind(binary));
-        let front = number.map_or(front, |at| &front[..at]);
+        let front = number.map_or(without_length(front), |at| &front[..at]);
         id.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("{front}{words}){rest}"))
     });
     found.unwrap_or_else(|| line.to_owned())
+}
+
+/// The front of a row's value without the length, which is one byte: a character or `\xhh`.
+fn without_length(front: &str) -> &str {
+    let escape = front.len().checked_sub(4).and_then(|at| front.split_at_checked(at));
+    match escape {
+        Some((rest, byte)) if byte.starts_with("\\x") => rest,
+        _ => front.char_indices().next_back().map_or(front, |(at, _)| &front[..at]),
+    }
 }
 
 impl Play for MysqlWorld {

@@ -51,10 +51,11 @@ pub enum Wish {
 
 impl Class {
     pub fn of(statement: &Statement) -> Class {
-        let begins = statement.session.iter().find_map(|effect| match effect {
+        let begins = statement.session.iter().filter_map(|effect| match effect {
             SessionEffect::Begin(modes) => Some(*modes),
             _ => None,
         });
+        let begins = begins.reduce(TransactionModes::and_then);
         // What keeps the connection keeps it for writes to come as well.
         let pins = statement.session.iter().any(|effect| match effect {
             SessionEffect::Pin(_) => true,

@@ -121,6 +121,15 @@ pub struct TransactionModes {
 }
 
 impl TransactionModes {
+    /// Of a text that begins a transaction and another one: as a whole it only reads if both do.
+    pub fn and_then(self, next: TransactionModes) -> TransactionModes {
+        TransactionModes {
+            read_only: if self.read_only == next.read_only { next.read_only } else { Some(false) },
+            isolation: next.isolation.or(self.isolation),
+            deferrable: next.deferrable.or(self.deferrable),
+        }
+    }
+
     /// Whether no replica takes them in SET TRANSACTION (`check_transaction_read_only` and
     /// `check_XactIsoLevel`, `src/backend/commands/variable.c`).
     pub fn are_of_primary(self) -> bool {

@@ -52,6 +52,13 @@ impl PreparedOnServer {
         Some(statement)
     }
 
+    /// The server has not taken the types of its parameters, whatever it knew before.
+    pub fn forget_types(&mut self, own: u32) {
+        if let Some(statement) = self.statements.get_mut(&own) {
+            statement.types = 0;
+        }
+    }
+
     /// Adds a statement; gives the server's id of the one that must be closed to stay within
     /// `limit`: the least recently used.
     pub fn insert(&mut self, own: u32, id: u32, limit: usize) -> Option<u32> {

@@ -99,6 +99,19 @@ impl Conversation {
         }
     }
 
+    /// Whether the connection has to be changed for a moment to prepare what the request executes:
+    /// then it has not run the session's last statement as the last.
+    pub(super) fn is_reread(&self, active: &mut Active, request: &Request) -> bool {
+        let What::Execute { id } = request.what else { return false };
+        if active.connection().traces.prepared.touch(id).is_some() {
+            return false;
+        }
+        self.statements.get(id).is_some_and(|prepared| {
+            let there = reread(&self.followed.variables, &prepared.variables).0;
+            prepared.schema != self.followed.schema || !there.is_empty()
+        })
+    }
+
     /// Prepares the statement that the request executes, where the connection does not have it, as
     /// it was prepared: in the same schema, and read by the same variables.
     pub(super) fn bring_statement(&mut self, active: &mut Active, request: &Request) {

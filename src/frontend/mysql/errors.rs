@@ -114,6 +114,12 @@ pub fn is_no_answer(errno: u16) -> bool {
     )
 }
 
+/// The server cannot read the values of an execution (ER_WRONG_ARGUMENTS, ER_MALFORMED_PACKET), and
+/// takes over nothing of it.
+pub fn is_unread(errno: u16) -> bool {
+    matches!(errno, 1210 | 1835)
+}
+
 /// The node refuses writes: it is no primary any more (ER_OPTION_PREVENTS_STATEMENT with
 /// `--read-only` or `--super-read-only`, ER_READ_ONLY_MODE).
 pub fn is_read_only(errno: u16, message: &[u8]) -> bool {

@@ -2,9 +2,10 @@
 
 use super::active::{Active, Broken, Expected, Progress, Whose};
 use super::conversation::Conversation;
-use super::errors::{Code, is_no_answer, is_read_only};
+use super::errors::{Code, is_no_answer, is_read_only, is_unread};
 use super::followed::{Followable, is_of_session};
 use super::plan::{Request, What};
+use super::statements::Held;
 use super::stream::Upload;
 use crate::backend::mysql::Traces;
 use crate::backend::mysql::connection::Connection;
@@ -270,7 +271,7 @@ impl Conversation {
         let now = Instant::now();
         let Some(mut active) = self.active.take() else { return };
         self.inbox.consume(std::mem::take(&mut active.progress.retained));
-        self.prepared_changed(request, &active.progress);
+        self.prepared_changed(request, &mut active);
         if let Some(statement) = &request.statement
             && matches!(request.what, What::Query | What::Execute { .. })
         {
@@ -333,8 +334,14 @@ impl Conversation {
     }
 
     /// What the command did to a prepared statement.
-    fn prepared_changed(&mut self, request: &Request, progress: &Progress) {
+    fn prepared_changed(&mut self, request: &Request, active: &mut Active) {
+        let Active { server, progress, .. } = active;
         let failed = progress.failed.is_some();
+        if let (What::Execute { id }, Some(errno)) = (&request.what, progress.failed)
+            && is_unread(errno)
+        {
+            server.pooled.connection.traces.prepared.forget_types(*id);
+        }
         let (id, holds) = match request.what {
             What::Prepare { id, .. } => {
                 if failed {
@@ -342,10 +349,16 @@ impl Conversation {
                 }
                 return;
             }
-            What::Execute { id, .. } => (id, !failed && progress.status.has(Status::CURSOR_EXISTS)),
-            What::LongData { id } => (id, true),
-            What::Fetch { id } => (id, !failed && !progress.status.has(Status::LAST_ROW_SENT)),
-            What::ResetStatement(id) => (id, false),
+            What::Execute { id, .. } => {
+                let opened = !failed && progress.status.has(Status::CURSOR_EXISTS);
+                (id, opened.then_some(Held::Cursor))
+            }
+            What::LongData { id } => (id, Some(Held::Parameters)),
+            What::Fetch { id } => {
+                let goes_on = !failed && !progress.status.has(Status::LAST_ROW_SENT);
+                (id, goes_on.then_some(Held::Cursor))
+            }
+            What::ResetStatement(id) => (id, None),
             _ => return,
         };
         if let Some(statement) = self.statements.get_mut(id) {

@@ -221,7 +221,7 @@ impl Conversation {
             parameters: 0,
             types: Box::default(),
             types_version: 0,
-            holds: false,
+            holds: None,
         };
         What::Prepare { id: self.statements.insert(prepared) }
     }

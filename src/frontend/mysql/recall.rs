@@ -144,7 +144,8 @@ impl Conversation {
     /// What a question about the last statement becomes on a connection that did not run it: a
     /// refusal, or what is sent in its place.
     pub(super) fn recall(&self, active: &mut Active, request: &mut Request) -> Result<(), Refused> {
-        active.progress.was_last = self.is_last(active);
+        let is_last = self.is_last(active);
+        active.progress.was_last = is_last && !self.is_reread(active, request);
         if !matches!(request.what, What::Query | What::Execute { .. }) {
             return Ok(());
         }

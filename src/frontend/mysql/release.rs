@@ -72,12 +72,12 @@ impl Conversation {
         Some(server)
     }
 
-    /// Whether nothing but its transaction keeps the session where it is.
+    /// Whether nothing but its transaction, and cursors, keeps the session where it is.
     pub(super) fn holds_only_transaction(&self) -> bool {
         self.followed.in_transaction
             && !self.followed.next_transaction
             && !self.session.is_bound()
-            && !self.statements.hold()
+            && !self.statements.hold_parameters()
     }
 
     /// Ends a read-only transaction on a replica, and tells nobody.

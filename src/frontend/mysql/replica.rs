@@ -10,6 +10,7 @@ use super::fault::{Fault, Refused};
 use super::plan::{Request, What};
 use super::repeatable::is_plain_write;
 use crate::frontend::acquire::acquire;
+use crate::metrics::RouteReason;
 use crate::protocol::mysql::command::Command;
 use crate::protocol::mysql::execute::put_query;
 use crate::protocol::mysql::packet::HEAD_BYTES;
@@ -71,13 +72,12 @@ impl Conversation {
         let moves = !ends && matches!(request.class, Class::Write(_));
         let begun = self.active.as_mut().filter(|_| moves);
         let begun = begun.and_then(|active| active.progress.begun.take());
-        if self.holds_only_transaction() && (ends || begun.is_some()) {
-            self.end_on_replica().await?;
-        }
+        let leaves = self.holds_only_transaction() && (ends || begun.is_some());
         let would_stay = moves && begun.is_none() && self.holds_only_transaction() && pins(request);
-        if would_stay {
+        if leaves || would_stay {
             self.end_on_replica().await?;
         }
+        self.let_cursors_go(request);
         if !self.is_free() {
             return Ok(None);
         }
@@ -90,6 +90,30 @@ impl Conversation {
         match begun {
             Some(begun) => self.begin_again(need, &begun).await,
             None => Ok(None),
+        }
+    }
+
+    /// A write does not stay away from the primary for a cursor that was left open on the replica: who
+    /// fetches from that afterwards is told that it is not open.
+    fn let_cursors_go(&mut self, request: &Request) {
+        let writes = match request.class {
+            // An execution that opens another cursor leaves this one alone.
+            Class::Write(RouteReason::SessionPin) => pins(request),
+            Class::Write(_) => true,
+            _ => false,
+        };
+        let stays = self.followed.in_transaction
+            || self.followed.next_transaction
+            || self.session.is_bound()
+            || self.statements.hold_parameters();
+        if writes
+            && !stays
+            && self.statements.hold()
+            && let Some(active) = &mut self.active
+        {
+            // The next session must not find it.
+            active.connection().traces.spoiled = true;
+            self.statements.let_go();
         }
     }
 

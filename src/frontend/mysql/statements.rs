@@ -23,8 +23,16 @@ pub struct Prepared {
     /// The parameters' types as the client sent them last, and how often it has.
     pub types: Box<[u8]>,
     pub types_version: u32,
-    /// The server has a part of its parameters, or a cursor of it: the connection is kept.
-    pub holds: bool,
+    /// What the server has of it: the connection is kept.
+    pub holds: Option<Held>,
+}
+
+/// What keeps the connection that a statement was sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Parts of its parameters.
+    Parameters,
+    Cursor,
 }
 
 #[derive(Debug, Default)]
@@ -81,13 +89,17 @@ impl Statements {
 
     /// Whether one of them keeps the connection.
     pub fn hold(&self) -> bool {
-        self.known.values().any(|prepared| prepared.holds)
+        self.known.values().any(|prepared| prepared.holds.is_some())
+    }
+
+    pub fn hold_parameters(&self) -> bool {
+        self.known.values().any(|prepared| prepared.holds == Some(Held::Parameters))
     }
 
     /// Nothing of them is on a server any more.
     pub fn let_go(&mut self) {
         for prepared in self.known.values_mut() {
-            prepared.holds = false;
+            prepared.holds = None;
         }
     }
 

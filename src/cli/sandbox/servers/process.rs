@@ -135,9 +135,13 @@ impl Process {
 
     /// Sends a signal that ends the server, and waits until its process has gone.
     pub(super) fn end_by(&self, signal: &str) -> Result<()> {
+        self.end_within(signal, STOP_TIMEOUT)
+    }
+
+    pub(super) fn end_within(&self, signal: &str, bound: Duration) -> Result<()> {
         let pid = self.pid().with_context(|| format!("{} is not running", self.name))?;
         send(signal, &[pid])?;
-        wait_until(STOP_TIMEOUT, || !self.is_running())
+        wait_until(bound, || !self.is_running())
             .with_context(|| format!("stop {} ({signal})", self.name))?;
         Ok(())
     }

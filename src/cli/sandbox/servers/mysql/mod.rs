@@ -211,7 +211,7 @@ impl Cluster {
         fs::remove_dir_all(&server.place.data)?;
         match replica {
             Some(replica) => {
-                replica.stop()?;
+                replica.stop_or_kill()?;
                 copy(&replica.place.data, &server.place.data)?;
                 forget_uuid(&server.place)?;
                 replica.start_read_only()?;
