@@ -252,4 +252,22 @@ pub const FOUND: &[&str] = &[
 0 Q SET sql_mode = 'NO_BACKSLASH_ESCAPES'
 0 Q SELECT id FROM shared WHERE id = 8 FOR UPDATE NOWAIT
 0 A 1",
+    // Behind a question that the proxy has refused, the statement before it is not the last one.
+    "wide clients=2
+1 Q SET @b = 1
+1 Q UPDATE t1 SET n = 4 WHERE id = 1
+1 Q SELECT FOUND_ROWS()
+1 Q SELECT ROW_COUNT()
+1 Q SELECT ROW_COUNT() + 1",
+    // What is prepared on another connection takes the errors of the statement before with it.
+    "narrow clients=2
+0 P SET time_zone = ?
+0 E 1 'x'
+0 P SELECT ?
+0 Q SHOW ERRORS
+0 E 1 'x'
+0 P SELECT id FROM fixed WHERE id > ?
+0 Q SHOW ERRORS
+0 E 1 'x'
+0 Q SHOW ERRORS",
 ];

@@ -86,8 +86,10 @@ impl Maker {
                 let said: Vec<_> =
                     (0..self.random.between(2, 4)).map(|_| self.say(client)).collect();
                 // If another one of them fails, nobody knows what became of these; nor, while the
-                // catalog is loaded again, whether the others have set something as well.
-                self.clients[client].held |= said.iter().any(|sql| sql.starts_with("SET "));
+                // catalog is loaded again, whether the others have set something as well. A text
+                // that cannot be read may have.
+                let may_hold = |sql: &String| sql.starts_with("SET ") || sql.starts_with("SELEC ");
+                self.clients[client].held |= said.iter().any(may_hold);
                 self.push(client, format!("Q {}", said.join("; ")));
             }
             77..=91 => self.prepared(client),

@@ -328,6 +328,7 @@ impl Conversation {
         if let What::Prepare { id, .. } = request.what {
             self.statements.remove(id);
         }
+        self.failed_here(request);
         self.worker.stats().error(errors::ORIGIN, &refused.code.sqlstate);
         let mut out = Vec::new();
         errors::put(&mut out, &mut sequence, refused.code, &refused.message);

@@ -43,6 +43,9 @@ pub enum Rules {
     Unreadable,
 }
 
+/// No connection of a server has this number.
+pub const NOBODY: u32 = 0;
+
 /// What is left of a session's last statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Last {
@@ -56,6 +59,8 @@ pub struct Last {
     pub changed_no_row: bool,
     /// The connection also knows what FOUND_ROWS() gives.
     pub found_rows: bool,
+    /// What has been prepared elsewhere since would have replaced the warnings there.
+    pub outlived: bool,
 }
 
 /// Where the warnings and the error are that SHOW WARNINGS tells of.

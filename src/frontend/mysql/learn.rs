@@ -25,7 +25,7 @@ use std::time::Instant;
 const SYNTAX_ERROR: u16 = 1064;
 
 /// What ROW_COUNT() gives behind rows and errors.
-const NO_ROW_COUNT: i64 = -1;
+pub(super) const NO_ROW_COUNT: i64 = -1;
 
 impl Conversation {
     /// Matches what the server has sent with what was asked.
@@ -282,6 +282,7 @@ impl Conversation {
             What::Query | What::Execute { .. } => self.remember(request, &active),
             _ if active.progress.failed.is_some() => self.remember(request, &active),
             What::InitDb(_) | What::ResetStatement(_) => self.changed_no_row(),
+            What::Prepare { .. } => self.prepared_behind(request, &active),
             _ => {}
         }
         let Active { server, progress, .. } = &mut *active;

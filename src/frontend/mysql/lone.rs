@@ -24,7 +24,7 @@ use super::active::{Active, Progress, Whose};
 use super::conversation::Conversation;
 use super::errors::{self, Code};
 use super::fault::{Fault, Refused};
-use super::followed::{Diagnostics, Last};
+use super::followed::{Diagnostics, Last, NOBODY};
 use super::plan::{Request, What};
 use super::resolve::Recovered;
 use crate::config::PoolMode;
@@ -44,9 +44,6 @@ use crate::topology::{Epoch, NodeId};
 use memchr::memmem;
 use std::time::Instant;
 use tokio::time::{sleep_until, timeout_at};
-
-/// No connection of a server has this number.
-const NOBODY: u32 = 0;
 
 const NOT_COMMITTED: &str = "its server was lost with the statement as often as it is sent again: \
     nothing of it is there";
@@ -188,7 +185,15 @@ impl Conversation {
         let mut out = Vec::new();
         let last = |diagnostics, row_count| {
             let (changed_no_row, found_rows) = (false, false);
-            Last { node, connection: NOBODY, diagnostics, row_count, changed_no_row, found_rows }
+            Last {
+                node,
+                connection: NOBODY,
+                diagnostics,
+                row_count,
+                changed_no_row,
+                found_rows,
+                outlived: false,
+            }
         };
         match &lone.answer {
             Some(Answer::Ok { affected_rows, last_insert_id, status, warnings, info }) => {

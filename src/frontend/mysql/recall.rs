@@ -10,7 +10,8 @@ use super::active::{Active, Whose};
 use super::conversation::Conversation;
 use super::errors;
 use super::fault::Refused;
-use super::followed::{Diagnostics, Last};
+use super::followed::{Diagnostics, Last, NOBODY};
+use super::learn::NO_ROW_COUNT;
 use super::plan::{Request, What};
 use crate::frontend::acquire::Seeker;
 use crate::protocol::mysql::command::{Command, PING};
@@ -47,6 +48,15 @@ impl Request {
         };
         self.statement.as_ref().is_some_and(|statement| statement.session.iter().any(asks))
     }
+}
+
+/// Whether the warnings of before are still there behind this: on MariaDB behind what names no table.
+fn keeps_warnings(request: &Request, active: &Active) -> bool {
+    let names_none = request.statement.as_ref().is_none_or(|statement| {
+        let writes = matches!(statement.effect, Effect::Write | Effect::Unknown);
+        statement.tables_read.is_empty() && !writes
+    });
+    active.server.pooled.connection.server.mariadb && names_none
 }
 
 impl Conversation {
@@ -87,6 +97,7 @@ impl Conversation {
             row_count: progress.row_count,
             changed_no_row: false,
             found_rows,
+            outlived: false,
         });
     }
 
@@ -96,17 +107,25 @@ impl Conversation {
             return Diagnostics::There;
         }
         let Some(last) = self.followed.last else { return Diagnostics::None };
-        let names_none = request.statement.as_ref().is_none_or(|statement| {
-            let writes = matches!(statement.effect, Effect::Write | Effect::Unknown);
-            statement.tables_read.is_empty() && !writes
-        });
-        let mariadb = active.server.pooled.connection.server.mariadb;
         // Asking for them leaves them where they are.
-        let keeps = request.asks(&[Recall::Diagnostics]) || mariadb && names_none;
+        let keeps = request.asks(&[Recall::Diagnostics]) || keeps_warnings(request, active);
         match last.diagnostics {
             Diagnostics::There if keeps && !progress.was_last => Diagnostics::Elsewhere,
             before if keeps => before,
             _ => Diagnostics::None,
+        }
+    }
+
+    /// Something was prepared, which leaves but its own warnings behind.
+    pub(super) fn prepared_behind(&mut self, request: &Request, active: &Active) {
+        let (node, connection) =
+            (active.server.node, active.server.pooled.connection.connection_id);
+        let elsewhere = |last: &&mut Last| (last.node, last.connection) != (node, connection);
+        let Some(last) = self.followed.last.as_mut().filter(elsewhere) else { return };
+        if active.progress.leaves_diagnostics() {
+            last.diagnostics = Diagnostics::Elsewhere;
+        } else if !keeps_warnings(request, active) {
+            (last.diagnostics, last.outlived) = (Diagnostics::None, true);
         }
     }
 
@@ -115,6 +134,23 @@ impl Conversation {
     pub(super) fn changed_no_row(&mut self) {
         if let Some(last) = &mut self.followed.last {
             (last.row_count, last.changed_no_row) = (0, true);
+        }
+    }
+
+    /// The client was told an error that no server knows: what the statement before has left is not
+    /// what it asks about from now on.
+    pub(super) fn failed_here(&mut self, request: &Request) {
+        let runs =
+            matches!(request.what, What::Query | What::Execute { .. } | What::Prepare { .. });
+        if let Some(last) = self.followed.last.as_mut().filter(|_| runs) {
+            *last = Last {
+                connection: NOBODY,
+                diagnostics: Diagnostics::Elsewhere,
+                row_count: NO_ROW_COUNT,
+                changed_no_row: false,
+                found_rows: false,
+                ..*last
+            };
         }
     }
 
@@ -161,7 +197,8 @@ impl Conversation {
         if request.asks(&[Recall::FoundRows]) && !knows && !is_own(Recall::FoundRows) {
             return forgotten();
         }
-        if active.progress.was_last {
+        let forgets = request.asks(&[Recall::Diagnostics]) && last.outlived;
+        if active.progress.was_last && !forgets {
             if last.changed_no_row && request.asks(&[Recall::RowCount]) {
                 active.ask(Awaits::Ok, Whose::Own, |out| out.push(PING));
             }
