@@ -239,7 +239,7 @@ pub(super) static KEYS: &[Key] = &[
     key("clusters.*.failover.detect.confirm", Duration { min: 100, max: HOUR }, Is("500ms"),
         "It has been unhealthy and no replica has received from it for this long. Shorter interruptions change nothing."),
     key("clusters.*.failover.detect.timeout", Duration { min: 200, max: HOUR }, Is("1s"),
-        "It has not answered for this long, and replicas that were made to connect again after half of it have no answer either: it is frozen. Longer than any stall that is to be waited for."),
+        "It has not answered for this long, and replicas that were made to connect again after two fifths of it have no answer either: it is frozen. Longer than any stall that is to be waited for."),
     key("clusters.*.failover.quorum", Choice(words::<Quorum>), Is("off"),
         "`majority`: while not more than half of the nodes answer, no node is taken for the primary: the others may have another one. Of two nodes both must answer then."),
     key("clusters.*.failover.coordination", Choice(words::<Coordination>), Is("none"),

@@ -84,7 +84,8 @@ impl Signs {
 pub fn is_in_doubt(snapshot: &Snapshot, cluster: &Cluster, signs: &Signs, now: Instant) -> bool {
     let config = &cluster.failover;
     // Between two probes that are far apart nobody is silent.
-    let bound = (config.timeout / 2).max(cluster.monitor.interval * SILENT_INTERVALS);
+    // MySQL's receivers take a second to give up; all together is to take a second and a half.
+    let bound = (config.timeout * 2 / 5).max(cluster.monitor.interval * SILENT_INTERVALS);
     let seen = snapshot.primary.and_then(|primary| snapshot.node(primary).applied_at);
     signs.are_rested(config, now) && seen.is_some_and(|seen| now >= seen + bound)
 }
@@ -197,8 +198,8 @@ mod tests {
         snapshot.nodes[0].applied_at = Some(at(0));
         // Timeout 5 s; the probe interval, asked at, now; whether it is in doubt.
         let table = [
-            (100, None, 2_499, false),
-            (100, None, 2_500, true),
+            (100, None, 1_999, false),
+            (100, None, 2_000, true),
             (100, Some(2_500), 10_499, false),
             (100, Some(2_500), 10_500, true),
             (2_000, None, 5_999, false),
@@ -232,7 +233,7 @@ mod tests {
                 last = now;
             }
         }
-        assert_eq!(intervals[..7], [3, 8, 16, 32, 64, 128, 128], "timeout 5 s, {intervals:?}");
+        assert_eq!(intervals[..7], [2, 8, 16, 32, 64, 128, 128], "timeout 5 s, {intervals:?}");
         // One that was lost had given a reason to ask.
         let lost = Lost {
             node: NodeId(0),
