@@ -112,7 +112,7 @@ pub fn one_round<'a, S: Stand>(
     figures.gaps_ms.push(play.longest_gap().as_secs_f64() * 1000.0);
     round.let_return(fault);
     let seen = play.errors() - errors;
-    if seen > 0 {
+    if seen > 0 || std::env::var_os("CHAOS_LOG").is_some() {
         println!("what the proxy has to say of that:\n{}", &arena.fixture.proxy.log()[logged..]);
     }
     figures.rounds += 1;

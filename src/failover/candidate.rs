@@ -26,10 +26,13 @@ pub struct Wanted {
     /// `None` where servers have no timelines.
     pub timeline: Option<Timeline>,
     pub zone: Option<Arc<str>>,
+    /// That one was chosen before: the others receive from it meanwhile, and what they have by now
+    /// is no reason to take another.
+    pub chosen: Option<Arc<str>>,
 }
 
-/// The chosen one, or why nobody can be. Equal in everything, the first in the order of the
-/// configuration is taken.
+/// The chosen one, or why nobody can be. Equal in everything, the one that was chosen before is
+/// taken, else the first in the order of the configuration.
 ///
 /// The most advanced must be eligible: a less advanced one would lose what was acknowledged, and
 /// the others could not follow it. Where each has what another one lacks, there is no such one.
@@ -61,7 +64,10 @@ pub fn choose<'a>(candidates: &'a [Candidate], wanted: &Wanted) -> Result<&'a Ca
     let eligible = furthest.iter().filter(|candidate| candidate.priority > 0 && !candidate.drained);
     let same_zone =
         |candidate: &Candidate| candidate.zone.is_some() && candidate.zone == wanted.zone;
-    let rank = |candidate: &&&Candidate| (candidate.priority, same_zone(candidate));
+    let rank = |candidate: &&&Candidate| {
+        let is_chosen = wanted.chosen.as_ref() == Some(&candidate.name);
+        (candidate.priority, same_zone(candidate), is_chosen)
+    };
     // `max_by_key` takes the last of equals.
     eligible.rev().max_by_key(rank).copied().ok_or_else(|| {
         format!(
@@ -132,13 +138,21 @@ mod tests {
                 Ok("a"),
             ),
         ];
-        let wanted = Wanted { system: 7, timeline: Some(Timeline(3)), zone: east };
+        let wanted = Wanted { system: 7, timeline: Some(Timeline(3)), zone: east, chosen: None };
         for (story, candidates, expected) in table {
             match (choose(candidates, &wanted), expected) {
                 (Ok(found), Ok(name)) => assert_eq!(&*found.name, *name, "{story}"),
                 (Err(found), Err(part)) => assert!(found.contains(part), "{story}: {found}"),
                 (found, _) => panic!("{story}: {found:?}"),
             }
+        }
+        // Priority and zone before what was chosen before.
+        let wanted = Wanted { chosen: Some(b.name.clone()), ..wanted };
+        let first = Candidate { priority: 101, ..a.clone() };
+        for (candidates, expected) in
+            [(vec![a.clone(), b.clone()], "b"), (vec![first, b.clone()], "a"), (vec![a, c], "c")]
+        {
+            assert_eq!(&*choose(&candidates, &wanted).unwrap().name, expected);
         }
     }
 
@@ -161,7 +175,7 @@ mod tests {
             (vec![heads("a", "0-1-9"), heads("b", "0-1-10")], Ok("b")),
             (vec![heads("a", "0-1-9,1-1-4"), heads("b", "0-1-10,1-1-3")], Err("a and b each")),
         ];
-        let wanted = Wanted { system: 7, timeline: None, zone: None };
+        let wanted = Wanted { system: 7, timeline: None, zone: None, chosen: None };
         for (candidates, expected) in table {
             match (choose(&candidates, &wanted), expected) {
                 (Ok(found), Ok(name)) => assert_eq!(&*found.name, name),

@@ -6,18 +6,19 @@ use super::command;
 use super::detect::{self, Signs, Verdict};
 use super::etcd::Etcd;
 use super::lease::{Lease, Terms};
+use super::reconnect::Reconnection;
 use super::servers::{LeftOut, Part, Servers};
 use super::strays::Stray;
 use super::takeover::bounded;
 use super::unreplaced::Unreplaced;
 use crate::config::tls::ServerTlsConnector;
 use crate::config::{Cluster, FailoverMode, LeaseTerms, NodeConfig};
-use crate::topology::{Evidence, Lost, Role, Snapshot, Topology};
+use crate::topology::{Evidence, Lost, Snapshot, Topology};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Orders on their way; an operator gives one at a time.
@@ -61,6 +62,7 @@ impl Control {
             audit,
             servers,
             signs: Signs::default(),
+            reconnection: Reconnection::default(),
             retry_at: None,
             outcast: None,
             strays: Vec::new(),
@@ -95,6 +97,7 @@ pub(super) struct Task {
     audit: Arc<Audit>,
     pub(super) servers: Arc<ArcSwap<Servers>>,
     signs: Signs,
+    pub(super) reconnection: Reconnection,
     /// No promotion before this.
     retry_at: Option<Instant>,
     /// The primary before, while it is neither a replica nor known to be off for good, and when to
@@ -116,12 +119,18 @@ impl Task {
             let look_again = self.look().await;
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(order) => self.obey(order).await,
+                    Some(order) => {
+                        self.reconnection.ended().await;
+                        self.obey(order).await;
+                    }
                     None => return,
                 },
+                () = self.reconnection.ended(), if self.reconnection.is_under_way() => {
+                    self.signs.asked = Some(Instant::now());
+                }
                 _ = changed.changed() => {}
                 () = until(look_again) => {}
-                _ = returns.tick() => {
+                _ = returns.tick(), if !self.reconnection.is_under_way() => {
                     self.look_after_outcast().await;
                     self.look_after_strays().await;
                     self.look_after_unreplaced().await;
@@ -144,8 +153,7 @@ impl Task {
         if detect::is_in_doubt(&snapshot, &servers.cluster, &self.signs, now)
             && self.may_act().is_ok()
         {
-            self.ask_replicas_to_reconnect(&servers, &snapshot).await;
-            return Some(now);
+            self.ask_replicas_to_reconnect(&servers, &snapshot);
         }
         let verdict = detect::verdict(&snapshot, config, &self.signs, now);
         let acts = matches!(verdict, Verdict::Doubtful | Verdict::Down(_));
@@ -158,8 +166,8 @@ impl Task {
             (Verdict::Suspect(until), _) => Some(until),
             (_, Some(retry)) => Some(retry),
             (Verdict::Doubtful, None) => {
-                self.ask_replicas_to_reconnect(&servers, &snapshot).await;
-                Some(Instant::now() + detect::RECONNECT)
+                self.ask_replicas_to_reconnect(&servers, &snapshot);
+                Some(now + detect::RECONNECT)
             }
             (Verdict::Down(lost), None) => {
                 self.take_over(&servers, &snapshot, &lost).await;
@@ -167,6 +175,13 @@ impl Task {
                 Some(Instant::now() + config.retry)
             }
         }
+    }
+
+    fn ask_replicas_to_reconnect(&mut self, servers: &Servers, snapshot: &Snapshot) {
+        if !self.reconnection.is_under_way() {
+            self.reconnection.begin(&self.topology, servers, snapshot);
+        }
+        self.signs.ask(&servers.cluster.failover, Instant::now());
     }
 
     /// The lease of the configuration of now. Who has never seen a primary does not ask for it: it
@@ -231,31 +246,6 @@ impl Task {
             tracing::error!(cluster = %servers.cluster.name, "the switchover failed: {error}");
         }
         act.end(done.as_ref().copied().map_err(String::as_str));
-    }
-
-    /// All at once: one that hangs holds nobody back.
-    async fn ask_replicas_to_reconnect(&mut self, servers: &Servers, snapshot: &Snapshot) {
-        let bound = servers.patience();
-        let mut asked = JoinSet::new();
-        for node in snapshot.nodes.iter().filter(|node| node.role == Role::Replica) {
-            let config = servers.cluster.nodes[usize::from(node.id.0)].clone();
-            let servers = servers.clone();
-            asked.spawn(async move {
-                let begun = Instant::now();
-                let reconnect = bounded(bound, servers.reconnect(&config));
-                match (reconnect.await, &config.name) {
-                    (Ok(()), node) => {
-                        let took_ms = begun.elapsed().as_millis();
-                        tracing::info!(%node, "it was told to connect again, in {took_ms} ms");
-                    }
-                    (Err(error), node) => {
-                        tracing::warn!(%node, "cannot make it connect again: {error}");
-                    }
-                }
-            });
-        }
-        while asked.join_next().await.is_some() {}
-        self.signs.ask(&servers.cluster.failover, Instant::now());
     }
 
     /// From now on the server is looked for: it is to become a replica.

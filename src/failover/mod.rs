@@ -27,6 +27,7 @@ mod mysql;
 mod mysql_words;
 pub mod patroni;
 mod postgres;
+mod reconnect;
 pub mod servers;
 mod strays;
 pub mod switchover;

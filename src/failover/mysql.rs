@@ -240,13 +240,27 @@ pub(super) async fn checkpoint(_: &Servers, _: &NodeConfig) -> Result<(), String
 
 /// The seconds that the receiver waits for a frozen upstream are cut down meanwhile, in one message:
 /// what is begun is also undone if the proxy ends.
-pub(super) async fn reconnect(servers: &Servers, replica: &NodeConfig) -> Result<(), String> {
+///
+/// A receiver of MariaDB's that confirms what it receives ends its old session at the primary by a
+/// new one (`Repl_semi_sync_slave::kill_connection`), before anything else.
+pub(super) async fn reconnect(
+    servers: &Servers,
+    replica: &NodeConfig,
+    parts: impl Fn(),
+) -> Result<(), String> {
     let mut session = connect(servers, replica).await?;
     let Words { replica: word, bound, .. } = session.words;
     let restart = format!("STOP {word} IO_THREAD; START {word} IO_THREAD");
+    let begun = match servers.cluster.engine {
+        Engine::Mariadb => {
+            parts();
+            String::new()
+        }
+        _ => format!("DO SLEEP({CONNECT_BEGUN_S}); "),
+    };
     let shortly = format!(
         "SET @before = @@GLOBAL.{bound}; SET GLOBAL {bound} = {}; {restart}; \
-         DO SLEEP({CONNECT_BEGUN_S}); SET GLOBAL {bound} = @before",
+         {begun}SET GLOBAL {bound} = @before",
         SILENT_SOURCE_TIMEOUT.as_secs()
     );
     if session.run(&shortly).await.is_ok() {

@@ -281,7 +281,11 @@ pub(super) async fn checkpoint(servers: &Servers, node: &NodeConfig) -> Result<(
 
 /// Makes a replica end its connection to the primary and open it again: a receiver cannot be
 /// terminated by SQL, but it follows each change of `primary_conninfo`.
-pub(super) async fn reconnect(servers: &Servers, replica: &NodeConfig) -> Result<(), String> {
+pub(super) async fn reconnect(
+    servers: &Servers,
+    replica: &NodeConfig,
+    _: impl Fn(),
+) -> Result<(), String> {
     let client = connect(servers, replica).await?;
     let row = client.query_one("SELECT current_setting('primary_conninfo')", &[]).await;
     let changed = conninfo::changed(row.map_err(sentence)?.get(0))?;

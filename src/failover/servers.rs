@@ -213,9 +213,10 @@ impl Servers {
         by_engine!(self.checkpoint(node))
     }
 
-    /// Makes a replica end its connection to the primary and open it again.
-    pub async fn reconnect(&self, replica: &NodeConfig) -> Result<(), String> {
-        by_engine!(self.reconnect(replica))
+    /// Makes a replica end its connection to the primary and open it again. `parts` is called first
+    /// where it can end it only with the primary's help.
+    pub async fn reconnect(&self, replica: &NodeConfig, parts: impl Fn()) -> Result<(), String> {
+        by_engine!(self.reconnect(replica, parts))
     }
 
     pub fn patience(&self) -> Duration {

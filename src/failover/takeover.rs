@@ -137,12 +137,19 @@ async fn is_there_another(task: &Task, servers: &Servers, old: &NodeConfig) -> b
 /// Chooses a replica. The old primary may be back at any moment, and what it sent to another one
 /// alone the new primary would lack for good: before the choice is final, no other receives from it.
 async fn settle<'a>(
-    task: &Task,
+    task: &mut Task,
     servers: &'a Servers,
     act: &Act,
     old: &NodeConfig,
 ) -> Result<(&'a NodeConfig, Option<Timeline>), String> {
-    let (mut new, _) = act.step("choose a replica", survey(task, servers, old)).await?;
+    let (mut new, _) = act.step("choose a replica", survey(task, servers, old, None)).await?;
+    if task.reconnection.is_under_way() {
+        let parted = async {
+            task.reconnection.ended().await;
+            Ok(((), "they were told to connect again".to_owned()))
+        };
+        act.step(format!("let replicas end their sessions at {}", old.name), parted).await?;
+    }
     let mut told_before = false;
     for _ in 0..CHOICES_MAX {
         act.chosen(&new.name);
@@ -158,7 +165,8 @@ async fn settle<'a>(
         };
         let step = format!("let nobody else receive from {}", old.name);
         let all_parted = act.step(step, detached).await?;
-        let (best, timeline) = act.step("see who has most", survey(task, servers, old)).await?;
+        let again = survey(task, servers, old, Some(&new.name));
+        let (best, timeline) = act.step("see who has most", again).await?;
         // Whoever could not be told once is told again: it may only have been slow, and what an old
         // primary that is back sends to it parts it from the new one for good. Who cannot be told at
         // all is made good afterwards, by whoever can: nobody waits for that.
@@ -269,6 +277,7 @@ async fn survey<'a>(
     task: &Task,
     servers: &'a Servers,
     old: &NodeConfig,
+    chosen: Option<&Arc<str>>,
 ) -> Result<((&'a NodeConfig, Option<Timeline>), String), String> {
     let snapshot = task.topology.load_full();
     let nodes = others(task, servers, old);
@@ -321,7 +330,7 @@ async fn survey<'a>(
     let Some(system) = system else {
         return Err(format!("no replica can be promoted: {told}"));
     };
-    let wanted = Wanted { system, timeline, zone: old.zone.clone() };
+    let wanted = Wanted { system, timeline, zone: old.zone.clone(), chosen: chosen.cloned() };
     let best = choose(&candidates, &wanted).map_err(|error| format!("{error} ({told})"))?;
     let chosen = standings.iter().find(|(node, _)| node.name == best.name).map(|(node, _)| *node);
     let chosen = chosen.ok_or_else(|| told.clone())?;

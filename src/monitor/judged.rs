@@ -7,7 +7,7 @@ use super::probe::{Outcome, ProbeError};
 use super::readset::{Bounds, Membership};
 use super::report::{Report, State};
 use crate::config::NodeConfig;
-use crate::topology::{Branch, Health, Lag, Node, NodeId, Position, Role, Timeline};
+use crate::topology::{Branch, Health, Lag, Node, NodeId, Orders, Position, Role, Timeline};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ pub(super) struct Judged {
     pub(super) lineage: Lineage,
     /// The life in which it was last seen as a replica, and of which timeline, the newest.
     pub(super) replicated: Option<(Life, Timeline)>,
+    /// It is made to end its session at the primary: from when on it should have.
+    pub(super) parting: Option<Instant>,
     /// Since when a proxy says that it hands its part over.
     pub(super) handover: Option<Instant>,
     pub(super) round_trip: Duration,
@@ -101,6 +103,7 @@ impl Judged {
             lives: Lives::new(life),
             lineage: Lineage::default(),
             replicated: None,
+            parting: None,
             handover: None,
             round_trip: Duration::ZERO,
             membership: Membership::new(bounds),
@@ -283,6 +286,7 @@ pub(super) fn trace_lineages(
     if report.is_replica() {
         let from = upstream(nodes, report);
         nodes[usize::from(outcome.node.0)].lineage.hear(report, outcome, from);
+        presume(nodes, outcome.node, last);
     }
     for at in 0..nodes.len() {
         let served = nodes[at].lineage.upstream().filter(|_| nodes[at].is_replica());
@@ -307,6 +311,16 @@ pub(super) fn trace_lineages(
     }
 }
 
+/// The receiver of this replica may be newer than the last answer of the primary.
+fn presume(nodes: &mut [Judged], replica: NodeId, last: Option<NodeId>) {
+    let Some(primary) = last.filter(|last| *last != replica) else { return };
+    let primary = &nodes[usize::from(primary.0)];
+    let answers = primary.failures == 0 && !primary.is_replica();
+    let Some(answered) = primary.answered.filter(|_| answers) else { return };
+    let life = (primary.id, primary.lives.count);
+    nodes[usize::from(replica.0)].lineage.presume(life, answered.started_at);
+}
+
 /// From whom a replica receives.
 fn upstream(nodes: &[Judged], report: &Report) -> Upstream {
     let replicas = nodes.iter().filter(|node| node.is_replica());
@@ -318,10 +332,21 @@ fn upstream(nodes: &[Judged], report: &Report) -> Upstream {
     replicas.clone().find(serves).map_or(Upstream::Unknown, |node| Upstream::Replica(node.id))
 }
 
-/// Whether there are replicas that answer, and all of them wait for their upstream to let them in.
-pub(super) fn all_connect(nodes: &[Judged]) -> bool {
+/// Which replicas are made to end their sessions at the primary.
+pub(super) fn see_parting(nodes: &mut [Judged], orders: &Orders) {
+    for node in nodes {
+        node.parting = orders.parting.get(&node.name).copied();
+    }
+}
+
+/// Whether there are replicas that answer, and all of them wait for their upstream to let them in, or
+/// to end the sessions that they had there.
+pub(super) fn all_connect(nodes: &[Judged], now: Instant) -> bool {
     let mut replicas =
         nodes.iter().filter(|node| node.failures == 0 && node.is_replica()).peekable();
-    let connects = |node: &Judged| node.report.as_ref().is_some_and(Report::is_connecting);
+    let connects = |node: &Judged| {
+        node.parting.is_some_and(|due| now >= due)
+            || node.report.as_ref().is_some_and(Report::is_connecting)
+    };
     replicas.peek().is_some() && replicas.all(connects)
 }

@@ -158,6 +158,19 @@ impl Lineage {
         }
     }
 
+    /// The primary was seen in this life, and no probe of it has failed since: a receiver that came a
+    /// moment later is connected to the same. Should it have been another one after all, its next
+    /// answer tells.
+    pub(super) fn presume(&mut self, (node, life): (NodeId, u64), asked_at: Instant) {
+        if let Some(seen) = &self.seen
+            && !seen.settled
+            && seen.from == Upstream::Primary
+            && seen.since <= asked_at + UNSEEN_MAX
+        {
+            self.descent = Some(Descent { node, life, up_to: seen.up_to });
+        }
+    }
+
     /// The primary has answered in this life: a receiver that was there before is connected to that
     /// life, or to an earlier one.
     pub(super) fn see_primary(&mut self, (node, life): (NodeId, u64), asked_at: Instant) {
@@ -325,6 +338,34 @@ mod tests {
             lineage.inherit(theirs(up_to));
             assert_eq!(lineage.descent(), Some(theirs(expected)));
         }
+    }
+
+    #[test]
+    fn a_receiver_that_came_after_the_last_answer_is_of_that_life() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let hear = |lineage: &mut Lineage, ms, received, pid| {
+            let report = report(1, received, pid);
+            lineage.hear(&report, &outcome(start, ms, Some(report.clone())), Upstream::Primary);
+        };
+        let known = |lineage: &Lineage| lineage.descent().map(|known| (known.life, known.up_to));
+        let mut lineage = Lineage::default();
+        hear(&mut lineage, 100, 10, Some(8));
+        lineage.see_primary((NodeId(0), 1), at(200));
+        hear(&mut lineage, 300, 20, Some(9));
+        assert_eq!(known(&lineage), Some((1, 10)), "nobody says who serves the new one");
+        lineage.presume((NodeId(0), 1), at(200));
+        assert_eq!((known(&lineage), lineage.is_open()), (Some((1, 20)), true));
+        hear(&mut lineage, 400, 30, Some(9));
+        lineage.presume((NodeId(0), 1), at(200));
+        assert_eq!(known(&lineage), Some((1, 30)));
+        // It was another life after all.
+        lineage.see_primary((NodeId(0), 2), at(500));
+        assert_eq!((known(&lineage), lineage.is_open()), (Some((2, 30)), false));
+        // The primary may have started anew in the time.
+        hear(&mut lineage, 2_000, 40, Some(10));
+        lineage.presume((NodeId(0), 2), at(500));
+        assert_eq!(known(&lineage), Some((2, 30)));
     }
 
     #[test]

@@ -132,6 +132,7 @@ impl Judge {
     /// What was opened to a primary that is none by this is of an older epoch at once: it must
     /// neither get nor answer anything while another node is promoted.
     pub fn heed(&mut self, orders: &Orders) {
+        judged::see_parting(&mut self.nodes, orders);
         if self.fenced == orders.fenced && self.known.leader == orders.leader {
             return;
         }
@@ -358,7 +359,7 @@ impl Judge {
         let silent = node.answered.zip(self.frozen_after).is_some_and(|(answered, bound)| {
             self.now.saturating_duration_since(answered.started_at) >= bound
         });
-        silent && judged::all_connect(&self.nodes)
+        silent && judged::all_connect(&self.nodes, self.now)
     }
 
     fn why_no_primary(&self) -> String {

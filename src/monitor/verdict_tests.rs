@@ -211,6 +211,16 @@ fn a_primary_that_answers_nobody_is_frozen() {
         (None, true, true, false)
     );
     assert!(snapshot.no_primary_because.contains("neither probes nor replicas"));
+    // Or one that is made to end its session there, and should have been able to by now.
+    let mut orders = Orders::default();
+    for (due, expected) in
+        [(world.now() + Duration::from_secs(1), Some(NodeId(0))), (world.now(), None)]
+    {
+        orders.parting.insert(Arc::from("c"), due);
+        world.judge.heed(&orders);
+        assert_eq!(world.round([Silent, Waits(1, 10), R(1, 10)]).primary, expected);
+    }
+    world.judge.heed(&Orders::default());
     let epoch = snapshot.epoch;
     // It comes to life.
     let snapshot = world.round([P(1, 11), R(1, 11), R(1, 11)]);

@@ -3,8 +3,9 @@
 //! The monitor puts it into each snapshot; what nodes are is not decided here.
 
 use super::{Hold, Snapshot, Timeline};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Who has the leader's key in Patroni's store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,9 @@ pub struct Orders {
     pub fenced: Option<Arc<str>>,
     /// Of nodes on its timeline only this one is believed to be the primary.
     pub leader: Option<Leader>,
+    /// Replicas that are made to end their sessions at the primary and have not yet, and from when
+    /// on that shows that it does not answer them.
+    pub parting: BTreeMap<Arc<str>, Instant>,
     /// Replicas that Patroni keeps reads away from.
     pub no_reads: BTreeSet<Arc<str>>,
 }
