@@ -16,11 +16,14 @@ use std::time::{Duration, Instant};
 
 on_mysql_and_mariadb! {
     a_killed_primary_is_replaced_and_joins_when_it_returns,
+    a_primary_that_is_lost_while_it_sends_a_transaction_is_replaced,
     neither_a_stall_nor_a_vain_switchover_changes_anything,
     a_cut_link_is_no_lost_primary,
     a_primary_that_returns_before_there_is_another_takes_writes,
 }
 
+/// A transaction of 40 MB takes a tenth of a second to be sent.
+const LARGE_ROWS: u32 = 400;
 /// How often a primary comes back until that is while it is being replaced.
 const RETURNS_MAX: u32 = 20;
 /// And how much later each time.
@@ -77,6 +80,44 @@ fn a_killed_primary_is_replaced_and_joins_when_it_returns(engine: Engine) {
     });
     let (new, _) = promoted(&fixture.cluster, &made(&fixture)[0]);
     check_books(&fixture, new, &acknowledged);
+}
+
+/// Replicas have the beginning of a transaction whose rest never comes, and do not wait for it.
+fn a_primary_that_is_lost_while_it_sends_a_transaction_is_replaced(engine: Engine) {
+    let fixture = start(engine);
+    fixture.create_table("large", "id int AUTO_INCREMENT PRIMARY KEY, b longtext");
+    let old = fixture.cluster.primary();
+    let received = || {
+        let size = |path: std::path::PathBuf| path.metadata().map_or(0, |file| file.len());
+        let paths = fixture.cluster.replicas().iter().flat_map(|replica| {
+            let files = replica.socket.with_file_name("data").read_dir().expect("its files");
+            files.map(|file| file.expect("a file").path())
+        });
+        let logs = paths.filter(|path| path.to_string_lossy().contains("/relay."));
+        logs.map(size).sum::<u64>()
+    };
+    let before = received();
+    let words: Vec<String> = (0..LARGE_ROWS).map(|_| "(REPEAT('x', 100000))".to_owned()).collect();
+    let insert = format!("INSERT INTO app.large (b) VALUES {}", words.join(","));
+    std::thread::scope(|scope| {
+        scope.spawn(|| old.execute(&insert).expect_err("nobody confirms it"));
+        let begun = Instant::now();
+        while received() < before + (1 << 20) {
+            assert!(begun.elapsed() < PATIENCE, "nothing is sent");
+            std::thread::yield_now();
+        }
+        old.kill9().unwrap();
+    });
+    let action = wait_done(&fixture, 1);
+    let (new, other) = promoted(&fixture.cluster, &action);
+    assert_eq!(step(&action, &format!("let {} follow", other.name))["ok"], true, "{action:#}");
+    println!("measured: no writes for {} ms", action["held_ms"]);
+    assert_eq!(new.value("SELECT count(*) FROM app.large").unwrap(), "0", "it came whole: play on");
+    // Nothing of it is left that writers would have to wait for.
+    fixture.session().query("INSERT INTO large (id, b) VALUES (1, 'y')").unwrap();
+    fixture.wait_in_read_set([other]);
+    wait_until(PATIENCE, || other.value("SELECT b FROM app.large").is_ok_and(|b| b == "y"))
+        .expect("it applies what the new primary sends");
 }
 
 /// A primary that stalls for half a second is not lost; a target that does not catch up in time

@@ -41,6 +41,7 @@ pub const MYSQL_PRIVILEGES: &str = "\
 CREATE USER tiffin_failover IDENTIFIED BY '…';
 GRANT RELOAD, PROCESS, REPLICATION CLIENT ON *.* TO tiffin_failover;
 GRANT SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, CONNECTION_ADMIN ON *.* TO tiffin_failover;
+GRANT SYSTEM_USER ON *.* TO tiffin_failover;
 ";
 pub const MARIADB_PRIVILEGES: &str = "\
 CREATE USER tiffin_failover IDENTIFIED BY '…';

@@ -65,6 +65,7 @@ const MYSQL_FAILOVER_NEEDS: &[Need] = &[
     ("see how a replica replicates", &["REPLICATION CLIENT", "SUPER"]),
     ("see who has a transaction open", &["PROCESS"]),
     ("end sessions", &["CONNECTION_ADMIN", "SUPER"]),
+    ("end an applier that has half a transaction", &["SYSTEM_USER"]),
     ("make servers read-only and writable", &["SYSTEM_VARIABLES_ADMIN", "SUPER"]),
     ("point replicas at a new primary", &["REPLICATION_SLAVE_ADMIN", "SUPER"]),
     ("let a new primary forget the old one", &["RELOAD"]),

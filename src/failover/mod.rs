@@ -24,6 +24,7 @@ pub mod http;
 pub mod lease;
 pub mod log;
 mod mysql;
+mod mysql_applier;
 mod mysql_words;
 pub mod patroni;
 mod postgres;

@@ -36,23 +36,26 @@ const OWN_USERS: &[&str] = &["system user", "event_scheduler"];
 const OWN_COMMANDS: &[&str] = &["Binlog Dump", "Binlog Dump GTID", "Daemon"];
 
 /// A connection and its server's words.
-struct Session<'a> {
-    servers: &'a Servers,
-    connection: Conn,
-    words: &'static Words,
+pub(super) struct Session<'a> {
+    pub(super) servers: &'a Servers,
+    pub(super) connection: Conn,
+    pub(super) words: &'static Words,
 }
 
 /// The channel without a name.
-struct Channel {
+pub(super) struct Channel {
     host: String,
     port: u16,
     /// `Yes`, `No`, `Connecting`.
     receives: String,
-    applies: bool,
-    received: Gtids,
+    pub(super) applies: bool,
+    pub(super) received: Gtids,
     /// Number of the receiver's last error; empty or 0 if there is none.
     receiver_errno: String,
-    error: String,
+    pub(super) error: String,
+    pub(super) by_gtid: bool,
+    /// Whether all that was received, to the last event, has been applied.
+    pub(super) at_end: bool,
 }
 
 pub(super) async fn standing(servers: &Servers, node: &NodeConfig) -> Result<Standing, String> {
@@ -286,7 +289,7 @@ async fn connect<'a>(servers: &'a Servers, node: &NodeConfig) -> Result<Session<
 }
 
 impl Session<'_> {
-    async fn run(&mut self, sql: &str) -> Result<(), String> {
+    pub(super) async fn run(&mut self, sql: &str) -> Result<(), String> {
         self.connection.query_drop(sql).await.map_err(sentence)
     }
 
@@ -313,7 +316,7 @@ impl Session<'_> {
     }
 
     /// Where the server is, and from whom it receives.
-    async fn place(&mut self) -> Result<(Standing, Option<Channel>), String> {
+    pub(super) async fn place(&mut self) -> Result<(Standing, Option<Channel>), String> {
         let row: Option<Row> =
             self.connection.query_first(self.words.place).await.map_err(sentence)?;
         let row = row.ok_or("no row")?;
@@ -333,7 +336,7 @@ impl Session<'_> {
         Ok((Standing { part, system: 0, timeline: None, position, reach }, channel))
     }
 
-    async fn channel(&mut self) -> Result<Option<Channel>, String> {
+    pub(super) async fn channel(&mut self) -> Result<Option<Channel>, String> {
         let rows: Vec<Row> = self.connection.query(self.words.status).await.map_err(sentence)?;
         let [row] = rows.as_slice() else {
             return match rows.len() {
@@ -354,6 +357,9 @@ impl Session<'_> {
             applies: named(row, self.words.applies) == "Yes",
             received: self.gtids(&named(row, self.words.received))?,
             receiver_errno: named(row, "Last_IO_Errno"),
+            by_gtid: named(row, "Auto_Position") == "1",
+            at_end: named(row, "Read_Source_Log_Pos") == named(row, "Exec_Source_Log_Pos")
+                && named(row, "Source_Log_File") == named(row, "Relay_Source_Log_File"),
             error,
         }))
     }
@@ -377,6 +383,7 @@ impl Session<'_> {
         let replica = self.words.replica;
         self.stop_receiving().await?;
         let applied = self.apply_all().await?;
+        self.drop_half_transaction().await?;
         self.run(&format!("STOP {replica}")).await?;
         self.make_writable().await?;
         Ok(applied)
@@ -405,24 +412,6 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Waits until everything that was received is applied.
-    async fn apply_all(&mut self) -> Result<Position, String> {
-        self.run(&format!("START {} SQL_THREAD", self.words.replica)).await?;
-        loop {
-            let (standing, channel) = self.place().await?;
-            let (Some(received), Some(applied)) = (standing.position, standing.reach) else {
-                return Err("it keeps no GTIDs".to_owned());
-            };
-            if applied.covers(&received) {
-                return Ok(applied);
-            }
-            if let Some(channel) = channel.filter(|channel| !channel.applies) {
-                return Err(format!("it cannot apply what it has received: {}", channel.error));
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-    }
-
     /// Makes the server receive from another one; not again if it does already.
     async fn point_at(&mut self, upstream: &NodeConfig) -> Result<(), String> {
         let (host, port) = host_and_port(&upstream.address);
@@ -436,7 +425,7 @@ impl Session<'_> {
             (Some(login), _) => {
                 let password = login.password.as_ref().map_or("", |word| word.expose_secret());
                 let (user, password) = (quoted(&login.user), quoted(password));
-                format!("{prefix}_USER = {user}, {prefix}_PASSWORD = {password}, ")
+                format!(", {prefix}_USER = {user}, {prefix}_PASSWORD = {password}")
             }
             // It keeps those that it has.
             (None, Some(_)) => String::new(),
@@ -447,12 +436,18 @@ impl Session<'_> {
             }
         };
         if is_new {
-            login += &format!("{prefix}_CONNECT_RETRY = {CONNECT_RETRY_S}, ");
+            login += &format!(", {prefix}_CONNECT_RETRY = {CONNECT_RETRY_S}");
         }
         let host = quoted(&host);
         self.await_receiver().await?;
-        self.run(&format!("STOP {replica}")).await?;
-        let to = format!("{prefix}_HOST = {host}, {prefix}_PORT = {port}, {login}{by_gtid}");
+        // Its new source sends that from the beginning, and what there is of it is rolled back before.
+        let keeps_applying = !is_new && self.has_half_transaction().await?;
+        let stop = if keeps_applying { " IO_THREAD" } else { "" };
+        self.run(&format!("STOP {replica}{stop}")).await?;
+        if !keeps_applying {
+            login += &format!(", {by_gtid}");
+        }
+        let to = format!("{prefix}_HOST = {host}, {prefix}_PORT = {port}{login}");
         self.run(&format!("{change} {to}")).await?;
         self.run(&format!("START {replica}")).await
     }
@@ -491,6 +486,6 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-fn sentence(error: Error) -> String {
+pub(super) fn sentence(error: Error) -> String {
     mysql::sentence(&error).to_string()
 }
