@@ -406,10 +406,20 @@ mod tests {
             (
                 "probe has no privilege RELOAD, to let a new primary",
                 Facts {
-                    failover: Some(Ok(["SUPER", "PROCESS"].map(String::from).to_vec())),
+                    failover: Some(Ok(["SUPER", "PROCESS", "SYSTEM_USER"]
+                        .map(String::from)
+                        .to_vec())),
                     ..my()
                 },
                 &["GRANT RELOAD ON *.* TO 'probe'@'%';"],
+            ),
+            (
+                "probe has no privilege SYSTEM_USER, to end an applier that has half",
+                Facts {
+                    failover: Some(Ok(["SUPER", "PROCESS", "RELOAD"].map(String::from).to_vec())),
+                    ..my()
+                },
+                &["GRANT SYSTEM_USER ON *.* TO 'probe'@'%';"],
             ),
             (
                 "the servers refuse probe (failover.user): no",

@@ -381,9 +381,13 @@ impl Session<'_> {
     /// Stops receiving and takes writes, with everything that was received; up to where that is.
     async fn take_over(&mut self) -> Result<Position, String> {
         let replica = self.words.replica;
+        let listens = self.channel().await?.is_some_and(|channel| channel.receives == "Yes");
         self.stop_receiving().await?;
         let applied = self.apply_all().await?;
-        self.drop_half_transaction().await?;
+        // A primary that hands its part over has sent what it began to send.
+        if !listens {
+            self.drop_half_transaction().await?;
+        }
         self.run(&format!("STOP {replica}")).await?;
         self.make_writable().await?;
         Ok(applied)
