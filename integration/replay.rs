@@ -4,7 +4,9 @@ use crate::promotion::{promoted, promoting, wait_done};
 use crate::support::wire::{
     Message, VERSION_3_0, Wire, bind, execute, first_value, flush, parse, query, sync, tags,
 };
-use crate::support::{Fixture, PATIENCE, Server, Session, Sql, Stage, Stand, sqlstate, wait_until};
+use crate::support::{
+    Fixture, PATIENCE, Server, Session, Sql, Stage, Stand, confirm_nothing, sqlstate, wait_until,
+};
 use std::thread::{JoinHandle, spawn};
 
 /// Statements of one transaction that are kept in these tests.
@@ -222,7 +224,7 @@ fn what_cannot_go_on_fails_or_ends() {
         Client::begin(&fixture, "outside", &["SELECT pg_logical_emit_message(false, 'a', 'b')"]);
     fixture.cluster.wait_caught_up(old).unwrap();
     // Its confirmation never comes.
-    old.set("synchronous_standby_names", "'nobody'").unwrap();
+    confirm_nothing(old);
     let committing = Client::begin(&fixture, "committing", &[&insert("committing", 1)]);
     let committing = spawn(move || committing.refused("COMMIT"));
     wait_running(old, "COMMIT");
@@ -263,7 +265,7 @@ fn a_commit_that_has_not_happened_runs_again() {
     let [old, new, third] = fixture.cluster.servers() else { panic!("three servers") };
     new.cut_receiver().unwrap();
     third.cut_receiver().unwrap();
-    old.set("synchronous_standby_names", "'nobody'").unwrap();
+    confirm_nothing(old);
     let commits = ["simple", "prepared"].map(|name| {
         let client = Client::begin(&fixture, name, &[&insert(name, 1)]);
         client.run(&insert(name, 2));

@@ -1,6 +1,6 @@
 //! The primary is lost with commits under way, and their clients are told what became of them.
 
-use crate::support::{Fixture, PATIENCE, Server, Session, sqlstate, wait_until};
+use crate::support::{Fixture, PATIENCE, Server, Session, confirm_nothing, sqlstate, wait_until};
 use std::thread::{JoinHandle, spawn};
 
 /// How a client writes: the parts of the protocol that a commit can be in.
@@ -71,7 +71,7 @@ impl Client {
 /// All clients wait for a confirmation that nobody gives: committed on the primary's disk, and on
 /// its replicas if these receive.
 fn commits_under_way(fixture: &Fixture, primary: &Server, first: i32) -> Vec<Client> {
-    primary.set("synchronous_standby_names", "'nobody'").unwrap();
+    confirm_nothing(primary);
     let clients = WAYS.iter().zip(first..).map(|(way, n)| Client::begin(fixture, *way, n));
     let clients: Vec<Client> = clients.collect();
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";

@@ -385,3 +385,21 @@ pub async fn connect(config: &tokio_postgres::Config) -> tokio_postgres::Client 
     tokio::spawn(async { connection.await.ok() });
     client
 }
+
+/// From now on no commit on this server is confirmed. Its checkpointer tells committers of that, a moment
+/// after it was told itself (`SyncRepUpdateSyncStandbysDefined`): commits are tried until one waits.
+pub fn confirm_nothing(primary: &Server) {
+    primary.set("synchronous_standby_names", "'nobody'").unwrap();
+    let waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let waits = || primary.value(&format!("SELECT count(*) {waiting}")).is_ok_and(|n| n != "0");
+    std::thread::scope(|scope| {
+        let try_one = || {
+            let trial = "SELECT pg_logical_emit_message(true, 'trial', '')";
+            let trial = scope.spawn(move || primary.execute(trial));
+            wait_until(PATIENCE, || trial.is_finished() || waits()).expect("it waits, or is done");
+            !trial.is_finished()
+        };
+        wait_until(PATIENCE, try_one).expect("no commit is confirmed");
+        primary.execute(&format!("SELECT pg_cancel_backend(pid) {waiting}")).unwrap();
+    });
+}
