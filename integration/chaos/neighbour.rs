@@ -5,7 +5,7 @@ use super::clients::{self, Door, Play, START};
 use super::{Figures, history, is_wanted, number, tell};
 use crate::maintenance::said;
 use crate::promotion::wait_confirmed;
-use crate::support::{Proxy, Stand, Which, binary, on_every_engine};
+use crate::support::{PATIENCE, Proxy, Stand, Which, binary, on_every_engine, wait_until};
 use std::process::Command;
 
 const FAULT: &str = "neighbour";
@@ -36,7 +36,17 @@ fn the_books_balance_when_another_proxy_switches_over<S: Stand>(which: Which) {
             let new = servers.iter().find(|server| server.name != old.name).expect("a replica");
             let mut command = Command::new(binary());
             command.args(["switchover", "--to", &new.name, "--timeout", "8", "--config"]);
-            let done = command.arg(&neighbour.config_path).output().expect("run tiffin");
+            command.arg(&neighbour.config_path);
+            // The neighbour may see a little later that the replica is back.
+            let mut done = None;
+            wait_until(PATIENCE, || {
+                let told = command.output().expect("run tiffin");
+                let ready = !said(&told).contains("cannot be promoted");
+                done = Some(told);
+                ready
+            })
+            .expect("it can be promoted");
+            let done = done.expect("it was tried");
             println!("{}", &neighbour.log()[logged..]);
             assert_eq!(done.status.code(), Some(0), "{}", said(&done));
             play.go_on(5);
