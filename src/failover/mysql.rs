@@ -47,7 +47,7 @@ pub(super) struct Channel {
     host: String,
     port: u16,
     /// `Yes`, `No`, `Connecting`.
-    receives: String,
+    pub(super) receives: String,
     pub(super) applies: bool,
     pub(super) received: Gtids,
     /// Number of the receiver's last error; empty or 0 if there is none.

@@ -5,7 +5,7 @@
 //! that it is to stop after a minute only (`SLAVE_WAIT_GROUP_DONE`, rpl_replica.cc). It rolls back at
 //! once if its receiver finds another source, or if it is killed.
 
-use super::mysql::{Session, sentence};
+use super::mysql::{Channel, Session, sentence};
 use super::servers::LOOK_INTERVAL;
 use crate::config::Engine;
 use crate::monitor::mysql::named;
@@ -39,7 +39,7 @@ impl Session<'_> {
     }
 
     /// Whether it has applied all whole transactions that it has received, and has the beginning of
-    /// another one.
+    /// another one. One that still receives may get the rest, and more.
     pub(super) async fn has_half_transaction(&mut self) -> Result<bool, String> {
         if self.servers.cluster.engine == Engine::Mariadb {
             return Ok(false);
@@ -48,9 +48,9 @@ impl Session<'_> {
         loop {
             let (standing, channel) = self.place().await?;
             let covers = |reach: Position| Some(reach.covers(standing.position.as_ref()?));
-            let Some(channel) = channel.filter(|channel| channel.applies && channel.by_gtid) else {
-                return Ok(false);
-            };
+            let may_have =
+                |channel: &Channel| channel.applies && channel.by_gtid && channel.receives != "Yes";
+            let Some(channel) = channel.filter(may_have) else { return Ok(false) };
             if channel.at_end || standing.reach.clone().and_then(covers) != Some(true) {
                 return Ok(false);
             }
@@ -68,8 +68,11 @@ impl Session<'_> {
         }
         let rows: Vec<Row> = self.connection.query("SHOW PROCESSLIST").await.map_err(sentence)?;
         let applier = rows.iter().find(|row| named(row, "State").contains(IDLE));
-        let Some(id) = applier.map(|row| named(row, "Id")) else { return Ok(()) };
-        if let Err(error) = self.run(&format!("KILL {id}")).await {
+        let killed = match applier {
+            Some(row) => self.run(&format!("KILL {}", named(row, "Id"))).await,
+            None => Err("SHOW PROCESSLIST does not show it".to_owned()),
+        };
+        if let Err(error) = killed {
             tracing::warn!(
                 "the rest of a transaction was never received, and its applier ends after a minute, \
                  for it cannot be killed (GRANT SYSTEM_USER): {error}"

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! So a replica's log is life 1's only as far as one receiver has brought it that was seen before the
-//! primary was seen in that life. Of a later life there is nothing in it, whatever came first: that
+//! primary was seen in that life, or that came within a second of its last answer while no probe had
+//! failed: in that time it does not start anew unseen. Of a later life there is nothing in it, whatever came first: that
 //! begins behind all that any replica has of the one before. What came from another replica is what
 //! that one has.
 
