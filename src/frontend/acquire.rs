@@ -24,7 +24,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 type Connection<S> = <<S as Seeker>::Engine as Engine>::Connection;
 type Secret<S> = <Connection<S> as ServerConnection>::Secret;
@@ -128,11 +128,11 @@ pub async fn acquire<S: Seeker>(
     need: &Need,
     reads: bool,
 ) -> Result<Result<(), S::Refused>, S::Fault> {
-    if acquire_idle(seeker, need, reads) {
-        return Ok(Ok(()));
+    match acquire_idle(seeker, need, reads) {
+        Ok(()) => Ok(Ok(())),
+        // Boxed: an idle conversation is not to carry the memory of a wait.
+        Err(chosen) => Box::pin(acquire_slowly(seeker, need.clone(), reads, Some(chosen))).await,
     }
-    // Boxed: an idle conversation is not to carry the memory of a wait.
-    Box::pin(acquire_slowly(seeker, need.clone(), reads)).await
 }
 
 /// As [`acquire`], where the session holds a connection to `node` already: because of what it has
@@ -157,14 +157,15 @@ pub fn reads(class: Option<&Class>) -> bool {
     matches!(class, Some(Class::Read | Class::Begin(_)))
 }
 
-/// The way of nearly every request: the node is known and has an idle connection here.
-fn acquire_idle<S: Seeker>(seeker: &mut S, need: &Need, reads: bool) -> bool {
+/// The way of nearly every request: the node is known and has an idle connection here. Else gives
+/// what was chosen.
+fn acquire_idle<S: Seeker>(seeker: &mut S, need: &Need, reads: bool) -> Result<(), Choice> {
     let cluster = seeker.cluster().clone();
     let snapshot = cluster.handle.topology.load();
     let choice = choose_node(&cluster, seeker.worker(), &snapshot, need, true);
-    let Choice::Node(node, reason) = choice else { return false };
+    let Choice::Node(node, reason) = choice else { return Err(choice) };
     if reads && commits_to_wait_for(seeker, &snapshot, node).is_some() {
-        return false;
+        return Err(choice);
     }
     let pool = seeker.pool(node);
     let stats = seeker.worker().stats();
@@ -173,19 +174,23 @@ fn acquire_idle<S: Seeker>(seeker: &mut S, need: &Need, reads: bool) -> bool {
         secret: seeker.secret(),
         epoch: epoch_for(&snapshot, node),
         now,
+        deadline: None,
         wanted: seeker.wanted(&snapshot, node),
         owner: Some(seeker.entry().process_id),
         count: Count { stats: &stats, cluster: cluster.handle.index },
     };
-    let Some(pooled) = pool.try_take(&take) else { return false };
+    let Some(pooled) = pool.try_take(&take) else { return Err(choice) };
     bind(seeker, reason, Found { pooled, pool, node, snapshot: &snapshot, now });
-    true
+    Ok(())
 }
 
+/// Nearly always a wait in the queue of a pool: what else there is to wait for is boxed, so that this
+/// stays small.
 async fn acquire_slowly<S: Seeker>(
     seeker: &mut S,
     mut need: Need,
     reads: bool,
+    mut chosen: Option<Choice>,
 ) -> Result<Result<(), S::Refused>, S::Fault> {
     let mut handle = seeker.cluster().handle.clone();
     let deadline = handle.gate.deadline();
@@ -193,9 +198,9 @@ async fn acquire_slowly<S: Seeker>(
     let mut waited_for = None;
     let mut commits_waited = !reads;
     loop {
-        match choose(seeker, &need, may_wait) {
+        match chosen.take().unwrap_or_else(|| choose(seeker, &need, may_wait)) {
             Choice::NoPrimary => {
-                if let Err(refused) = wait_at_gate(seeker, deadline).await? {
+                if let Err(refused) = Box::pin(wait_at_gate(seeker, deadline)).await? {
                     return Ok(Err(refused));
                 }
                 if seeker.cluster().retired.get() && seeker.is_free() {
@@ -204,7 +209,7 @@ async fn acquire_slowly<S: Seeker>(
                 }
             }
             Choice::CatchUp(reason) => {
-                wait_for_replica(seeker, &need).await?;
+                Box::pin(wait_for_replica(seeker, &need)).await?;
                 may_wait = false;
                 waited_for = Some(reason);
             }
@@ -213,12 +218,13 @@ async fn acquire_slowly<S: Seeker>(
                 return Ok(Err(S::refused(Why::NotServed, message)));
             }
             Choice::Node(node, reason) => {
-                if !commits_waited
-                    && let Some(seen) = commits_to_wait_for(seeker, &handle.topology.load(), node)
-                {
-                    commits_waited = true;
-                    wait_for_commits(seeker, seen).await?;
-                    continue;
+                if !commits_waited {
+                    let seen = commits_to_wait_for(seeker, &handle.topology.load(), node);
+                    if let Some(seen) = seen {
+                        commits_waited = true;
+                        Box::pin(wait_for_commits(seeker, seen)).await?;
+                        continue;
+                    }
                 }
                 let pool = seeker.pool(node);
                 match take(seeker, &pool, node, deadline).await? {
@@ -240,7 +246,8 @@ async fn acquire_slowly<S: Seeker>(
                         need = Need::Primary(RouteReason::NoReplica);
                     }
                     Err(Trouble::Node) => {
-                        if let Err(refused) = wait_for_change(seeker, deadline, &pool).await? {
+                        let changed = Box::pin(wait_for_change(seeker, deadline, &pool));
+                        if let Err(refused) = changed.await? {
                             return Ok(Err(refused));
                         }
                     }
@@ -268,27 +275,30 @@ async fn take<S: Seeker>(
     deadline: tokio::time::Instant,
 ) -> Result<Result<Option<Pooled<Connection<S>>>, Trouble<S::Refused>>, S::Fault> {
     let handle = seeker.cluster().handle.clone();
-    let snapshot = handle.topology.load();
-    let epoch = epoch_for(&snapshot, node);
-    let wanted = seeker.wanted(&snapshot, node);
+    let (epoch, wanted) = {
+        let snapshot = handle.topology.load();
+        (epoch_for(&snapshot, node), seeker.wanted(&snapshot, node))
+    };
     let owner = Some(seeker.entry().process_id);
     let (secret, stats) = (seeker.secret().clone(), seeker.worker().stats());
-    let taking = async {
+    let taking = pin!(async {
         let count = Count { stats: &stats, cluster: handle.index };
-        let take = Take { secret: &secret, epoch, now: Instant::now(), wanted, owner, count };
+        let (now, deadline) = (Instant::now(), Some(deadline.into_std()));
+        let take = Take { secret: &secret, epoch, now, deadline, wanted, owner, count };
         let asked = pool.take(&take);
         // A request that waits for a primary goes where the primary goes.
         tokio::select! {
+            biased;
             taken = asked => Some(taken),
             () = primary_moves(&handle.topology, epoch) => None,
         }
-    };
-    Ok(match watching(seeker, timeout_at(deadline, taking)).await? {
+    });
+    Ok(match watching(seeker, taking).await? {
         Waited::Cancelled => Err(Trouble::Refused(S::cancelled())),
-        Waited::Done(Ok(None)) => Ok(None),
-        Waited::Done(Ok(Some(Ok(pooled)))) => Ok(Some(pooled)),
-        Waited::Done(Ok(Some(Err(error)))) => Err(trouble::<S>(&error, epoch.is_some())),
-        Waited::Done(Err(_)) => Err(Trouble::Node),
+        Waited::Done(None) => Ok(None),
+        Waited::Done(Some(Ok(pooled))) => Ok(Some(pooled)),
+        Waited::Done(Some(Err(PoolError::Late))) => Err(Trouble::Node),
+        Waited::Done(Some(Err(error))) => Err(trouble::<S>(&error, epoch.is_some())),
     })
 }
 

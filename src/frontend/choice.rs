@@ -7,6 +7,7 @@ use crate::metrics::{RouteReason, Target};
 use crate::route::{Choice, Policy, choose};
 use crate::session::{Need, Wish};
 use crate::topology::{Epoch, NodeId, Snapshot, Topology};
+use std::future::pending;
 use std::time::Duration;
 
 /// How long a read waits for a replica that a hint asks for, in probe intervals: one may just
@@ -82,17 +83,15 @@ pub fn catch_up_limit(config: &config::Cluster, need: &Need) -> Duration {
 
 /// Resolves when the primary is another one than that of `epoch`; never for a replica.
 pub async fn primary_moves(topology: &Topology, epoch: Option<Epoch>) {
+    let Some(epoch) = epoch else { return pending().await };
     let mut changed = topology.subscribe();
-    loop {
-        let moved = epoch.is_some_and(|epoch| {
-            let now = topology.load();
-            now.epoch != epoch || now.open_primary().is_none()
-        });
-        if moved {
-            return;
-        }
-        if epoch.is_none() || changed.changed().await.is_err() {
-            std::future::pending::<()>().await;
+    let moved = || {
+        let now = topology.load();
+        now.epoch != epoch || now.open_primary().is_none()
+    };
+    while !moved() {
+        if changed.changed().await.is_err() {
+            pending().await
         }
     }
 }

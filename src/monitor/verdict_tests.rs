@@ -14,6 +14,8 @@ enum Answer {
     P(u32, u64),
     /// A replica that streams: timeline, offset.
     R(u32, u64),
+    /// The same, by a receiver that was not there before.
+    Anew(u32, u64),
     /// A replica that receives from nobody.
     Cut(u32, u64),
     /// A replica that its upstream does not let in.
@@ -61,8 +63,10 @@ impl World {
 
     fn answer(&mut self, node: usize, answer: Answer) {
         let system = if matches!(answer, Foreign(..)) { 8 } else { 7 };
-        let streaming =
-            Receiver { status: Some(Arc::from("streaming")), upstream: None, pid: Some(1) };
+        let streaming = |pid| {
+            let status = Some(Arc::from("streaming"));
+            Some(Receiver { status, upstream: None, pid: Some(pid) })
+        };
         let replica = |offset, receiver| State::Replica {
             replayed: Some(offset),
             received: Some(offset),
@@ -74,7 +78,8 @@ impl World {
             P(timeline, offset) | Foreign(timeline, offset) => {
                 (timeline, Ok(State::Primary { insert: offset, flush: offset, recovered: None }))
             }
-            R(timeline, offset) => (timeline, Ok(replica(offset, Some(streaming)))),
+            R(timeline, offset) => (timeline, Ok(replica(offset, streaming(1)))),
+            Anew(timeline, offset) => (timeline, Ok(replica(offset, streaming(2)))),
             Cut(timeline, offset) => (timeline, Ok(replica(offset, None))),
             Waits(timeline, offset) => {
                 let status = Some(Arc::from(super::super::report::CONNECTING));
@@ -225,6 +230,22 @@ fn a_primary_that_answers_nobody_is_frozen() {
     // It comes to life.
     let snapshot = world.round([P(1, 11), R(1, 11), R(1, 11)]);
     assert_eq!((snapshot.primary, snapshot.epoch), (Some(NodeId(0)), epoch));
+}
+
+#[test]
+fn a_receiver_that_is_newer_than_the_last_answer_is_of_the_life_that_answered() {
+    let received = |rounds: &[[Answer; 3]]| {
+        let mut world = World::new();
+        for answers in [[P(1, 10), R(1, 10), R(1, 10)]; 2].iter().chain(rounds) {
+            world.round(*answers);
+        }
+        let known = world.judge.nodes[1].lineage.descent();
+        known.map(|known| (known.node, known.up_to))
+    };
+    let known = |up_to| Some((NodeId(0), up_to));
+    assert_eq!(received(&[]), known(10));
+    assert_eq!(received(&[[Silent, Anew(1, 20), R(1, 10)]]), known(20));
+    assert_eq!(received(&[[Down, Anew(1, 20), R(1, 10)]]), known(10), "it may have restarted");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot::{self, error::RecvError};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 /// A connection's lifetime is shortened by up to a tenth, so that connections that were opened
 /// together are not all closed together.
@@ -32,6 +32,9 @@ pub enum PoolError<E> {
     Full { pool: String, waiting: usize },
     #[error("cannot connect to {node}: {error}")]
     Connect { node: Arc<str>, error: E },
+    /// [`Take::deadline`] came first.
+    #[error("the time of the request was over")]
+    Late,
 }
 
 /// What a request asks of a pool.
@@ -41,6 +44,8 @@ pub struct Take<'a, C: ServerConnection> {
     /// Connections of older epochs are closed instead of used: for everything that may write.
     pub epoch: Option<Epoch>,
     pub now: Instant,
+    /// When the request has waited long enough, for whatever it was.
+    pub deadline: Option<Instant>,
     /// Connections that have something else are closed instead of used.
     pub wanted: Option<C::Wanted>,
     /// Where sessions ask for what they have left on a connection, each gets the one that it had, if
@@ -163,32 +168,31 @@ impl<C: ServerConnection> LocalPool<C> {
         if let Some(pooled) = self.try_take(take) {
             return Ok(pooled);
         }
-        let limits = self.pools.limits();
-        let (turn, first) = match self.shared.place(self.worker, limits.waiting_max) {
-            Place::Open(slot) => return self.open(slot, take).await,
+        let (waiting_max, wait_timeout) = self.pools.waits();
+        let (turn, first) = match self.shared.place(self.worker, waiting_max, take.now) {
+            Place::Open(slot) => return self.open_in_time(slot, take).await,
             Place::Full => {
-                let waiting = limits.waiting_max;
-                return Err(PoolError::Full { pool: self.name(), waiting });
+                return Err(PoolError::Full { pool: self.name(), waiting: waiting_max });
             }
             Place::Wait { turn, first } => (turn, first),
         };
         // Somebody else waited when it was looked for, and does not any more.
         self.lend();
-        let waiting = Waiting::new(&self.stats);
-        let waited = timeout(limits.wait_timeout, self.turn(turn, first)).await;
-        let count = &take.count;
-        count.stats.pool_wait(count.cluster, self.node(), waiting.since.elapsed());
+        let waiting = Waiting::new(self, take);
+        let own_end = take.now + wait_timeout;
+        let end = take.deadline.map_or(own_end, |deadline| own_end.min(deadline));
+        let waited = timeout_at(end.into(), self.turn(turn, first)).await;
         drop(waiting);
         match waited {
-            Ok(Ok(Turn::MayOpen(slot))) => self.open(slot, take).await,
+            Ok(Ok(Turn::MayOpen(slot))) => self.open_in_time(slot, take).await,
             Ok(Ok(Turn::Here(pooled))) => self.settle(pooled, take).await,
             Ok(Ok(Turn::Connection(slot, detached))) => match C::attach(detached) {
                 Ok(connection) => self.settle(Pooled { connection, slot }, take).await,
-                Err(_) => self.open(slot, take).await,
+                Err(_) => self.open_in_time(slot, take).await,
             },
+            Err(_) if end < own_end => Err(PoolError::Late),
             Ok(Err(_)) | Err(_) => {
-                let waited = limits.wait_timeout;
-                Err(PoolError::TimedOut { pool: self.name(), waited })
+                Err(PoolError::TimedOut { pool: self.name(), waited: wait_timeout })
             }
         }
     }
@@ -257,7 +261,8 @@ impl<C: ServerConnection> LocalPool<C> {
             let Some(slot) = self.shared.reserve() else { return };
             let now = Instant::now();
             let epoch = Some(epoch);
-            let take = Take { secret: &secret, epoch, now, wanted: None, owner: None, count };
+            let (deadline, wanted, owner) = (None, None, None);
+            let take = Take { secret: &secret, epoch, now, deadline, wanted, owner, count };
             match self.open(slot, &take).await {
                 Ok(pooled) => self.give_back(pooled, Instant::now()),
                 Err(_) => return,
@@ -337,7 +342,22 @@ impl<C: ServerConnection> LocalPool<C> {
         }
         let Pooled { slot, connection } = pooled;
         drop(connection);
-        self.open(slot, take).await
+        self.open_in_time(slot, take).await
+    }
+
+    /// Boxed: whoever waits in the queue is not to carry the memory of a login.
+    async fn open_in_time(
+        &self,
+        slot: Slot<C>,
+        take: &Take<'_, C>,
+    ) -> Result<Pooled<C>, PoolError<C::Error>> {
+        let opening = Box::pin(self.open(slot, take));
+        match take.deadline {
+            None => opening.await,
+            Some(deadline) => {
+                timeout_at(deadline.into(), opening).await.unwrap_or(Err(PoolError::Late))
+            }
+        }
     }
 
     async fn open(
@@ -422,18 +442,23 @@ fn jittered(lifetime: Duration) -> Duration {
 /// Counts a wait, also one that is given up.
 struct Waiting<'a> {
     stats: &'a PoolStats,
+    count: Count<'a>,
+    node: NodeIndex,
     since: Instant,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(stats: &'a PoolStats) -> Waiting<'a> {
-        stats.wait_started();
-        Waiting { stats, since: Instant::now() }
+    fn new<C: ServerConnection>(pool: &'a LocalPool<C>, take: &Take<'a, C>) -> Waiting<'a> {
+        pool.stats.wait_started();
+        let (node, since) = (pool.node(), take.now);
+        Waiting { stats: &pool.stats, count: take.count, node, since }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.stats.wait_ended(self.since.elapsed());
+        let waited = self.since.elapsed();
+        self.stats.wait_ended(waited);
+        self.count.stats.pool_wait(self.count.cluster, self.node, waited);
     }
 }

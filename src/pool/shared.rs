@@ -61,6 +61,12 @@ impl<C: ServerConnection> Pools<C> {
         self.limits.load_full()
     }
 
+    /// `pool.waiting_max` and `pool.wait_timeout`.
+    pub fn waits(&self) -> (usize, Duration) {
+        let limits = self.limits.load();
+        (limits.waiting_max, limits.wait_timeout)
+    }
+
     /// Other limits from now on, for the connections of before as well.
     pub fn set_limits(&self, limits: &config::Pool) {
         let shared = lock(&self.shared);
@@ -248,7 +254,7 @@ impl<C: ServerConnection> Shared<C> {
     }
 
     /// A place under the limit, or one in the queue.
-    pub fn place(self: &Arc<Self>, worker: usize, waiting_max: usize) -> Place<C> {
+    pub fn place(self: &Arc<Self>, worker: usize, waiting_max: usize, now: Instant) -> Place<C> {
         let mut state = lock(&self.state);
         // Those who have left are forgotten first, so that they take no room.
         if state.waiting() >= waiting_max {
@@ -263,7 +269,7 @@ impl<C: ServerConnection> Shared<C> {
             return Place::Full;
         }
         let (sender, turn) = oneshot::channel();
-        state.push(worker, Waiter { since: Instant::now(), turn: sender });
+        state.push(worker, Waiter { since: now, turn: sender });
         self.count(&state);
         Place::Wait { turn, first: waiting == 0 }
     }
@@ -335,7 +341,7 @@ mod tests {
     }
 
     fn wait(pool: &Arc<Shared<Connection>>) -> oneshot::Receiver<Turn<Connection>> {
-        match pool.place(0, 10) {
+        match pool.place(0, 10, Instant::now()) {
             Place::Wait { turn, .. } => turn,
             other => panic!("{other:?}"),
         }

@@ -29,9 +29,8 @@ impl Conversation {
         if !is_asked_for(&self.cluster) {
             return Ok(Ok(()));
         }
-        let snapshot = self.cluster.handle.topology.load();
-        let text = snapshot.session_default(NAME).unwrap_or_default().to_owned();
-        drop(snapshot);
+        let topology = &self.cluster.handle.topology;
+        let text = topology.load().session_default(NAME).unwrap_or_default().to_owned();
         for statement in split_statements(&text, Dialect::MySql(self.followed.reading)) {
             if let Err(refused) = self.run_for_session(statement).await? {
                 return Ok(Err(refused));

@@ -153,12 +153,10 @@ impl Conversation {
         let opts = ServiceOpts::new(config, known);
         let (mut asks_at, mut told) = (since, false);
         while Instant::now() < deadline && topology.epoch() == epoch {
-            let snapshot = topology.load();
             let shows = |node: &Node| node.applied_at.is_some_and(|at| at >= since);
-            if snapshot.nodes.iter().any(|node| node.role == Role::Replica && shows(node)) {
+            if topology.load().nodes.iter().any(|node| node.role == Role::Replica && shows(node)) {
                 return true;
             }
-            drop(snapshot);
             if asks_at <= Instant::now() {
                 match timeout_at(deadline.into(), history::awaits_replicas(&opts)).await {
                     Ok(Ok(false)) => return true,
